@@ -1,0 +1,339 @@
+//! The definitions. Plain loops over fixed numbers of lanes, which compilers turn into vector code unchanged.
+
+use super::{
+    Conv, Decay, GROUP_LANES, Input, LANES, Quantized, QuantizedMut, RowSink, Rows, Scan, TimeStep, fold,
+};
+use crate::math::{ROUND, exp2, rsqrt, silu, softplus};
+use crate::plan::Norm;
+use crate::tensor::{Dense, GROUP, Matrix, TILE_ROWS, Tiled};
+use core::ops::Range;
+use half::f16;
+
+/// Rows of a matrix that always stay together when a product is split.
+pub const PART_ROWS: usize = TILE_ROWS;
+
+/// Groups whose largest magnitude is below this count as zeros: 127 divided by it is still finite.
+const SMALLEST: f32 = 1e-36;
+
+/// `sum_i a[i] · b[i]` in the order of the contract; both slices have the same length.
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (a16, a_tail) = a.as_chunks::<LANES>();
+    let (b16, b_tail) = b.as_chunks::<LANES>();
+    for (a, b) in a16.iter().zip(b16) {
+        for i in 0..LANES {
+            lanes[i] += a[i] * b[i];
+        }
+    }
+    for (i, (a, b)) in a_tail.iter().zip(b_tail).enumerate() {
+        lanes[i] += a * b;
+    }
+    fold(lanes)
+}
+
+/// `1 / sqrt(mean(x²) + eps)`.
+#[inline(always)]
+fn inverse_rms(x: &[f32], eps: f32) -> f32 {
+    rsqrt(dot(x, x) / x.len() as f32 + eps)
+}
+
+/// RMS norm of rows `tokens` of `x`; row 0 of `y` is the first of them.
+#[inline(always)]
+pub fn norm(norm: &Norm<'_>, x: Rows<'_>, tokens: Range<usize>, y: &mut impl RowSink) {
+    for (i, t) in tokens.enumerate() {
+        let x = x.row(t);
+        let scale = inverse_rms(x, norm.eps);
+        for ((y, x), w) in y.row(i).iter_mut().zip(x).zip(norm.weight) {
+            *y = x * scale * w;
+        }
+    }
+}
+
+/// See [`super::Kernels::quantize`].
+#[inline(always)]
+pub fn quantize(x: Rows<'_>, q: QuantizedMut<'_>) {
+    for t in 0..x.count() {
+        let part = t * q.groups..(t + 1) * q.groups;
+        let groups = q.codes[part.clone()].iter_mut().zip(&mut q.scales[part.clone()]).zip(&mut q.sums[part]);
+        for (x, ((codes, scale), sum)) in x.row(t).chunks(GROUP).zip(groups) {
+            match x.as_array::<GROUP>() {
+                Some(x) => (*scale, *sum) = quantize_group(x, codes),
+                None => {
+                    let mut filled = [0.0; GROUP];
+                    filled[..x.len()].copy_from_slice(x);
+                    (*scale, *sum) = quantize_group(&filled, codes);
+                }
+            }
+        }
+    }
+}
+
+/// Codes of one group; returns its scale and the sum of its codes. Ties round to even.
+#[inline(always)]
+fn quantize_group(x: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (f32, i32) {
+    let mut lanes = [0.0f32; LANES];
+    for half in x.as_chunks::<LANES>().0 {
+        for i in 0..LANES {
+            let magnitude = half[i].abs();
+            lanes[i] = if magnitude > lanes[i] { magnitude } else { lanes[i] };
+        }
+    }
+    let largest = lanes.iter().fold(0.0, |m, &l| if l > m { l } else { m });
+    if largest < SMALLEST {
+        *codes = [0; GROUP];
+        return (0.0, 0);
+    }
+    let inverse = 127.0 / largest;
+    let mut sum = 0;
+    for i in 0..GROUP {
+        codes[i] = (x[i] * inverse + ROUND).to_bits() as i8;
+        sum += i32::from(codes[i]);
+    }
+    (largest / 127.0, sum)
+}
+
+/// `y[t] = w · x[t]` for the parts `parts` of [`PART_ROWS`] rows each; `y` holds the columns of those rows only.
+#[inline(always)]
+pub fn matmul(w: &Matrix<'_>, x: Input<'_>, parts: Range<usize>, y: &mut impl RowSink) {
+    match (w, x) {
+        (Matrix::F32(w), Input::Float(x)) => matmul_dense(w, x, parts, y, |w| w),
+        (Matrix::F16(w), Input::Float(x)) => matmul_dense(w, x, parts, y, f16::to_f32),
+        (Matrix::Q8(w), Input::Quantized(x)) => matmul_tiled(w, x, parts, y, q8_products),
+        (Matrix::Q4(w), Input::Quantized(x)) => matmul_tiled(w, x, parts, y, q4_products),
+        _ => unreachable!("quantized matrices take quantized inputs, float ones floats"),
+    }
+}
+
+#[inline(always)]
+fn matmul_dense<W: Copy>(
+    w: &Dense<'_, W>,
+    x: Rows<'_>,
+    parts: Range<usize>,
+    y: &mut impl RowSink,
+    to_f32: impl Fn(W) -> f32,
+) {
+    let rows = parts.start * PART_ROWS..(parts.end * PART_ROWS).min(w.rows);
+    for (i, r) in rows.enumerate() {
+        let (w16, w_tail) = w.row(r).as_chunks::<LANES>();
+        for t in 0..x.count() {
+            let (x16, x_tail) = x.row(t).as_chunks::<LANES>();
+            let mut lanes = [0.0; LANES];
+            for (w, x) in w16.iter().zip(x16) {
+                for i in 0..LANES {
+                    lanes[i] += to_f32(w[i]) * x[i];
+                }
+            }
+            for (i, (&w, x)) in w_tail.iter().zip(x_tail).enumerate() {
+                lanes[i] += to_f32(w) * x;
+            }
+            y.row(t)[i] = fold(lanes);
+        }
+    }
+}
+
+#[inline(always)]
+fn matmul_tiled<const N: usize>(
+    w: &Tiled<'_>,
+    x: Quantized<'_>,
+    parts: Range<usize>,
+    y: &mut impl RowSink,
+    products: impl Fn(&[u8; N], &[i8; GROUP]) -> [i32; TILE_ROWS],
+) {
+    for (i, tile_row) in parts.enumerate() {
+        let scales = w.tile_scales(tile_row).as_chunks::<TILE_ROWS>().0;
+        let tiles = w.tile_codes::<N>(tile_row);
+        for t in 0..x.count {
+            let (codes, x_scales, _) = x.row(t);
+            let mut lanes = [[0.0; TILE_ROWS]; GROUP_LANES];
+            for g in 0..w.groups {
+                let sums = products(&tiles[g], &codes[g]);
+                let lane = &mut lanes[g % GROUP_LANES];
+                for r in 0..TILE_ROWS {
+                    lane[r] += sums[r] as f32 * (scales[g][r].to_f32() * x_scales[g]);
+                }
+            }
+            let out = &mut y.row(t)[i * TILE_ROWS..];
+            for r in 0..out.len().min(TILE_ROWS) {
+                out[r] = fold(lanes.map(|lane| lane[r]));
+            }
+        }
+    }
+}
+
+/// `sum_c w[r][c] · x[c]` of each of a q8 tile's rows.
+#[inline(always)]
+fn q8_products(tile: &[u8; 512], x: &[i8; GROUP]) -> [i32; TILE_ROWS] {
+    let mut sums = [0; TILE_ROWS];
+    for (line, x) in tile.as_chunks::<64>().0.iter().zip(x.as_chunks::<4>().0) {
+        for (sum, w) in sums.iter_mut().zip(line.as_chunks::<4>().0) {
+            for b in 0..4 {
+                *sum += i32::from(w[b] as i8) * i32::from(x[b]);
+            }
+        }
+    }
+    sums
+}
+
+/// `sum_c w[r][c] · x[c]` of each of a q4 tile's rows.
+#[inline(always)]
+fn q4_products(tile: &[u8; 256], x: &[i8; GROUP]) -> [i32; TILE_ROWS] {
+    let mut sums = [0; TILE_ROWS];
+    for (line, x) in tile.as_chunks::<64>().0.iter().zip(x.as_chunks::<8>().0) {
+        for (sum, w) in sums.iter_mut().zip(line.as_chunks::<4>().0) {
+            for b in 0..4 {
+                *sum += (i32::from(w[b] & 15) - 8) * i32::from(x[b]);
+                *sum += (i32::from(w[b] >> 4) - 8) * i32::from(x[b + 4]);
+            }
+        }
+    }
+    sums
+}
+
+/// Convolves the channels `channels` of `count` tokens; `window` and `x` hold the columns of those channels only.
+#[inline(always)]
+pub fn conv(
+    conv: &Conv<'_>,
+    channels: Range<usize>,
+    count: usize,
+    window: &mut impl RowSink,
+    x: &mut impl RowSink,
+) {
+    for t in 0..count {
+        let x = x.row(t);
+        for start in (0..x.len()).step_by(LANES) {
+            let block = start..(start + LANES).min(x.len());
+            let first = channels.start + start;
+            let newest = load(&x[block.clone()]);
+            let mut sum = conv.bias.map_or([0.0; LANES], |bias| load(&bias[first..first + block.len()]));
+            for j in 0..conv.width {
+                let w = load(&conv.weight[j * conv.channels + first..][..block.len()]);
+                let input = if j + 1 < conv.width { load(&window.row(j)[block.clone()]) } else { newest };
+                for i in 0..LANES {
+                    sum[i] += w[i] * input[i];
+                }
+                if j > 0 {
+                    window.row(j - 1)[block.clone()].copy_from_slice(&input[..block.len()]);
+                }
+            }
+            if conv.silu {
+                sum = sum.map(silu);
+            }
+            x[block.clone()].copy_from_slice(&sum[..block.len()]);
+        }
+    }
+}
+
+/// Up to 16 floats, filled up with zeros.
+#[inline(always)]
+fn load(x: &[f32]) -> [f32; LANES] {
+    match x.as_array() {
+        Some(x) => *x,
+        None => {
+            let mut lanes = [0.0; LANES];
+            lanes[..x.len()].copy_from_slice(x);
+            lanes
+        }
+    }
+}
+
+/// See [`super::Kernels::time_step`].
+#[inline(always)]
+pub fn time_step(p: &TimeStep<'_>, count: usize, x: &mut impl RowSink) {
+    for t in 0..count {
+        for (x, bias) in x.row(t).iter_mut().zip(p.bias) {
+            let dt = softplus(*x + bias);
+            let dt = if dt < p.min { p.min } else { dt };
+            *x = if dt > p.max { p.max } else { dt };
+        }
+    }
+}
+
+/// See [`super::Kernels::decay`].
+#[inline(always)]
+pub fn decay(a_log2: &[f32], dt: Rows<'_>, y: &mut impl RowSink) {
+    for t in 0..dt.count() {
+        for ((y, dt), a) in y.row(t).iter_mut().zip(dt.row(t)).zip(a_log2) {
+            *y = exp2(dt * a);
+        }
+    }
+}
+
+/// Steps the heads `heads` through all tokens. `state` and `y` hold those heads only.
+#[inline(always)]
+pub fn scan(p: &Scan<'_>, heads: Range<usize>, state: &mut [f32], y: &mut impl RowSink) {
+    let (n, dim) = (p.d_state, p.head_dim);
+    for (head, state) in heads.clone().zip(state.chunks_exact_mut(dim * n)) {
+        let group = head / (p.heads / p.n_groups);
+        for t in 0..p.x.count() {
+            let dt = p.dt.row(t)[head];
+            let b = &p.b.row(t)[group * n..(group + 1) * n];
+            let c = &p.c.row(t)[group * n..(group + 1) * n];
+            let x = &p.x.row(t)[head * dim..(head + 1) * dim];
+            let d = &p.d[head * dim..(head + 1) * dim];
+            let y = &mut y.row(t)[(head - heads.start) * dim..][..dim];
+            for (i, h) in state.chunks_exact_mut(n).enumerate() {
+                let sum = match p.decay {
+                    Decay::Head(decay) => {
+                        let decay = decay.row(t)[head];
+                        step_channel(h, dt * x[i], b, c, |_| [decay; LANES])
+                    }
+                    Decay::Element(a_log2) => {
+                        let a = &a_log2[head * n..(head + 1) * n];
+                        step_channel(h, dt * x[i], b, c, |at| load(&a[at]).map(|a| exp2(dt * a)))
+                    }
+                };
+                y[i] = sum + d[i] * x[i];
+            }
+        }
+    }
+}
+
+/// `h = decay · h + u · b` in place; returns `sum_n c · h`.
+#[inline(always)]
+fn step_channel(
+    h: &mut [f32],
+    u: f32,
+    b: &[f32],
+    c: &[f32],
+    decay: impl Fn(Range<usize>) -> [f32; LANES],
+) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let len = h.len();
+    let mut step = |h: &mut [f32], at: Range<usize>| {
+        let (a, b, c) = (decay(at.clone()), load(&b[at.clone()]), load(&c[at]));
+        let mut new = load(h);
+        for i in 0..LANES {
+            new[i] = a[i] * new[i] + u * b[i];
+            lanes[i] += c[i] * new[i];
+        }
+        h.copy_from_slice(&new[..h.len()]);
+    };
+    let (whole, tail) = h.as_chunks_mut::<LANES>();
+    for (k, h) in whole.iter_mut().enumerate() {
+        step(h, k * LANES..(k + 1) * LANES);
+    }
+    if !tail.is_empty() {
+        step(tail, len - tail.len()..len);
+    }
+    fold(lanes)
+}
+
+/// Gates rows `tokens`; row 0 of `y` is the first of them.
+#[inline(always)]
+pub fn gate(z: Rows<'_>, norm: Option<&Norm<'_>>, groups: usize, tokens: Range<usize>, y: &mut impl RowSink) {
+    for (i, t) in tokens.enumerate() {
+        let y = y.row(i);
+        for (y, z) in y.iter_mut().zip(z.row(t)) {
+            *y *= silu(*z);
+        }
+        let Some(norm) = norm else { continue };
+        let part = y.len() / groups;
+        for (y, weight) in y.chunks_exact_mut(part).zip(norm.weight.chunks_exact(part)) {
+            let scale = inverse_rms(y, norm.eps);
+            for (y, w) in y.iter_mut().zip(weight) {
+                *y = *y * scale * w;
+            }
+        }
+    }
+}

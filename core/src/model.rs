@@ -1,0 +1,320 @@
+//! A checked view over the bytes of a `.sarit` file.
+
+use crate::error::ModelError;
+use crate::format::{
+    FINGERPRINT_START, Header, MAGIC, RecordHeader, Section, TensorEntry, TensorTable, VERSION, section,
+};
+use crate::plan::{Block, LogitsOutput, Norm, Operands, Record, SsmRecord, TokenInput};
+use crate::scratch::ScratchLens;
+use crate::tensor::{DType, Matrix, Tensor};
+use crate::{ALIGN, hash, round_up};
+
+/// A model: a view over bytes that were checked once and are never written.
+#[derive(Debug, Clone, Copy)]
+pub struct Model<'m> {
+    bytes: &'m [u8],
+    fingerprint: u64,
+    plan: &'m [u8],
+    entries: &'m [TensorEntry],
+    names: &'m [u8],
+    tokenizer: Option<&'m [u8]>,
+    meta: &'m str,
+    embedding: Matrix<'m>,
+    final_norm: Norm<'m>,
+    head: Matrix<'m>,
+    state_len: usize,
+}
+
+/// Memory that a caller lends, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// For the state: once per stream.
+    pub state_bytes: usize,
+    /// For the scratch: once for any number of streams that do not run at the same time.
+    pub scratch_bytes: usize,
+    /// Alignment of both.
+    pub align: usize,
+}
+
+/// A record of the plan: its position, header and payload.
+struct RawRecord<'m> {
+    index: u32,
+    header: RecordHeader,
+    payload: &'m [u8],
+}
+
+impl RawRecord<'_> {
+    fn is(&self, tag: u16) -> bool {
+        self.header.tag == tag
+    }
+
+    fn read<R: Record>(&self) -> Result<R, ModelError> {
+        let RecordHeader { tag, version, .. } = self.header;
+        if (tag, version) != (R::TAG, R::VERSION) {
+            return Err(ModelError::Record { index: self.index, tag, version });
+        }
+        bytemuck::try_pod_read_unaligned(self.payload).map_err(|_| ModelError::Field(self.index))
+    }
+}
+
+impl<'m> Model<'m> {
+    /// Checks `bytes`, the whole content of a `.sarit` file, and borrows them.
+    ///
+    /// After `Ok` nothing about the file can make a step fail. Reads every byte once (for the fingerprint).
+    ///
+    /// # Errors
+    /// See [`ModelError`]. `bytes` must start on a boundary of [`ALIGN`] bytes.
+    pub fn from_bytes(bytes: &'m [u8]) -> Result<Self, ModelError> {
+        let start = bytes.get(..size_of::<Header>()).ok_or(ModelError::TooShort)?;
+        let header: Header = bytemuck::pod_read_unaligned(start);
+        if header.magic != MAGIC {
+            return Err(ModelError::Magic);
+        }
+        if header.version != VERSION {
+            return Err(ModelError::Version(header.version));
+        }
+        if header.file_bytes != bytes.len() as u64 {
+            return Err(ModelError::Length { stated: header.file_bytes, given: bytes.len() as u64 });
+        }
+        if !bytes.as_ptr().addr().is_multiple_of(ALIGN) {
+            return Err(ModelError::Misaligned);
+        }
+        if header.fingerprint != hash(&bytes[FINGERPRINT_START..]) {
+            return Err(ModelError::Fingerprint);
+        }
+        let sections = usize::try_from(header.section_count)
+            .ok()
+            .and_then(|n| n.checked_mul(size_of::<Section>()))
+            .and_then(|n| bytes[size_of::<Header>()..].get(..n))
+            .ok_or(ModelError::TooShort)?;
+        let sections: &[Section] = bytemuck::cast_slice(sections);
+        let optional = |kind: u32| match sections.iter().find(|s| s.kind == kind) {
+            Some(s) => slice(bytes, s.offset, s.bytes).ok_or(ModelError::Section(kind)).map(Some),
+            None => Ok(None),
+        };
+        let required = |kind: u32| optional(kind)?.ok_or(ModelError::Section(kind));
+        let plan = required(section::PLAN)?;
+        let (entries, names) =
+            tensor_table(required(section::TENSORS)?).ok_or(ModelError::Section(section::TENSORS))?;
+        let meta = optional(section::META)?.unwrap_or(b"{}");
+
+        // The operands are filled in from the plan below; until then an empty matrix stands for them.
+        let empty = Matrix::F32(crate::tensor::Dense { rows: 0, cols: 0, data: &[] });
+        let mut model = Self {
+            bytes,
+            fingerprint: header.fingerprint,
+            plan,
+            entries,
+            names,
+            tokenizer: optional(section::TOKENIZER)?,
+            meta: str::from_utf8(meta).map_err(|_| ModelError::Text)?,
+            embedding: empty,
+            final_norm: Norm { weight: &[], eps: 1.0 },
+            head: empty,
+            state_len: 0,
+        };
+        for i in 0..entries.len() {
+            model.checked_tensor(i as u32)?;
+        }
+        model.check_plan()?;
+        Ok(model)
+    }
+
+    /// Reads the whole plan once: resolves input and output, and every block, and sums up the state.
+    fn check_plan(&mut self) -> Result<(), ModelError> {
+        let (mut has_input, mut has_output, mut blocks) = (false, false, 0u32);
+        let mut records = Records { rest: self.plan, index: 0 };
+        while let Some(raw) = records.next()? {
+            let operands = Operands { index: raw.index, tensor: &|id| self.tensor(id) };
+            if raw.is(TokenInput::TAG) && !has_input {
+                self.embedding = operands.token_input(&raw.read()?)?;
+                has_input = true;
+                if self.vocab_len() == 0 || self.d_model() == 0 || self.vocab_len() > u32::MAX as usize {
+                    return Err(ModelError::Field(raw.index));
+                }
+            } else if raw.is(LogitsOutput::TAG) && has_input && !has_output {
+                let (norm, head) = operands.logits_output(&raw.read()?, self.vocab_len(), self.d_model())?;
+                (self.final_norm, self.head) = (norm, head);
+                has_output = true;
+            } else if has_input && has_output {
+                let block_len = block_state_len(&self.resolve(&raw)?)?;
+                self.state_len = self.state_len.checked_add(block_len).ok_or(ModelError::TooLarge)?;
+                blocks += 1;
+            } else {
+                return Err(ModelError::Field(raw.index));
+            }
+        }
+        if blocks == 0 {
+            return Err(ModelError::PlanEnd(records.index));
+        }
+        self.state_len.checked_mul(4).ok_or(ModelError::TooLarge)?;
+        ScratchLens::checked(self, 1).ok_or(ModelError::TooLarge)?;
+        Ok(())
+    }
+
+    fn resolve(&self, raw: &RawRecord<'m>) -> Result<Block<'m>, ModelError> {
+        let operands = Operands { index: raw.index, tensor: &|id| self.tensor(id) };
+        match raw.header.tag {
+            SsmRecord::TAG => Ok(Block::Ssm(operands.ssm(&raw.read()?, self.d_model())?)),
+            tag => Err(ModelError::Record { index: raw.index, tag, version: raw.header.version }),
+        }
+    }
+
+    /// The blocks in order, each with the index of its first element in the state.
+    pub fn blocks(&self) -> impl Iterator<Item = (Block<'m>, usize)> {
+        let model = *self;
+        let mut records = Records { rest: self.plan, index: 0 };
+        let mut offset = 0;
+        core::iter::from_fn(move || {
+            loop {
+                let raw = records.next().expect(CHECKED)?;
+                if raw.is(TokenInput::TAG) || raw.is(LogitsOutput::TAG) {
+                    continue;
+                }
+                let block = model.resolve(&raw).expect(CHECKED);
+                let start = offset;
+                offset += block_state_len(&block).expect(CHECKED);
+                return Some((block, start));
+            }
+        })
+    }
+
+    /// Memory for one state, and for a scratch that takes up to `chunk` tokens at once.
+    ///
+    /// `None` where the chunk is so large that the scratch cannot be addressed; never for a chunk of 1.
+    pub fn memory(&self, chunk: usize) -> Option<Memory> {
+        let scratch = ScratchLens::checked(self, chunk)?;
+        Some(Memory { state_bytes: self.state_len * 4, scratch_bytes: scratch.bytes(), align: ALIGN })
+    }
+
+    /// Elements (f32) of a state.
+    pub fn state_len(&self) -> usize {
+        self.state_len
+    }
+
+    /// Hash of the file: the model's identity. States carry it.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// Length of the file in bytes.
+    pub fn file_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Number of token ids; ids are below it.
+    pub fn vocab_len(&self) -> usize {
+        self.embedding.rows()
+    }
+
+    /// Width of the residual stream.
+    pub fn d_model(&self) -> usize {
+        self.embedding.cols()
+    }
+
+    /// Token embedding `[vocab][d_model]`.
+    pub fn embedding(&self) -> Matrix<'m> {
+        self.embedding
+    }
+
+    /// Norm before the head.
+    pub fn final_norm(&self) -> Norm<'m> {
+        self.final_norm
+    }
+
+    /// Language-model head `[vocab][d_model]`.
+    pub fn head(&self) -> Matrix<'m> {
+        self.head
+    }
+
+    /// `tokenizer.json`, if the file holds one.
+    pub fn tokenizer(&self) -> Option<&'m [u8]> {
+        self.tokenizer
+    }
+
+    /// JSON about the model; `{}` if the file holds none.
+    pub fn meta(&self) -> &'m str {
+        self.meta
+    }
+
+    /// All tensors in the order of their ids.
+    pub fn tensors(&self) -> impl Iterator<Item = Tensor<'m>> {
+        let model = *self;
+        (0..self.entries.len() as u32).filter_map(move |id| model.tensor(id))
+    }
+
+    fn tensor(&self, id: u32) -> Option<Tensor<'m>> {
+        self.checked_tensor(id).ok()
+    }
+
+    fn checked_tensor(&self, id: u32) -> Result<Tensor<'m>, ModelError> {
+        let error = ModelError::Tensor(id);
+        let e = self.entries.get(id as usize).ok_or(error)?;
+        let name = slice_unaligned(self.names, e.name_offset.into(), e.name_bytes.into()).ok_or(error)?;
+        let data = slice(self.bytes, e.offset, e.bytes).ok_or(error)?;
+        let (rows, cols) = (e.rows as usize, e.cols as usize);
+        let dtype = DType::from_u32(e.dtype).ok_or(error)?;
+        if dtype.bytes(rows, cols) != Some(data.len()) || data.is_empty() {
+            return Err(error);
+        }
+        Ok(Tensor { name: str::from_utf8(name).map_err(|_| ModelError::Text)?, dtype, rows, cols, data })
+    }
+}
+
+/// Why `expect` cannot fail after `from_bytes`: it has resolved the same records of the same bytes.
+const CHECKED: &str = "the plan was checked when the model was opened";
+
+/// Elements (f32) of a block's state, each part filled up to a multiple of 64 bytes.
+fn block_state_len(block: &Block<'_>) -> Result<usize, ModelError> {
+    match block {
+        Block::Ssm(ssm) => {
+            let ssm_len = ssm.d_inner().checked_mul(ssm.d_state).ok_or(ModelError::TooLarge)?;
+            round_up(ssm.window_len(), ALIGN / 4)
+                .checked_add(ssm_len.checked_next_multiple_of(ALIGN / 4).ok_or(ModelError::TooLarge)?)
+                .ok_or(ModelError::TooLarge)
+        }
+    }
+}
+
+/// Walks the records of a plan.
+struct Records<'m> {
+    rest: &'m [u8],
+    index: u32,
+}
+
+impl<'m> Records<'m> {
+    fn next(&mut self) -> Result<Option<RawRecord<'m>>, ModelError> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let (index, end) = (self.index, ModelError::PlanEnd(self.index));
+        let (head, rest) = self.rest.split_at_checked(size_of::<RecordHeader>()).ok_or(end)?;
+        let header: RecordHeader = bytemuck::pod_read_unaligned(head);
+        if !header.bytes.is_multiple_of(4) {
+            return Err(end);
+        }
+        let (payload, rest) = rest.split_at_checked(header.bytes as usize).ok_or(end)?;
+        self.rest = rest;
+        self.index += 1;
+        Ok(Some(RawRecord { index, header, payload }))
+    }
+}
+
+/// `bytes[offset..offset + len]` if that exists and starts on a 64-byte boundary.
+fn slice(bytes: &[u8], offset: u64, len: u64) -> Option<&[u8]> {
+    if !offset.is_multiple_of(ALIGN as u64) { None } else { slice_unaligned(bytes, offset, len) }
+}
+
+fn slice_unaligned(bytes: &[u8], offset: u64, len: u64) -> Option<&[u8]> {
+    let start = usize::try_from(offset).ok()?;
+    bytes.get(start..start.checked_add(usize::try_from(len).ok()?)?)
+}
+
+/// Entries and names of a tensor section.
+fn tensor_table(bytes: &[u8]) -> Option<(&[TensorEntry], &[u8])> {
+    let (head, rest) = bytes.split_at_checked(size_of::<TensorTable>())?;
+    let table: TensorTable = bytemuck::pod_read_unaligned(head);
+    let (entries, rest) =
+        rest.split_at_checked((table.count as usize).checked_mul(size_of::<TensorEntry>())?)?;
+    Some((bytemuck::try_cast_slice(entries).ok()?, rest.get(..table.names_bytes as usize)?))
+}
