@@ -1,0 +1,79 @@
+//! A model described, before any of its large tensors has been read.
+
+use sarit_core::format::RecordHeader;
+use sarit_core::plan::Record;
+
+/// What to write: plan records and tensors.
+#[derive(Debug, Default)]
+pub struct Recipe {
+    /// Encoded plan.
+    pub plan: Vec<u8>,
+    /// Tensors in the order of their ids.
+    pub tensors: Vec<TensorRecipe>,
+}
+
+/// One tensor to be written.
+#[derive(Debug)]
+pub struct TensorRecipe {
+    /// Name in the file: the checkpoint's own where there is one.
+    pub name: String,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Where the numbers come from.
+    pub source: Source,
+}
+
+/// Where a tensor's numbers come from.
+#[derive(Debug)]
+pub enum Source {
+    /// A small tensor, ready to use, written as f32: `rows · cols` values.
+    Values(Vec<f32>),
+    /// A matrix of the checkpoint, read while it is written, in the format asked for.
+    Rows {
+        /// Whole rows of checkpoint tensors, one piece after another.
+        pieces: Vec<Piece>,
+        /// What the matrix does; decides its format.
+        role: Role,
+    },
+}
+
+/// Rows `start..start + rows` of a matrix of the checkpoint.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    /// The checkpoint tensor.
+    pub tensor: String,
+    /// First row.
+    pub start: usize,
+    /// Number of rows.
+    pub rows: usize,
+}
+
+/// What a matrix does in its model. Some roles bear fewer bits than others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Token embedding, or embedding and head in one.
+    Embedding,
+    /// Language-model head of its own.
+    Head,
+    /// Any projection inside a block.
+    Projection,
+    /// Projections that make dt, B and C: small, and every state element depends on them.
+    Selection,
+}
+
+impl Recipe {
+    /// Appends a record to the plan.
+    pub fn push<R: Record>(&mut self, record: &R) {
+        let header = RecordHeader { tag: R::TAG, version: R::VERSION, bytes: size_of::<R>() as u32 };
+        self.plan.extend_from_slice(bytemuck::bytes_of(&header));
+        self.plan.extend_from_slice(bytemuck::bytes_of(record));
+    }
+
+    /// Adds a tensor and returns its id.
+    pub fn tensor(&mut self, name: String, rows: usize, cols: usize, source: Source) -> u32 {
+        self.tensors.push(TensorRecipe { name, rows, cols, source });
+        (self.tensors.len() - 1) as u32
+    }
+}

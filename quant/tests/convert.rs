@@ -1,0 +1,96 @@
+//! From checkpoints to logits, against the reference logits of `tests/golden`.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use sarit_core::{ALIGN, DType, Engine, Model, Scalar, Scratch, State};
+use sarit_quant::{Options, Report, convert};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
+}
+
+/// Memory on a 64-byte boundary.
+struct Aligned(Vec<u8>, usize, usize);
+
+impl Aligned {
+    fn new(len: usize) -> Self {
+        let memory = vec![0; len + ALIGN];
+        let start = memory.as_ptr().align_offset(ALIGN);
+        Self(memory, start, len)
+    }
+
+    fn from(bytes: &[u8]) -> Self {
+        let mut aligned = Self::new(bytes.len());
+        aligned.bytes().copy_from_slice(bytes);
+        aligned
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.0[self.1..self.1 + self.2]
+    }
+}
+
+fn converted(source: &Path, weights: DType) -> (Aligned, Report) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("model.sarit");
+    let options = Options { weights, meta: serde_json::Map::new() };
+    let report = convert(source, &out, &options, &mut |_| ControlFlow::Continue(())).unwrap();
+    (Aligned::from(&std::fs::read(out).unwrap()), report)
+}
+
+fn logits(file: &mut Aligned, ids: &[u32], chunk: usize) -> (Vec<f32>, u64) {
+    let model = Model::from_bytes(file.bytes()).unwrap();
+    let need = model.memory(chunk).unwrap();
+    let (mut state, mut scratch) = (Aligned::new(need.state_bytes), Aligned::new(need.scratch_bytes));
+    let mut state = State::init(&model, state.bytes()).unwrap();
+    let mut scratch = Scratch::new(&model, scratch.bytes(), chunk).unwrap();
+    let mut all = Vec::new();
+    let engine = Engine::new(model, Scalar);
+    engine.feed_each(&mut state, &mut scratch, ids, |_, logits| all.extend_from_slice(logits)).unwrap();
+    (all, state.hash())
+}
+
+const FAMILIES: [&str; 5] =
+    ["mamba-tiny", "mamba2-tiny", "mamba2-groups", "mamba-tiny-original", "mamba2-groups-original"];
+
+#[test]
+fn f32_logits_are_those_of_the_reference() {
+    for name in FAMILIES {
+        let reference = std::fs::read(golden(name).join("golden.safetensors")).unwrap();
+        let reference = SafeTensors::deserialize(&reference).unwrap();
+        let ids: Vec<u32> = reference
+            .tensor("input_ids")
+            .unwrap()
+            .data()
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|id| i64::from_le_bytes(*id) as u32)
+            .collect();
+        let want: Vec<f32> = reference
+            .tensor("logits")
+            .unwrap()
+            .data()
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|x| f32::from_le_bytes(*x))
+            .collect();
+        let mean = want.iter().sum::<f32>() / want.len() as f32;
+        let std = (want.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / want.len() as f32).sqrt();
+
+        let (mut file, _) = converted(&golden(name), DType::F32);
+        let (got, hash) = logits(&mut file, &ids, 1);
+        let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("{name}: largest difference {:.2e} of the standard deviation", worst / std);
+        assert_eq!(got.len(), want.len());
+        assert!(worst <= 2e-4 * std, "{name}: {worst} with std {std}");
+        for chunk in [7, 40, 64] {
+            let (again, again_hash) = logits(&mut file, &ids, chunk);
+            assert!(got.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}, chunk {chunk}");
+            assert_eq!(hash, again_hash);
+        }
+    }
+}
