@@ -12,6 +12,9 @@ use half::f16;
 /// Rows of a matrix that always stay together when a product is split.
 pub const PART_ROWS: usize = TILE_ROWS;
 
+/// Channels that are convolved together: enough for vector code, few enough for a small stack.
+const CONV_BLOCK: usize = 128;
+
 /// Groups whose largest magnitude is below this count as zeros: 127 divided by it is still finite.
 const SMALLEST: f32 = 1e-36;
 
@@ -72,14 +75,21 @@ pub fn quantize(x: Rows<'_>, q: QuantizedMut<'_>) {
 /// Codes of one group; returns its scale and the sum of its codes. Ties round to even.
 #[inline(always)]
 fn quantize_group(x: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (f32, i32) {
+    let larger = |a: f32, b: f32| if a > b { a } else { b };
     let mut lanes = [0.0f32; LANES];
-    for half in x.as_chunks::<LANES>().0 {
+    for part in x.as_chunks::<LANES>().0 {
         for i in 0..LANES {
-            let magnitude = half[i].abs();
-            lanes[i] = if magnitude > lanes[i] { magnitude } else { lanes[i] };
+            lanes[i] = larger(part[i].abs(), lanes[i]);
         }
     }
-    let largest = lanes.iter().fold(0.0, |m, &l| if l > m { l } else { m });
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = larger(lanes[i + half], lanes[i]);
+        }
+        half /= 2;
+    }
+    let largest = lanes[0];
     if largest < SMALLEST {
         *codes = [0; GROUP];
         return (0.0, 0);
@@ -200,27 +210,37 @@ pub fn conv(
     x: &mut impl RowSink,
 ) {
     for t in 0..count {
-        let x = x.row(t);
-        for start in (0..x.len()).step_by(LANES) {
-            let block = start..(start + LANES).min(x.len());
-            let first = channels.start + start;
-            let newest = load(&x[block.clone()]);
-            let mut sum = conv.bias.map_or([0.0; LANES], |bias| load(&bias[first..first + block.len()]));
-            for j in 0..conv.width {
-                let w = load(&conv.weight[j * conv.channels + first..][..block.len()]);
-                let input = if j + 1 < conv.width { load(&window.row(j)[block.clone()]) } else { newest };
-                for i in 0..LANES {
-                    sum[i] += w[i] * input[i];
-                }
-                if j > 0 {
-                    window.row(j - 1)[block.clone()].copy_from_slice(&input[..block.len()]);
-                }
-            }
-            if conv.silu {
-                sum = sum.map(silu);
-            }
-            x[block.clone()].copy_from_slice(&sum[..block.len()]);
+        for (i, x) in x.row(t).chunks_mut(CONV_BLOCK).enumerate() {
+            conv_block(conv, channels.start + i * CONV_BLOCK, i * CONV_BLOCK, window, x);
         }
+    }
+}
+
+/// Convolves the channels of one token that `x` holds; the first is `channel`, and column `start` of `window`.
+#[inline(always)]
+fn conv_block(conv: &Conv<'_>, channel: usize, start: usize, window: &mut impl RowSink, x: &mut [f32]) {
+    let (len, before) = (x.len(), conv.width - 1);
+    let (mut sum, mut newer) = ([0.0; CONV_BLOCK], [0.0; CONV_BLOCK]);
+    let (sum, newer) = (&mut sum[..len], &mut newer[..len]);
+    if let Some(bias) = conv.bias {
+        sum.copy_from_slice(&bias[channel..channel + len]);
+    }
+    let mut add = |j: usize, input: &[f32]| {
+        let weight = &conv.weight[j * conv.channels + channel..][..len];
+        for ((sum, w), x) in sum.iter_mut().zip(weight).zip(input) {
+            *sum += w * x;
+        }
+    };
+    for j in 0..before {
+        add(j, &window.row(j)[start..start + len]);
+    }
+    add(before, x);
+    newer.copy_from_slice(x);
+    for j in (0..before).rev() {
+        window.row(j)[start..start + len].swap_with_slice(newer);
+    }
+    for (x, sum) in x.iter_mut().zip(&*sum) {
+        *x = if conv.silu { silu(*sum) } else { *sum };
     }
 }
 

@@ -111,7 +111,7 @@ impl<'c> Builder<'c> {
         rows: usize,
         cols: usize,
     ) -> Result<u32, ImportError> {
-        self.matrix_of(name, role, &[0..rows], rows, cols)
+        self.matrix_of(name, role, std::slice::from_ref(&(0..rows)), rows, cols)
     }
 
     /// Adds a matrix whose rows are ranges of the checkpoint's, which has `rows` of them, in the order given.

@@ -1,0 +1,219 @@
+//! The selective scan.
+//!
+//! The sixteen lanes run along a channel's state, so each output ends in a fold across lanes. Sixteen channels are
+//! therefore stepped together, whatever heads they belong to: within one head for Mamba-2, of sixteen heads for
+//! Mamba-1, whose heads have one channel. They share B and C, so a block of channels ends where its group ends. All
+//! tokens pass through a block before the next block begins: its state stays in the first-level cache.
+
+use super::simd::Simd;
+use crate::columns::Part;
+use core::ops::Range;
+use sarit_core::kernels::{Decay, LANES, RowSink, Scan};
+use sarit_core::math::exp2;
+
+/// Channels whose steps are interleaved.
+const BLOCK: usize = 4;
+
+/// See [`sarit_core::kernels::scalar::scan`].
+#[inline(always)]
+pub(super) fn scan<S: Simd>(simd: S, p: &Scan<'_>, heads: Range<usize>, state: &mut [f32], y: &mut Part<'_>) {
+    let (dim, n) = (p.head_dim, p.d_state);
+    let channels = heads.start * dim..heads.end * dim;
+    let group_channels = p.heads / p.n_groups * dim;
+    let mut start = channels.start;
+    while start < channels.end {
+        let group = start / group_channels;
+        let end = (start + LANES).min((group + 1) * group_channels).min(channels.end);
+        let from = start - channels.start;
+        let state = &mut state[from * n..(end - channels.start) * n];
+        for t in 0..p.x.count() {
+            let y = &mut y.row(t)[from..from + end - start];
+            step(simd, p, group, start..end, t, state, y);
+        }
+        start = end;
+    }
+}
+
+/// Steps up to 16 channels of a group through token `t`; `state` and `y` are those of the channels.
+#[inline(always)]
+fn step<S: Simd>(
+    simd: S,
+    p: &Scan<'_>,
+    group: usize,
+    channels: Range<usize>,
+    t: usize,
+    state: &mut [f32],
+    y: &mut [f32],
+) {
+    let n = p.d_state;
+    let b = &p.b.row(t)[group * n..(group + 1) * n];
+    let c = &p.c.row(t)[group * n..(group + 1) * n];
+    let x = simd.load_part(&p.x.row(t)[channels.clone()]);
+    let d = simd.load_part(&p.d[channels.clone()]);
+    let dt = per_channel(p.dt.row(t), p.head_dim, channels.clone());
+    let mut u = [0.0; LANES];
+    simd.store(simd.mul(simd.load(&dt), x), &mut u);
+    let mut sums = [simd.splat(0.0); LANES];
+    match p.decay {
+        Decay::Head(decay) => {
+            let decay = per_channel(decay.row(t), p.head_dim, channels.clone());
+            step_channels(simd, state, b, c, &u, &mut sums, Same { simd, decay: &decay });
+        }
+        Decay::Element(a_log2) => {
+            let factors = Each { simd, a_log2, n, dim: p.head_dim, first: channels.start, dt: &dt };
+            step_channels(simd, state, b, c, &u, &mut sums, factors);
+        }
+    }
+    simd.store_part(simd.add(simd.fold(sums), simd.mul(d, x)), y);
+}
+
+/// The heads' values, for each channel.
+#[inline(always)]
+fn per_channel(heads: &[f32], dim: usize, channels: Range<usize>) -> [f32; LANES] {
+    let mut out = [0.0; LANES];
+    if dim == 1 {
+        out[..channels.len()].copy_from_slice(&heads[channels]);
+        return out;
+    }
+    let mut i = 0;
+    while i < channels.len() {
+        let head = (channels.start + i) / dim;
+        let end = ((head + 1) * dim - channels.start).min(channels.len());
+        out[i..end].fill(heads[head]);
+        i = end;
+    }
+    out
+}
+
+/// The factors by which state remains.
+trait Factors<S: Simd>: Copy {
+    /// What is the same for all of a channel.
+    type Channel: Copy;
+
+    /// Channel `i`.
+    fn channel(self, i: usize) -> Self::Channel;
+    /// Of the elements `at` (up to 16) of a channel.
+    fn factors(self, channel: Self::Channel, at: Range<usize>) -> S::Floats;
+}
+
+/// One factor per channel.
+#[derive(Clone, Copy)]
+struct Same<'a, S> {
+    simd: S,
+    decay: &'a [f32; LANES],
+}
+
+impl<S: Simd> Factors<S> for Same<'_, S> {
+    type Channel = S::Floats;
+
+    #[inline(always)]
+    fn channel(self, i: usize) -> S::Floats {
+        self.simd.splat(self.decay[i])
+    }
+
+    #[inline(always)]
+    fn factors(self, channel: S::Floats, _at: Range<usize>) -> S::Floats {
+        channel
+    }
+}
+
+/// `exp2(dt · a_log2)` per element.
+#[derive(Clone, Copy)]
+struct Each<'a, S> {
+    simd: S,
+    a_log2: &'a [f32],
+    n: usize,
+    dim: usize,
+    first: usize,
+    dt: &'a [f32; LANES],
+}
+
+impl<'a, S: Simd> Factors<S> for Each<'a, S> {
+    type Channel = (f32, &'a [f32]);
+
+    #[inline(always)]
+    fn channel(self, i: usize) -> (f32, &'a [f32]) {
+        let head = (self.first + i) / self.dim;
+        (self.dt[i], &self.a_log2[head * self.n..(head + 1) * self.n])
+    }
+
+    #[inline(always)]
+    fn factors(self, (dt, a_log2): (f32, &[f32]), at: Range<usize>) -> S::Floats {
+        let mut factors = [0.0; LANES];
+        for (factor, a) in factors.iter_mut().zip(&a_log2[at]) {
+            *factor = exp2(dt * a);
+        }
+        self.simd.load(&factors)
+    }
+}
+
+/// `h = factor · h + u · b` for all channels of `state`; `sums[i]` becomes the lanes of `c · h` of channel `i`.
+#[inline(always)]
+fn step_channels<S: Simd>(
+    simd: S,
+    state: &mut [f32],
+    b: &[f32],
+    c: &[f32],
+    u: &[f32; LANES],
+    sums: &mut [S::Floats; LANES],
+    factors: impl Factors<S>,
+) {
+    let n = b.len();
+    let (blocks, rest) = state.split_at_mut(state.len() / (BLOCK * n) * (BLOCK * n));
+    let mut i = 0;
+    for block in blocks.chunks_exact_mut(BLOCK * n) {
+        let (h01, h23) = block.split_at_mut(2 * n);
+        let ((h0, h1), (h2, h3)) = (h01.split_at_mut(n), h23.split_at_mut(n));
+        let block = step_some(simd, [h0, h1, h2, h3], b, c, u, i, factors);
+        sums[i..i + BLOCK].copy_from_slice(&block);
+        i += BLOCK;
+    }
+    for h in rest.chunks_exact_mut(n) {
+        [sums[i]] = step_some(simd, [h], b, c, u, i, factors);
+        i += 1;
+    }
+}
+
+/// [`step_channels`] for `R` channels, of which `first` is the first.
+#[inline(always)]
+fn step_some<S: Simd, F: Factors<S>, const R: usize>(
+    simd: S,
+    h: [&mut [f32]; R],
+    b: &[f32],
+    c: &[f32],
+    u: &[f32; LANES],
+    first: usize,
+    factors: F,
+) -> [S::Floats; R] {
+    let n = b.len();
+    let (b16, b_tail) = b.as_chunks::<LANES>();
+    let (c16, c_tail) = c.as_chunks::<LANES>();
+    let mut sums = [simd.splat(0.0); R];
+    let (mut channels, mut us) = ([factors.channel(first); R], [simd.splat(u[first]); R]);
+    for r in 1..R {
+        (channels[r], us[r]) = (factors.channel(first + r), simd.splat(u[first + r]));
+    }
+    for (k, (b, c)) in b16.iter().zip(c16).enumerate() {
+        let (b, c) = (simd.load(b), simd.load(c));
+        let at = k * LANES..(k + 1) * LANES;
+        for r in 0..R {
+            let h: &mut [f32; LANES] = (&mut h[r][at.clone()]).try_into().expect("16 elements");
+            let kept = simd.mul(factors.factors(channels[r], at.clone()), simd.load(h));
+            let new = simd.add(kept, simd.mul(us[r], b));
+            simd.store(new, h);
+            sums[r] = simd.add(sums[r], simd.mul(c, new));
+        }
+    }
+    if !b_tail.is_empty() {
+        let (b, c) = (simd.load_part(b_tail), simd.load_part(c_tail));
+        let at = n - b_tail.len()..n;
+        for r in 0..R {
+            let h = &mut h[r][at.clone()];
+            let kept = simd.mul(factors.factors(channels[r], at.clone()), simd.load_part(h));
+            let new = simd.add(kept, simd.mul(us[r], b));
+            simd.store_part(new, h);
+            sums[r] = simd.add(sums[r], simd.mul(c, new));
+        }
+    }
+    sums
+}

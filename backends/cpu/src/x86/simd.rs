@@ -1,0 +1,58 @@
+//! What the algorithms need of an instruction set.
+
+use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use half::f16;
+use sarit_core::kernels::LANES;
+use sarit_core::{GROUP, TILE_ROWS};
+
+/// Asks for the cache line `bytes` behind `x`, which need not be memory of ours.
+#[inline(always)]
+pub(super) fn prefetch<T>(x: &T, bytes: usize) {
+    let ahead = core::ptr::from_ref(x).wrapping_byte_add(bytes);
+    // SAFETY: every x86-64 CPU has the instruction, and it may be given any address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
+}
+
+/// Sixteen floats at a time, in one register or several: the lanes of the numeric contract, and the rows of a tile.
+/// The value is the proof that the CPU has the instructions, so every method is safe.
+pub(super) trait Simd: Copy {
+    /// Sixteen floats.
+    type Floats: Copy;
+
+    /// `x` in all lanes.
+    fn splat(self, x: f32) -> Self::Floats;
+    /// The floats at `x`.
+    fn load(self, x: &[f32; LANES]) -> Self::Floats;
+    /// Up to 16 floats, filled up with zeros.
+    fn load_part(self, x: &[f32]) -> Self::Floats;
+    /// The f16s at `x`, exactly.
+    fn load_f16(self, x: &[f16; LANES]) -> Self::Floats;
+    /// Up to 16 f16s, filled up with zeros.
+    fn load_f16_part(self, x: &[f16]) -> Self::Floats;
+    /// Writes `x` to `to`.
+    fn store(self, x: Self::Floats, to: &mut [f32; LANES]);
+    /// Writes the first lanes of `x` to `to`, which has up to 16.
+    fn store_part(self, x: Self::Floats, to: &mut [f32]);
+    /// `a + b`.
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a · b`.
+    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// [`fold`](sarit_core::kernels::fold) of the lanes of each of 16 sums: lane `i` is that of `x[i]`.
+    fn fold(self, x: [Self::Floats; LANES]) -> Self::Floats;
+
+    /// `codes · codes` of the rows of a q8 tile and a group of each of `T` tokens, as floats. Activation codes are
+    /// -127..=127, weights anything; `sums` are those of the activation codes.
+    fn q8<const T: usize>(
+        self,
+        tile: &[u8; TILE_ROWS * GROUP],
+        x: [&[i8; GROUP]; T],
+        sums: [i32; T],
+    ) -> [Self::Floats; T];
+    /// The same for a q4 tile.
+    fn q4<const T: usize>(
+        self,
+        tile: &[u8; TILE_ROWS * GROUP / 2],
+        x: [&[i8; GROUP]; T],
+        sums: [i32; T],
+    ) -> [Self::Floats; T];
+}

@@ -1,0 +1,453 @@
+//! Every instruction set that this CPU has, on 1, 2 and 3 threads, against the definitions, operation by operation
+//! and bit for bit. Inputs are awkward on purpose: lengths around the widths of vectors, groups of zeros, negative
+//! zeros, subnormal and large numbers, codes at the ends of their ranges.
+
+use half::f16;
+use sarit_core::kernels::{
+    Conv, Decay, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, TimeStep,
+};
+use sarit_core::plan::Norm;
+use sarit_core::{DType, Dense, GROUP, Matrix, Scalar, TILE_ROWS, Tiled};
+use sarit_cpu::{Cpu, Isa};
+use std::fmt::Debug;
+use std::io::Write;
+use std::sync::OnceLock;
+
+/// Row and column counts around the widths of vectors, tiles and groups.
+const ROWS: [usize; 7] = [1, 15, 16, 17, 31, 48, 100];
+/// Tokens in a chunk.
+const TOKENS: [usize; 7] = [1, 2, 3, 7, 8, 9, 33];
+
+/// All that can be tried here; says what cannot.
+fn machines() -> &'static [Cpu] {
+    static MACHINES: OnceLock<Vec<Cpu>> = OnceLock::new();
+    MACHINES.get_or_init(|| {
+        let have: Vec<Isa> = Isa::available().collect();
+        // Written to the stream itself, which tests do not capture: what a run has not tested must be seen.
+        let mut out = std::io::stderr();
+        for isa in Isa::ALL {
+            let note =
+                if have.contains(&isa) { "tested" } else { "SKIPPED: not in this CPU, or not in this build" };
+            writeln!(out, "{isa}: {note}").unwrap();
+        }
+        assert!(!have.is_empty(), "the build is forced to an instruction set that this CPU lacks");
+        let with_threads = |isa| [1, 2, 3].map(|threads| Cpu::with_isa(isa, threads).unwrap());
+        have.into_iter().flat_map(with_threads).collect()
+    })
+}
+
+/// Runs `run` on the definitions and on every machine; `case` describes it. `run` returns all that it has written.
+fn compare(case: &dyn Debug, run: impl Fn(&dyn Kernels) -> Vec<f32>) {
+    let want = run(&Scalar);
+    for cpu in machines() {
+        let got = run(cpu);
+        assert_eq!(got.len(), want.len());
+        for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+            assert_eq!(g.to_bits(), w.to_bits(), "{cpu:?}, {case:?}: {g:e} instead of {w:e} at {i}");
+        }
+    }
+}
+
+/// Numbers with a fixed seed (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// In 0..1.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 24) as f32
+    }
+
+    /// `len` floats: a cycle of prime length, and stretches of 1 to 40 of something else.
+    fn floats(&mut self, len: usize) -> Vec<f32> {
+        let mut out = Vec::with_capacity(len);
+        while out.len() < len {
+            let (kind, stretch) = (self.below(8), 1 + self.below(40));
+            for _ in 0..stretch {
+                let i = out.len();
+                out.push(match kind {
+                    0 => 0.0,
+                    1 => -0.0,
+                    2 => (self.unit() - 0.5) * 1e-38,
+                    3 => (self.unit() - 0.5) * 1e-30,
+                    4 => (self.unit() - 0.5) * 1e9,
+                    5 => self.unit() - 0.5,
+                    _ => ((i * 97 % 251) as f32 - 125.0) / 31.0,
+                });
+            }
+        }
+        out.truncate(len);
+        out
+    }
+
+    /// `len` floats in `low..high`.
+    fn range(&mut self, len: usize, low: f32, high: f32) -> Vec<f32> {
+        (0..len).map(|_| low + (high - low) * self.unit()).collect()
+    }
+
+    /// A finite f16, of any magnitude.
+    fn f16(&mut self) -> f16 {
+        let x = f16::from_bits(self.next() as u16);
+        if x.is_finite() { x } else { f16::from_f32(-0.37) }
+    }
+}
+
+/// A matrix's memory.
+struct Weights {
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    f32s: Vec<f32>,
+    f16s: Vec<f16>,
+    codes: Vec<u8>,
+}
+
+impl Weights {
+    /// Random codes, every value of them, among them stretches of the extremes; scales of any magnitude.
+    fn new(random: &mut Random, dtype: DType, rows: usize, cols: usize) -> Self {
+        let (groups, tile_rows) = (cols.div_ceil(GROUP), rows.div_ceil(TILE_ROWS));
+        let (mut f32s, mut f16s, mut codes) = (Vec::new(), Vec::new(), Vec::new());
+        match dtype {
+            DType::F32 => f32s = random.floats(rows * cols),
+            DType::F16 => f16s = (0..rows * cols).map(|_| random.f16()).collect(),
+            DType::Q8 | DType::Q4 => {
+                f16s = (0..tile_rows * groups * TILE_ROWS).map(|_| random.f16()).collect();
+                let len = tile_rows * groups * dtype.tile_bytes();
+                while codes.len() < len {
+                    let (kind, stretch) = (random.below(6), 1 + random.below(300));
+                    for _ in 0..stretch {
+                        codes.push(match (kind, dtype) {
+                            (0, DType::Q8) => 127,
+                            (1, DType::Q8) => 127i8.wrapping_neg() as u8,
+                            (2, DType::Q8) => 128,
+                            (0, _) => 0xff,
+                            (1, _) => 0,
+                            _ => random.next() as u8,
+                        });
+                    }
+                }
+                codes.truncate(len);
+            }
+        }
+        Self { dtype, rows, cols, f32s, f16s, codes }
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        let (rows, cols) = (self.rows, self.cols);
+        let tiled =
+            || Tiled { rows, cols, groups: cols.div_ceil(GROUP), scales: &self.f16s, codes: &self.codes };
+        match self.dtype {
+            DType::F32 => Matrix::F32(Dense { rows, cols, data: &self.f32s }),
+            DType::F16 => Matrix::F16(Dense { rows, cols, data: &self.f16s }),
+            DType::Q8 => Matrix::Q8(tiled()),
+            DType::Q4 => Matrix::Q4(tiled()),
+        }
+    }
+}
+
+/// Quantized activations' memory.
+#[derive(Clone)]
+struct Codes {
+    count: usize,
+    groups: usize,
+    codes: Vec<[i8; GROUP]>,
+    scales: Vec<f32>,
+    sums: Vec<i32>,
+}
+
+impl Codes {
+    fn empty(count: usize, cols: usize) -> Self {
+        let groups = cols.div_ceil(GROUP);
+        let all = count * groups;
+        Self { count, groups, codes: vec![[99; GROUP]; all], scales: vec![99.0; all], sums: vec![99; all] }
+    }
+
+    fn as_mut(&mut self) -> QuantizedMut<'_> {
+        let Self { groups, codes, scales, sums, .. } = self;
+        QuantizedMut { groups: *groups, codes, scales, sums }
+    }
+
+    fn as_ref(&self) -> Quantized<'_> {
+        let Self { count, groups, codes, scales, sums } = self;
+        Quantized { count: *count, groups: *groups, codes, scales, sums }
+    }
+
+    /// Codes -127..=127 with groups of extremes, and zeros where columns are missing.
+    fn new(random: &mut Random, count: usize, cols: usize) -> Self {
+        let mut x = Self::empty(count, cols);
+        for i in 0..x.codes.len() {
+            let used = (cols - i % x.groups * GROUP).min(GROUP);
+            let kind = random.below(5);
+            for c in 0..GROUP {
+                x.codes[i][c] = match kind {
+                    _ if c >= used => 0,
+                    0 => 127,
+                    1 => -127,
+                    2 if c % 2 == 0 => 127,
+                    2 => -127,
+                    _ => (random.below(255) as i32 - 127) as i8,
+                };
+            }
+            x.scales[i] = if random.below(9) == 0 { 0.0 } else { random.unit() };
+            x.sums[i] = x.codes[i].iter().map(|&c| i32::from(c)).sum();
+        }
+        x
+    }
+}
+
+/// A buffer for `count` rows of `cols`, farther apart than they are long, and the distance.
+fn output(count: usize, cols: usize) -> (Vec<f32>, usize) {
+    (vec![77.0; count * (cols + 3)], cols + 3)
+}
+
+fn check_matmul(random: &mut Random, dtype: DType, rows: usize, cols: usize, tokens: usize) {
+    let w = Weights::new(random, dtype, rows, cols);
+    let (codes, floats, stride) =
+        (Codes::new(random, tokens, cols), random.floats(tokens * (cols + 5)), cols + 5);
+    compare(&("matmul", dtype, rows, cols, tokens), |kernels| {
+        let (mut y, y_stride) = output(tokens, rows);
+        let x = match w.matrix().is_quantized() {
+            true => Input::Quantized(codes.as_ref()),
+            false => Input::Float(Rows::new(&floats, tokens, cols, stride)),
+        };
+        kernels.matmul(&w.matrix(), x, RowsMut::new(&mut y, tokens, rows, y_stride));
+        y
+    });
+}
+
+#[test]
+fn matmul_of_all_lengths() {
+    let random = &mut Random(1);
+    for dtype in DType::ALL {
+        for cols in 1..=130 {
+            check_matmul(random, dtype, 19, cols, 1);
+            check_matmul(random, dtype, 17, cols, 9);
+        }
+        for rows in ROWS {
+            for cols in [1, 31, 32, 33, 255, 256, 257, 300, 511, 544] {
+                for tokens in TOKENS {
+                    check_matmul(random, dtype, rows, cols, tokens);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn matmul_large_enough_for_threads() {
+    let random = &mut Random(2);
+    for dtype in DType::ALL {
+        for (rows, cols, tokens) in [(1003, 768, 1), (2048, 256, 1), (333, 500, 12), (200, 768, 33)] {
+            check_matmul(random, dtype, rows, cols, tokens);
+        }
+    }
+}
+
+#[test]
+fn norm() {
+    let random = &mut Random(3);
+    let shapes =
+        (1..=130).map(|cols| (2, cols)).chain(TOKENS.map(|t| (t, 100))).chain([(1, 5000), (150, 301)]);
+    for (tokens, cols) in shapes {
+        let (x, weight) = (random.floats(tokens * (cols + 2)), random.floats(cols));
+        compare(&("norm", tokens, cols), |kernels| {
+            let (mut y, stride) = output(tokens, cols);
+            let norm = Norm { weight: &weight, eps: 1e-5 };
+            let x = Rows::new(&x, tokens, cols, cols + 2);
+            kernels.norm(&norm, x, RowsMut::new(&mut y, tokens, cols, stride));
+            y
+        });
+    }
+}
+
+#[test]
+fn quantize() {
+    let random = &mut Random(4);
+    let shapes =
+        (1..=130).map(|cols| (2, cols)).chain(TOKENS.map(|t| (t, 100))).chain([(1, 5000), (150, 301)]);
+    for (tokens, cols) in shapes {
+        let x = random.floats(tokens * (cols + 2));
+        compare(&("quantize", tokens, cols), |kernels| {
+            let mut q = Codes::empty(tokens, cols);
+            kernels.quantize(Rows::new(&x, tokens, cols, cols + 2), q.as_mut());
+            let codes = q.codes.as_flattened().iter().map(|&c| f32::from(c));
+            codes.chain(q.scales.iter().copied()).chain(q.sums.iter().map(|&s| s as f32)).collect()
+        });
+    }
+}
+
+#[test]
+fn conv() {
+    let random = &mut Random(5);
+    let shapes = (1..=130).map(|channels| (2, channels)).chain(TOKENS.map(|t| (t, 100))).chain([(40, 1001)]);
+    for (tokens, channels) in shapes {
+        for (width, bias, silu) in [(4, true, true), (4, false, false), (1, true, false), (2, false, true)] {
+            let weight = random.floats(width * channels);
+            let bias = bias.then(|| random.floats(channels));
+            let before = random.floats((width - 1) * channels);
+            let (input, stride) = (random.floats(tokens * (channels + 1)), channels + 1);
+            compare(&("conv", tokens, channels, width), |kernels| {
+                let (mut window, mut x) = (before.clone(), input.clone());
+                let conv = Conv { width, channels, weight: &weight, bias: bias.as_deref(), silu };
+                kernels.conv(&conv, &mut window, RowsMut::new(&mut x, tokens, channels, stride));
+                x.extend(window);
+                x
+            });
+        }
+    }
+}
+
+#[test]
+fn time_step_and_decay() {
+    let random = &mut Random(6);
+    let shapes = (1..=130).map(|heads| (2, heads)).chain(TOKENS.map(|t| (t, 24))).chain([(40, 999)]);
+    for (tokens, heads) in shapes {
+        let (bias, a_log2) = (random.range(heads, -7.0, 3.0), random.range(heads, -20.0, -0.1));
+        let raw: Vec<f32> = random.floats(tokens * heads);
+        compare(&("time_step and decay", tokens, heads), |kernels| {
+            let mut dt = raw.clone();
+            let p = TimeStep { bias: &bias, min: 1e-4, max: 1e8 };
+            kernels.time_step(&p, RowsMut::new(&mut dt, tokens, heads, heads));
+            let (mut y, stride) = output(tokens, heads);
+            let rows = Rows::new(&dt, tokens, heads, heads);
+            kernels.decay(&a_log2, rows, RowsMut::new(&mut y, tokens, heads, stride));
+            y.extend(dt);
+            y
+        });
+    }
+}
+
+/// A scan's shape.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    heads: usize,
+    head_dim: usize,
+    d_state: usize,
+    n_groups: usize,
+    tokens: usize,
+    per_element: bool,
+}
+
+fn check_scan(random: &mut Random, s: Shape) {
+    let Shape { heads, head_dim, d_state, n_groups, tokens, per_element } = s;
+    let (d_inner, bc) = (heads * head_dim, n_groups * d_state);
+    let (x, b, c) =
+        (random.floats(tokens * (d_inner + 3)), random.floats(tokens * (bc + 1)), random.floats(tokens * bc));
+    let (dt, decay) = (random.range(tokens * heads, 1e-4, 2.0), random.range(tokens * heads, 0.0, 1.0));
+    let (a_log2, d) = (random.range(heads * d_state, -30.0, -0.1), random.floats(d_inner));
+    let before = random.floats(d_inner * d_state);
+    compare(&s, |kernels| {
+        let mut state = before.clone();
+        let decay = match per_element {
+            true => Decay::Element(&a_log2),
+            false => Decay::Head(Rows::new(&decay, tokens, heads, heads)),
+        };
+        let scan = Scan {
+            heads,
+            head_dim,
+            d_state,
+            n_groups,
+            decay,
+            dt: Rows::new(&dt, tokens, heads, heads),
+            x: Rows::new(&x, tokens, d_inner, d_inner + 3),
+            b: Rows::new(&b, tokens, bc, bc + 1),
+            c: Rows::new(&c, tokens, bc, bc),
+            d: &d,
+        };
+        let (mut y, stride) = output(tokens, d_inner);
+        kernels.scan(&scan, &mut state, RowsMut::new(&mut y, tokens, d_inner, stride));
+        y.extend(state);
+        y
+    });
+}
+
+#[test]
+fn scan_of_all_shapes() {
+    let random = &mut Random(7);
+    for per_element in [false, true] {
+        for d_state in [1, 8, 15, 16, 17, 24, 32, 64, 128] {
+            for head_dim in [1, 16, 20, 64] {
+                for (heads, n_groups) in [(1, 1), (3, 1), (6, 2), (5, 5), (40, 2)] {
+                    let tokens = 1 + (d_state + head_dim + heads) % 3;
+                    check_scan(random, Shape { heads, head_dim, d_state, n_groups, tokens, per_element });
+                }
+            }
+        }
+        for tokens in TOKENS {
+            let shape = Shape { heads: 4, head_dim: 20, d_state: 16, n_groups: 2, tokens, per_element };
+            check_scan(random, shape);
+        }
+    }
+}
+
+#[test]
+fn scan_large_enough_for_threads() {
+    let random = &mut Random(8);
+    let shape = Shape { heads: 0, head_dim: 1, d_state: 16, n_groups: 1, tokens: 1, per_element: true };
+    check_scan(random, Shape { heads: 1537, ..shape });
+    check_scan(random, Shape { heads: 801, tokens: 9, ..shape });
+    let shape = Shape { heads: 24, head_dim: 64, d_state: 128, per_element: false, ..shape };
+    check_scan(random, shape);
+    check_scan(random, Shape { heads: 14, head_dim: 20, n_groups: 2, tokens: 7, ..shape });
+}
+
+#[test]
+fn gate() {
+    let random = &mut Random(9);
+    let shapes = (1..=130).map(|cols| (2, cols)).chain(TOKENS.map(|t| (t, 100))).chain([(150, 302)]);
+    for (tokens, cols) in shapes {
+        let weight = random.floats(cols);
+        let (z, y, stride) =
+            (random.floats(tokens * (cols + 1)), random.floats(tokens * (cols + 2)), cols + 2);
+        for groups in [0, 1, 2, 5] {
+            if groups > 0 && cols % groups != 0 {
+                continue;
+            }
+            compare(&("gate", tokens, cols, groups), |kernels| {
+                let mut y = y.clone();
+                let norm = Norm { weight: &weight, eps: 1e-5 };
+                let norm = (groups > 0).then_some(&norm);
+                let z = Rows::new(&z, tokens, cols, cols + 1);
+                kernels.gate(z, norm, groups.max(1), RowsMut::new(&mut y, tokens, cols, stride));
+                y
+            });
+        }
+    }
+}
+
+#[test]
+fn threads_are_as_asked_for() {
+    for cpu in machines() {
+        assert_eq!(Cpu::with_isa(cpu.isa(), cpu.threads()).unwrap().threads(), cpu.threads());
+        assert_eq!(cpu.name(), cpu.isa().name());
+    }
+    assert_eq!(Cpu::new(0).threads(), 1);
+}
+
+#[test]
+fn one_cpu_serves_several_threads() {
+    let cpu = &Cpu::new(2);
+    let w = &Weights::new(&mut Random(10), DType::Q8, 640, 512);
+    let x = &Codes::new(&mut Random(11), 3, 512);
+    let product = |kernels: &dyn Kernels| {
+        let mut y = vec![0.0; 3 * 640];
+        kernels.matmul(&w.matrix(), Input::Quantized(x.as_ref()), RowsMut::new(&mut y, 3, 640, 640));
+        y
+    };
+    let want = product(&Scalar);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| (0..200).for_each(|_| assert_eq!(product(cpu), want)));
+        }
+    });
+}

@@ -1,0 +1,362 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use sarit_core::DType;
+use sarit_cpu::Isa;
+use std::path::PathBuf;
+
+/// Answers questions about a text, in Indic languages and English, on this machine and in constant memory.
+///
+/// Results go to standard output, all else to standard error. Exit code 0: success, 1: failure, 2: wrong usage.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sarit",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  sarit ask --context \"नाम: रवि\\nउम्र: 34\" --question \"रवि की उम्र क्या है?\"
+  sarit read --context-file notes.txt -o notes.state
+  sarit convert ./mamba2-130m -o mamba2-130m.sarit --weights q8
+
+`sarit COMMAND --help` explains a command."
+)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Ask(Ask),
+    Read(Read),
+    Generate(Generate),
+    Convert(Convert),
+    Inspect(Inspect),
+    Logits(Logits),
+    #[command(subcommand)]
+    Eval(Eval),
+    Bench(Bench),
+    Verify(Verify),
+}
+
+/// Measure a model's quality.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  sarit eval qa tests/data/indic-qa/eval.jsonl
+  sarit eval ppl tests/data/indic-qa/lm-text.txt --json")]
+pub(crate) enum Eval {
+    Qa(EvalQa),
+    Ppl(EvalPpl),
+}
+
+/// What a model runs on.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Compute {
+    /// Threads to use [default: the machine's, at most 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: Option<u16>,
+    /// Instruction set: scalar, avx2 or avx512; the results are the same bits [default: the fastest here]
+    #[arg(long, value_name = "B", value_parser = parse_isa)]
+    pub(crate) backend: Option<Isa>,
+}
+
+impl Compute {
+    /// `--threads`, or as many as the machine runs at once, at most 4: decoding is bound by memory, which a few
+    /// cores use up.
+    pub(crate) fn threads(&self) -> usize {
+        let machine = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.map_or_else(|| machine().min(4), usize::from)
+    }
+}
+
+fn parse_isa(text: &str) -> Result<Isa, String> {
+    text.parse().map_err(|_| "choose scalar, avx2 or avx512".to_owned())
+}
+
+fn parse_dtype(text: &str) -> Result<DType, String> {
+    let wanted = DType::ALL.into_iter().find(|dtype| dtype.name() == text);
+    wanted.ok_or_else(|| "choose f32, f16, q8 or q4".to_owned())
+}
+
+/// Answer a question about a text.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sarit ask --context \"Name: Ravi; age: 34; city: Pune\" --question \"What is Ravi's age?\"
+  sarit ask --context-file notes.txt --question \"रवि कहाँ रहता है?\"
+  sarit ask --state notes.state --question \"रवि कहाँ रहता है?\" --json")]
+pub(crate) struct Ask {
+    /// Model file [default: the bundled Indic question answering model]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) about: About,
+    /// The question
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) question: String,
+    /// Stop after this many tokens [default: as the model states]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print one JSON object when the answer is complete
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What a question is about.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct About {
+    /// The text itself, at most 1 MiB
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) context: Option<String>,
+    /// File with the text, at most 1 MiB; `-` reads standard input; newlines at its end do not count
+    #[arg(long, value_name = "F")]
+    pub(crate) context_file: Option<PathBuf>,
+    /// State of a text that `sarit read` has read with the same model
+    #[arg(long, value_name = "F")]
+    pub(crate) state: Option<PathBuf>,
+}
+
+/// Read a text once and keep the state, to ask questions about it later.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sarit read --context-file notes.txt -o notes.state
+  sarit ask --state notes.state --question \"रवि कहाँ रहता है?\"")]
+pub(crate) struct Read {
+    /// Model file [default: the bundled Indic question answering model]
+    pub(crate) model: Option<PathBuf>,
+    /// File with the text, at most 1 MiB; `-` reads standard input; newlines at its end do not count
+    #[arg(long, value_name = "F")]
+    pub(crate) context_file: PathBuf,
+    /// State file to write
+    #[arg(short, long, value_name = "F")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Continue a text.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Special tokens in the prompt, such as <bos>, are read as such. Only the continuation is printed.
+
+Examples:
+  sarit generate mamba2-130m.sarit --prompt \"The river\" --max-tokens 50
+  sarit generate mamba2-130m.sarit --prompt-file start.txt --temperature 0.8 --top-p 0.9 --seed 7"
+)]
+pub(crate) struct Generate {
+    /// Model file [default: the bundled Indic question answering model]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) start: Start,
+    /// Stop after this many tokens
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) max_tokens: usize,
+    /// 0: always the likeliest token; higher: more varied
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(crate) temperature: f32,
+    /// Choose among this many likeliest tokens; 0: all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) top_k: usize,
+    /// Choose among the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub(crate) top_p: f32,
+    /// The same seed gives the same text
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print one JSON object when the text is complete
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Where a generated text starts.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Start {
+    /// The text to continue
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) prompt: Option<String>,
+    /// File with the text to continue, taken as it is; `-` reads standard input
+    #[arg(long, value_name = "F")]
+    pub(crate) prompt_file: Option<PathBuf>,
+}
+
+/// Compile a checkpoint (Hugging Face or state-spaces) into a model file.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sarit convert ./mamba2-130m -o mamba2-130m.sarit
+  sarit convert ./indic-qa -o indic-qa.sarit --weights q4 --meta indic-qa.meta.json")]
+pub(crate) struct Convert {
+    /// Checkpoint folder or file
+    #[arg(value_name = "SRC")]
+    pub(crate) source: PathBuf,
+    /// Model file to write
+    #[arg(short, long, value_name = "OUT.sarit")]
+    pub(crate) output: PathBuf,
+    /// Element type of the large matrices: f32, f16, q8 or q4
+    #[arg(long, value_name = "W", default_value = "q8", value_parser = parse_dtype)]
+    pub(crate) weights: DType,
+    /// JSON object for the model's meta section: name, languages, licence, source, prompt
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) meta: Option<PathBuf>,
+    /// Print one JSON object with every tensor's error
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show a model's plan, sizes, memory and quantization.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sarit inspect
+  sarit inspect mamba2-130m.sarit --json")]
+pub(crate) struct Inspect {
+    /// Model file [default: the bundled Indic question answering model]
+    pub(crate) model: Option<PathBuf>,
+    /// Print one JSON object, with every block and tensor
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Write the logits after each of the given tokens; print the hash of the state after the last.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  sarit logits model.sarit --ids 5,7,9 --chunk 1 -o logits.safetensors")]
+pub(crate) struct Logits {
+    /// Model file [default: the bundled Indic question answering model]
+    pub(crate) model: Option<PathBuf>,
+    /// Token ids
+    #[arg(long, value_name = "5,7,9", value_delimiter = ',', required = true)]
+    pub(crate) ids: Vec<u32>,
+    /// Tokens to read at once; the results are the same bits
+    #[arg(long, value_name = "N", default_value_t = crate::session::CHUNK, value_parser = parse_chunk)]
+    pub(crate) chunk: usize,
+    /// File to write: tensor `logits`, f32 [tokens, vocabulary]
+    #[arg(short, long, value_name = "F.safetensors")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn parse_chunk(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("a chunk must hold at least one token".to_owned()),
+        Ok(chunk) => Ok(chunk),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+/// Exact match and F1 of the answers to given questions, per language.
+#[derive(Debug, clap::Args)]
+#[command(
+    allow_missing_positional = true,
+    after_help = "A row is an object: lang, kind, context, question, answer and, if other answers are right too, accept.
+Answers are compared in NFC, without blanks around and without one final full stop or danda.
+
+Examples:
+  sarit eval qa tests/data/indic-qa/eval.jsonl
+  sarit eval qa model.sarit rows.jsonl --json --predictions answers.jsonl"
+)]
+pub(crate) struct EvalQa {
+    /// Model file [default: the bundled Indic question answering model]
+    pub(crate) model: Option<PathBuf>,
+    /// Rows, one JSON object a line
+    #[arg(value_name = "DATA.jsonl", required = true)]
+    pub(crate) data: PathBuf,
+    /// Also write every row's answer, one JSON object a line
+    #[arg(long, value_name = "F.jsonl")]
+    pub(crate) predictions: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Perplexity per token and bits per byte of a text, line by line.
+#[derive(Debug, clap::Args)]
+#[command(
+    allow_missing_positional = true,
+    after_help = "Every line that is not empty is read by itself, after the model's first special token if it has one, and cut
+at 1,024 tokens. All tokens after the first count; so do all bytes of the line but its newline.
+
+Examples:
+  sarit eval ppl tests/data/indic-qa/lm-text.txt
+  sarit eval ppl model.sarit text.txt --json"
+)]
+pub(crate) struct EvalPpl {
+    /// Model file [default: the bundled Indic question answering model]
+    pub(crate) model: Option<PathBuf>,
+    /// UTF-8 text, one paragraph a line
+    #[arg(value_name = "TEXT", required = true)]
+    pub(crate) text: PathBuf,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Measure reading and generating speed against the machine's memory bandwidth.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The fraction of the bandwidth counts the bytes that a token needs: all weights (the embedding only where it is
+the head too), and the state read and written. A model that fits in the cache can exceed 100 %.
+
+Examples:
+  sarit bench
+  sarit bench mamba2-130m.sarit --prompt 512 --generate 128 --threads 2 --json"
+)]
+pub(crate) struct Bench {
+    /// Model file [default: the bundled Indic question answering model]
+    pub(crate) model: Option<PathBuf>,
+    /// Tokens to read
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) prompt: u32,
+    /// Tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) generate: u32,
+    /// Runs, of which the median counts
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) runs: u32,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Check that every instruction set of this machine gives the same bits.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Reads 200 tokens with each instruction set, 1 and 2 threads, and chunks of 1, 7 and 64 tokens, and compares the
+hashes of all logits and of the state with those of the scalar definition.
+
+Examples:
+  sarit verify
+  sarit verify mamba2-130m.sarit --json"
+)]
+pub(crate) struct Verify {
+    /// Model file [default: the bundled Indic question answering model]
+    pub(crate) model: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,86 @@
+//! `sarit ask`: a question about a text, or about the state of one that was read before.
+
+use crate::args::{About, Ask};
+use crate::input;
+use crate::output::{self, Live};
+use crate::prompt::Prompt;
+use crate::session::{CHUNK, End, Memory, Meta, ModelFile, cpu};
+use crate::text::{Specials, Text};
+use anyhow::{Context, Result, ensure};
+use sarit_core::{Engine, Model, Sampler, Sampling, State};
+use serde::Serialize;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+#[derive(Serialize)]
+struct Answer {
+    answer: String,
+    /// Tokens read with this question; those behind a state were read before.
+    prompt_tokens: usize,
+    answer_tokens: usize,
+    /// False if the answer was cut at the most tokens allowed.
+    complete: bool,
+}
+
+pub(crate) fn run(args: &Ask) -> Result<()> {
+    ensure!(!args.question.trim().is_empty(), "the question is empty; say what to ask with --question");
+    let context = context(&args.about)?;
+    let file = ModelFile::open(args.model.as_deref())?;
+    let model = file.model()?;
+    let text = Text::of(&model, Specials::AsText)?;
+    let prompt = Prompt::new(&Meta::of(&model)?, &text)?;
+    let engine = Engine::new(model, cpu(&args.compute)?);
+    let mut memory = Memory::new(&model, CHUNK)?;
+
+    let mut ids = match &context {
+        Some(context) => prompt.context_ids(context)?,
+        None => Vec::new(),
+    };
+    ids.extend(prompt.question_ids(&args.question)?);
+    let mut stream = match &args.about.state {
+        Some(path) => memory
+            .resume(&engine, &snapshot(&model, path)?)
+            .with_context(|| format!("cannot go on from state {}", path.display()))?,
+        None => memory.start(&engine)?,
+    };
+
+    let mut sampler = Sampler::new(Sampling::default())?;
+    let max_tokens = args.max_tokens.unwrap_or(prompt.max_tokens);
+    let mut answer_tokens = 0;
+    let mut live = Live::new(&text, args.json);
+    let end = stream.continue_from(&ids, &prompt.stop, max_tokens, &mut sampler, |token| {
+        answer_tokens += 1;
+        live.push(token)
+    })?;
+    match live.finish()? {
+        None => Ok(()),
+        Some(answer) => {
+            let complete = end == End::Stop;
+            output::print_json(&Answer { answer, prompt_tokens: ids.len(), answer_tokens, complete })
+        }
+    }
+}
+
+/// The text that the question is about, unless it is about a state.
+fn context(about: &About) -> Result<Option<String>> {
+    let context = match (&about.context, &about.context_file) {
+        (Some(text), _) => {
+            input::within(text.len() as u64, input::CONTEXT_LIMIT)?;
+            text.clone()
+        }
+        (None, Some(path)) => input::context(path)?,
+        (None, None) => return Ok(None),
+    };
+    ensure!(!context.trim().is_empty(), "the context is empty; give the text that the question is about");
+    Ok(Some(context))
+}
+
+/// The state file at `path`, of which no more is read than a state of `model` can hold and one byte.
+fn snapshot(model: &Model<'_>, path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(State::snapshot_bytes(model) as u64 + 1).read_to_end(&mut bytes))
+        .with_context(|| format!("cannot read state {}", path.display()))?;
+    Ok(bytes)
+}

@@ -1,0 +1,215 @@
+//! `sarit bench`: tokens per second, and how much of the memory bandwidth they use.
+
+use crate::args::Bench;
+use crate::output;
+use crate::session::{CHUNK, Memory, ModelFile, Stream, cpu, random_ids};
+use anyhow::{Context, Result};
+use indicatif::HumanBytes;
+use sarit_core::{Engine, Kernels, Matrix, Model, Tensor};
+use serde::Serialize;
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Passes over the buffer when the read bandwidth is measured; the fastest counts.
+const BANDWIDTH_PASSES: usize = 5;
+/// Smallest buffer for that, in bytes.
+const BANDWIDTH_BUFFER: usize = 256 << 20;
+
+#[derive(Serialize)]
+struct Measured {
+    /// Median of the runs.
+    prefill_tokens_per_s: f64,
+    /// Slowest and fastest run.
+    prefill_range: [f64; 2],
+    decode_tokens_per_s: f64,
+    decode_range: [f64; 2],
+    prompt: usize,
+    generate: usize,
+    runs: usize,
+    state_bytes: usize,
+    scratch_bytes: usize,
+    chunk: usize,
+    model_bytes: usize,
+    /// Of the process, before the bandwidth is measured.
+    peak_rss_bytes: u64,
+    threads: usize,
+    backend: &'static str,
+    /// Weights read, state read and written.
+    bytes_per_token: usize,
+    /// Measured in this run over a buffer larger than the cache, with the same threads.
+    read_bandwidth_bytes_per_s: f64,
+    /// Bytes per token times tokens per second over the read bandwidth.
+    decode_bandwidth_fraction: f64,
+}
+
+pub(crate) fn run(args: &Bench) -> Result<()> {
+    let file = ModelFile::open(args.model.as_deref())?;
+    let model = file.model()?;
+    let cpu = cpu(&args.compute)?;
+    let (threads, backend) = (cpu.threads(), cpu.isa().name());
+    let engine = Engine::new(model, cpu);
+    let mut memory = Memory::new(&model, CHUNK)?;
+    let need = model.memory(CHUNK).context("the model needs more memory than there can be")?;
+    let (prompt, generate, runs) = (args.prompt as usize, args.generate as usize, args.runs as usize);
+    let ids = random_ids(model.vocab_len(), prompt + generate);
+    let (prompt_ids, generate_ids) = ids.split_at(prompt);
+
+    let bar = output::bar(runs as u64 + 2, "measuring");
+    warm_up(&mut memory.start(&engine)?, &ids[..CHUNK.min(ids.len())])?;
+    bar.inc(1);
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        let mut stream = memory.start(&engine)?;
+        let start = Instant::now();
+        stream.feed(prompt_ids)?;
+        prefill.push(prompt as f64 / start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        for &id in generate_ids {
+            black_box(stream.step(id)?);
+        }
+        decode.push(generate as f64 / start.elapsed().as_secs_f64());
+        bar.inc(1);
+    }
+    let peak_rss_bytes = peak_rss_bytes()?;
+    let read_bandwidth = read_bandwidth(threads);
+    bar.finish_and_clear();
+
+    let (prefill_tokens_per_s, prefill_range) = median_and_range(&mut prefill);
+    let (decode_tokens_per_s, decode_range) = median_and_range(&mut decode);
+    let bytes_per_token = bytes_per_token(&model);
+    let measured = Measured {
+        prefill_tokens_per_s,
+        prefill_range,
+        decode_tokens_per_s,
+        decode_range,
+        prompt,
+        generate,
+        runs,
+        state_bytes: need.state_bytes,
+        scratch_bytes: need.scratch_bytes,
+        chunk: CHUNK,
+        model_bytes: model.file_bytes(),
+        peak_rss_bytes,
+        threads,
+        backend,
+        bytes_per_token,
+        read_bandwidth_bytes_per_s: read_bandwidth,
+        decode_bandwidth_fraction: bytes_per_token as f64 * decode_tokens_per_s / read_bandwidth,
+    };
+    if args.json { output::print_json(&measured) } else { output::print(&as_text(&measured)) }
+}
+
+/// Brings the model into memory and the processor up to speed.
+fn warm_up<K: Kernels>(stream: &mut Stream<'_, '_, K>, ids: &[u32]) -> Result<()> {
+    stream.feed(ids)?;
+    for &id in ids {
+        stream.step(id)?;
+    }
+    Ok(())
+}
+
+/// Median, and least and greatest value.
+fn median_and_range(values: &mut [f64]) -> (f64, [f64; 2]) {
+    values.sort_unstable_by(f64::total_cmp);
+    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+    ((low + high) / 2.0, [values[0], values[values.len() - 1]])
+}
+
+/// Bytes that one decoded token needs: all weights but an embedding that is not the head too, the state read and
+/// written.
+fn bytes_per_token(model: &Model<'_>) -> usize {
+    let (embedding, head) = (start(&model.embedding()), start(&model.head()));
+    let is_read = |tensor: &Tensor<'_>| {
+        let place = tensor.data.as_ptr_range();
+        place.contains(&head) || !place.contains(&embedding)
+    };
+    let weights: usize = model.tensors().filter(is_read).map(|tensor| tensor.data.len()).sum();
+    weights + 2 * 4 * model.state_len()
+}
+
+/// A place in a matrix's data.
+fn start(matrix: &Matrix<'_>) -> *const u8 {
+    match matrix {
+        Matrix::F32(dense) => dense.data.as_ptr().cast(),
+        Matrix::F16(dense) => dense.data.as_ptr().cast(),
+        Matrix::Q8(tiled) | Matrix::Q4(tiled) => tiled.codes.as_ptr(),
+    }
+}
+
+/// The most memory that the process has held so far.
+fn peak_rss_bytes() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: u64 = line
+        .and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok())
+        .context("/proc/self/status does not state VmHWM")?;
+    Ok(1024 * kib)
+}
+
+/// Bytes per second that `threads` threads read from a buffer several times as large as the largest cache.
+fn read_bandwidth(threads: usize) -> f64 {
+    let words = BANDWIDTH_BUFFER.max(4 * largest_cache_bytes()) / 8;
+    let buffer = vec![1u64; words];
+    let part = words.div_ceil(threads);
+    let mut fastest = f64::INFINITY;
+    for _ in 0..BANDWIDTH_PASSES {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for part in buffer.chunks(part) {
+                scope.spawn(|| black_box(sum(black_box(part))));
+            }
+        });
+        fastest = fastest.min(start.elapsed().as_secs_f64());
+    }
+    (8 * words) as f64 / fastest
+}
+
+/// Reads every word once, into sums that do not wait for each other.
+fn sum(words: &[u64]) -> u64 {
+    let mut lanes = [0u64; 32];
+    let (chunks, rest) = words.as_chunks::<32>();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, word)| *lane = lane.wrapping_add(*word));
+    }
+    lanes.iter().chain(rest).fold(0, |sum, word| sum.wrapping_add(*word))
+}
+
+/// Size of the largest cache that the system knows of, or 0.
+fn largest_cache_bytes() -> usize {
+    let size = |index: usize| {
+        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
+        let kib = std::fs::read_to_string(path).ok()?.trim().strip_suffix('K')?.parse::<usize>().ok()?;
+        Some(1024 * kib)
+    };
+    (0..8).filter_map(size).max().unwrap_or(0)
+}
+
+fn as_text(m: &Measured) -> String {
+    let size = |bytes: usize| HumanBytes(bytes as u64).to_string();
+    let speed = |median: f64, [low, high]: [f64; 2]| format!("{median:.1} tokens/s ({low:.1} to {high:.1})");
+    let lines = [
+        ("backend", format!("{}, {} threads, {} runs", m.backend, m.threads, m.runs)),
+        ("prefill", format!("{} for {} tokens", speed(m.prefill_tokens_per_s, m.prefill_range), m.prompt)),
+        ("decode", format!("{} for {} tokens", speed(m.decode_tokens_per_s, m.decode_range), m.generate)),
+        (
+            "bandwidth",
+            format!(
+                "{:.1} GB/s; decode needs {} a token and reaches {:.0} %",
+                m.read_bandwidth_bytes_per_s / 1e9,
+                size(m.bytes_per_token),
+                100.0 * m.decode_bandwidth_fraction
+            ),
+        ),
+        (
+            "memory",
+            format!(
+                "model {}, state {}, scratch {}, peak of the process {}",
+                size(m.model_bytes),
+                size(m.state_bytes),
+                size(m.scratch_bytes),
+                HumanBytes(m.peak_rss_bytes)
+            ),
+        ),
+    ];
+    lines.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
+}

@@ -1,0 +1,77 @@
+//! `sarit eval ppl`: how well a model expects a text.
+
+use crate::args::EvalPpl;
+use crate::prompt::leading_special;
+use crate::session::{CHUNK, Memory, Meta, ModelFile, cpu_with};
+use crate::text::{Specials, Text};
+use crate::{output, parallel};
+use anyhow::{Context, Result, ensure};
+use sarit_core::Engine;
+use serde::Serialize;
+use std::f64::consts::LN_2;
+
+/// The most tokens of a line that are read, the leading special token among them.
+const MAX_TOKENS: usize = 1024;
+
+#[derive(Serialize)]
+struct Perplexity {
+    perplexity: f64,
+    nats_per_token: f64,
+    bits_per_byte: f64,
+    tokens: usize,
+    bytes: usize,
+}
+
+pub(crate) fn run(args: &EvalPpl) -> Result<()> {
+    let shown = args.text.display();
+    let content = std::fs::read_to_string(&args.text).with_context(|| format!("cannot read {shown}"))?;
+    let lines: Vec<&str> = content.lines().filter(|line| !line.is_empty()).collect();
+    let file = ModelFile::open(args.model.as_deref())?;
+    let model = file.model()?;
+    let text = Text::of(&model, Specials::AsText)?;
+    let leading = leading_special(&Meta::of(&model)?, &text);
+
+    let bar = output::bar(lines.len() as u64, "reading");
+    let start = || Ok((Engine::new(model, cpu_with(&args.compute, 1)?), Memory::new(&model, CHUNK)?));
+    let sums = parallel::map(lines.len(), args.compute.threads(), &bar, start, |(engine, memory), i| {
+        let mut ids: Vec<u32> = leading.into_iter().chain(text.encode(lines[i])?).collect();
+        ids.truncate(MAX_TOKENS);
+        let Some((_, expected)) = ids.split_first().filter(|(_, rest)| !rest.is_empty()) else {
+            return Ok((0.0, 0, 0));
+        };
+        let mut nats = 0.0;
+        memory.start(engine)?.feed_each(&ids[..expected.len()], |t, logits| {
+            nats += surprise(logits, expected[t]);
+        })?;
+        Ok((nats, expected.len(), lines[i].len()))
+    });
+    bar.finish_and_clear();
+
+    let (mut nats, mut tokens, mut bytes) = (0.0, 0, 0);
+    for (line_nats, line_tokens, line_bytes) in sums? {
+        nats += line_nats;
+        tokens += line_tokens;
+        bytes += line_bytes;
+    }
+    ensure!(tokens > 0, "{shown} holds no text to measure");
+    let nats_per_token = nats / tokens as f64;
+    let bits_per_byte = nats / LN_2 / bytes as f64;
+    let result =
+        Perplexity { perplexity: nats_per_token.exp(), nats_per_token, bits_per_byte, tokens, bytes };
+    if args.json {
+        return output::print_json(&result);
+    }
+    output::print(&format!(
+        "perplexity {:.1} per token ({nats_per_token:.4} nats), {bits_per_byte:.4} bits per byte; {tokens} tokens, {bytes} bytes\n",
+        result.perplexity
+    ))
+}
+
+/// Minus the logarithm of the probability that the logits give to `token`.
+fn surprise(logits: &[f32], token: u32) -> f64 {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|logit| f64::from(logit - highest).exp()).sum();
+    // A token that the model does not know is refused before its logits are read.
+    let logit = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    sum.ln() - f64::from(logit - highest)
+}

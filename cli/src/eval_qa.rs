@@ -1,0 +1,205 @@
+//! `sarit eval qa`: exact match and F1 over rows of context, question and answer.
+
+use crate::args::EvalQa;
+use crate::prompt::Prompt;
+use crate::score::{Means, Score, Tally, normalize, score};
+use crate::session::{CHUNK, Memory, Meta, ModelFile, cpu_with};
+use crate::text::{Specials, Text};
+use crate::{output, parallel};
+use anyhow::{Context, Result, anyhow, ensure};
+use sarit_core::{Engine, Sampler, Sampling};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+
+/// A row of the data.
+#[derive(Debug, Deserialize)]
+struct Row {
+    lang: String,
+    kind: String,
+    context: String,
+    question: String,
+    answer: String,
+    /// Other answers that are right.
+    #[serde(default)]
+    accept: Vec<String>,
+}
+
+impl Row {
+    /// Kinds are written record/layout/answer/phrasing; the answer `none` means that the context has none.
+    fn is_unanswerable(&self) -> bool {
+        self.kind.split('/').nth(2) == Some("none")
+    }
+}
+
+/// What `--predictions` writes for a row.
+#[derive(Serialize)]
+struct Prediction<'r> {
+    lang: &'r str,
+    kind: &'r str,
+    question: &'r str,
+    answer: &'r str,
+    prediction: &'r str,
+    exact_match: bool,
+    f1: f64,
+}
+
+#[derive(Serialize)]
+struct Summary {
+    #[serde(flatten)]
+    all: Means,
+    languages: BTreeMap<String, Means>,
+    /// Per part of the rows' kinds: of `person/table/value/new`, each of the four.
+    kinds: BTreeMap<String, Means>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unanswerable: Option<Unanswerable>,
+}
+
+/// How well the model tells that a context holds no answer, in percent.
+#[derive(Serialize)]
+struct Unanswerable {
+    /// Of the rows answered with the language's words for "not given", those that have no answer.
+    precision: f64,
+    /// Of the rows that have no answer, those answered so.
+    recall: f64,
+    rows: usize,
+}
+
+pub(crate) fn run(args: &EvalQa) -> Result<()> {
+    let rows = rows(&args.data)?;
+    let answers = answers(args, &rows)?;
+    let mut scores = Vec::new();
+    for (row, answer) in rows.iter().zip(&answers) {
+        let accepted: Vec<String> =
+            row.accept.iter().chain([&row.answer]).map(|text| normalize(text)).collect();
+        scores.push(score(&normalize(answer), &accepted));
+    }
+    if let Some(path) = &args.predictions {
+        write_predictions(path, &rows, &answers, &scores)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let summary = summarize(&rows, &answers, &scores);
+    if args.json { output::print_json(&summary) } else { output::print(&table(&summary)) }
+}
+
+fn rows(path: &Path) -> Result<Vec<Row>> {
+    let shown = path.display();
+    let data = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+    let lines = data.split(|byte| *byte == b'\n').enumerate();
+    let rows = lines.filter(|(_, line)| !line.trim_ascii().is_empty()).map(|(i, line)| {
+        let line_number = i + 1;
+        let row: Row = serde_json::from_slice(line).map_err(|error| {
+            let reason = error.to_string();
+            // serde_json counts lines from the start of this one.
+            let reason = reason.split(" at line ").next().unwrap_or_default();
+            anyhow!("line {line_number} of {shown} is not a row of question and answer: {reason}")
+        })?;
+        ensure!(!row.question.trim().is_empty(), "the question in line {line_number} of {shown} is empty");
+        Ok(row)
+    });
+    let rows = rows.collect::<Result<Vec<Row>>>()?;
+    ensure!(!rows.is_empty(), "{shown} holds no rows");
+    Ok(rows)
+}
+
+/// The model's answers, rows shared out to as many workers as threads are asked for.
+fn answers(args: &EvalQa, rows: &[Row]) -> Result<Vec<String>> {
+    let file = ModelFile::open(args.model.as_deref())?;
+    let model = file.model()?;
+    let text = Text::of(&model, Specials::AsText)?;
+    let prompt = Prompt::new(&Meta::of(&model)?, &text)?;
+    let bar = output::bar(rows.len() as u64, "answering");
+    let start = || Ok((Engine::new(model, cpu_with(&args.compute, 1)?), Memory::new(&model, CHUNK)?));
+    let answers = parallel::map(rows.len(), args.compute.threads(), &bar, start, |(engine, memory), i| {
+        let mut ids = prompt.context_ids(&rows[i].context)?;
+        ids.extend(prompt.question_ids(&rows[i].question)?);
+        let mut sampler = Sampler::new(Sampling::default())?;
+        let mut answer = Vec::new();
+        memory.start(engine)?.continue_from(
+            &ids,
+            &prompt.stop,
+            prompt.max_tokens,
+            &mut sampler,
+            |token| {
+                answer.push(token);
+                Ok(())
+            },
+        )?;
+        text.decode(&answer)
+    });
+    bar.finish_and_clear();
+    answers
+}
+
+fn write_predictions(path: &Path, rows: &[Row], answers: &[String], scores: &[Score]) -> Result<()> {
+    let mut lines = String::new();
+    for ((row, prediction), score) in rows.iter().zip(answers).zip(scores) {
+        let Row { lang, kind, question, answer, .. } = row;
+        let (exact_match, f1) = (score.exact, score.f1);
+        lines += &serde_json::to_string(&Prediction {
+            lang,
+            kind,
+            question,
+            answer,
+            prediction,
+            exact_match,
+            f1,
+        })?;
+        lines.push('\n');
+    }
+    Ok(sarit_quant::atomic::write(path, |file| file.write_all(lines.as_bytes()))?)
+}
+
+fn summarize(rows: &[Row], answers: &[String], scores: &[Score]) -> Summary {
+    let mut all = Tally::default();
+    let (mut languages, mut kinds) = (BTreeMap::<_, Tally>::new(), BTreeMap::<_, Tally>::new());
+    for (row, score) in rows.iter().zip(scores) {
+        all.add(*score);
+        languages.entry(row.lang.clone()).or_default().add(*score);
+        for part in row.kind.split('/') {
+            kinds.entry(part.to_owned()).or_default().add(*score);
+        }
+    }
+    let means =
+        |tallies: BTreeMap<String, Tally>| tallies.into_iter().map(|(name, t)| (name, t.means())).collect();
+    Summary {
+        all: all.means(),
+        languages: means(languages),
+        kinds: means(kinds),
+        unanswerable: unanswerable(rows, answers),
+    }
+}
+
+/// The words for "not given" are those that the data answers such rows with, in each language.
+fn unanswerable(rows: &[Row], answers: &[String]) -> Option<Unanswerable> {
+    let without = || rows.iter().filter(|row| row.is_unanswerable());
+    let words: HashSet<_> = without().map(|row| (row.lang.as_str(), normalize(&row.answer))).collect();
+    let (mut said, mut right) = (0, 0);
+    for (row, answer) in rows.iter().zip(answers) {
+        if words.contains(&(row.lang.as_str(), normalize(answer))) {
+            said += 1;
+            right += usize::from(row.is_unanswerable());
+        }
+    }
+    let count = without().count();
+    let percent = |of: usize| 100.0 * right as f64 / of.max(1) as f64;
+    (count > 0).then(|| Unanswerable { precision: percent(said), recall: percent(count), rows: count })
+}
+
+fn table(summary: &Summary) -> String {
+    let mut text = format!("{:<12} {:>6} {:>13} {:>7}\n", "", "rows", "exact match", "F1");
+    let mut line = |name: &str, means: &Means| {
+        let Means { exact_match, f1, rows } = means;
+        let _ = writeln!(text, "{name:<12} {rows:>6} {exact_match:>13.1} {f1:>7.1}");
+    };
+    summary.languages.iter().for_each(|(name, means)| line(name, means));
+    line("all", &summary.all);
+    summary.kinds.iter().for_each(|(name, means)| line(name, means));
+    if let Some(Unanswerable { precision, recall, rows }) = &summary.unanswerable {
+        let _ =
+            writeln!(text, "\n{rows} rows without an answer: precision {precision:.1}, recall {recall:.1}");
+    }
+    text
+}

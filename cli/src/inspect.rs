@@ -1,0 +1,206 @@
+//! `sarit inspect`: what a model is made of and what it needs.
+
+use crate::args::Inspect;
+use crate::output;
+use crate::session::{CHUNK, ModelFile};
+use anyhow::{Context, Result};
+use indicatif::HumanBytes;
+use sarit_core::{Block, DType, Model, Ssm};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+#[derive(Serialize)]
+struct Inspection {
+    model: String,
+    /// The model's identity, 16 hex digits; its states carry it.
+    fingerprint: String,
+    model_bytes: usize,
+    parameters: usize,
+    vocab: usize,
+    d_model: usize,
+    memory: Needs,
+    weights: Vec<TypeSum>,
+    blocks: Vec<BlockSizes>,
+    tensors: Vec<TensorSizes>,
+    meta: Value,
+}
+
+/// Memory beside the model file.
+#[derive(Serialize)]
+struct Needs {
+    /// Once per stream.
+    state_bytes: usize,
+    /// Once, for reading token by token.
+    scratch_bytes: usize,
+    /// Once, for reading in chunks of `chunk`.
+    scratch_bytes_chunk: usize,
+    chunk: usize,
+}
+
+/// All tensors of one type.
+#[derive(Serialize)]
+struct TypeSum {
+    dtype: &'static str,
+    tensors: usize,
+    elements: usize,
+    bytes: usize,
+}
+
+#[derive(Serialize)]
+struct BlockSizes {
+    kind: &'static str,
+    /// By the name of the size.
+    #[serde(flatten)]
+    sizes: BTreeMap<&'static str, usize>,
+    state_bytes: usize,
+}
+
+#[derive(Serialize)]
+struct TensorSizes {
+    name: String,
+    dtype: &'static str,
+    shape: [usize; 2],
+    bytes: usize,
+}
+
+pub(crate) fn run(args: &Inspect) -> Result<()> {
+    let file = ModelFile::open(args.model.as_deref())?;
+    let model = file.model()?;
+    let inspection = inspect(file.name(), &model)?;
+    if args.json { output::print_json(&inspection) } else { output::print(&as_text(&inspection)) }
+}
+
+fn inspect(name: &str, model: &Model<'_>) -> Result<Inspection> {
+    let meta = serde_json::from_str(model.meta()).context("the model's meta section is not JSON")?;
+    let need = |chunk| model.memory(chunk).with_context(|| format!("a chunk of {chunk} tokens is too large"));
+    let (step, chunked) = (need(1)?, need(CHUNK)?);
+    Ok(Inspection {
+        model: name.to_owned(),
+        fingerprint: format!("{:016x}", model.fingerprint()),
+        model_bytes: model.file_bytes(),
+        parameters: model.tensors().map(|t| t.rows * t.cols).sum(),
+        vocab: model.vocab_len(),
+        d_model: model.d_model(),
+        memory: Needs {
+            state_bytes: step.state_bytes,
+            scratch_bytes: step.scratch_bytes,
+            scratch_bytes_chunk: chunked.scratch_bytes,
+            chunk: CHUNK,
+        },
+        weights: DType::ALL.into_iter().filter_map(|dtype| type_sum(model, dtype)).collect(),
+        blocks: blocks(model),
+        tensors: model
+            .tensors()
+            .map(|t| TensorSizes {
+                name: t.name.to_owned(),
+                dtype: t.dtype.name(),
+                shape: [t.rows, t.cols],
+                bytes: t.data.len(),
+            })
+            .collect(),
+        meta,
+    })
+}
+
+fn type_sum(model: &Model<'_>, dtype: DType) -> Option<TypeSum> {
+    let mut sum = TypeSum { dtype: dtype.name(), tensors: 0, elements: 0, bytes: 0 };
+    for tensor in model.tensors().filter(|tensor| tensor.dtype == dtype) {
+        sum.tensors += 1;
+        sum.elements += tensor.rows * tensor.cols;
+        sum.bytes += tensor.data.len();
+    }
+    (sum.tensors > 0).then_some(sum)
+}
+
+fn blocks(model: &Model<'_>) -> Vec<BlockSizes> {
+    let ends = model.blocks().skip(1).map(|(_, start)| start).chain([model.state_len()]);
+    let sizes = |((block, start), end)| {
+        let (kind, sizes) = match block {
+            Block::Ssm(ssm) => ssm_sizes(&ssm),
+            _ => ("other", BTreeMap::new()),
+        };
+        BlockSizes { kind, sizes, state_bytes: 4 * (end - start) }
+    };
+    model.blocks().zip(ends).map(sizes).collect()
+}
+
+fn ssm_sizes(ssm: &Ssm<'_>) -> (&'static str, BTreeMap<&'static str, usize>) {
+    let kind = if ssm.select.is_some() { "mamba" } else { "mamba2" };
+    let sizes = [
+        ("heads", ssm.heads),
+        ("head_dim", ssm.head_dim),
+        ("d_state", ssm.d_state),
+        ("n_groups", ssm.n_groups),
+        ("conv_width", ssm.conv_width),
+    ];
+    (kind, sizes.into())
+}
+
+fn as_text(i: &Inspection) -> String {
+    let mut text = String::new();
+    let size = |bytes: usize| HumanBytes(bytes as u64);
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<13} {value}");
+    };
+    line("model", format!("{}, fingerprint {}", i.model, i.fingerprint));
+    for field in ["name", "languages", "licence", "source", "prompt"] {
+        match i.meta.get(field) {
+            None => (),
+            Some(Value::String(value)) => line(field, value.clone()),
+            Some(value) => line(field, value.to_string()),
+        }
+    }
+    line("size", format!("{} ({} bytes), {} parameters", size(i.model_bytes), i.model_bytes, i.parameters));
+    for sum in &i.weights {
+        line(sum.dtype, format!("{} tensors, {} elements, {}", sum.tensors, sum.elements, size(sum.bytes)));
+    }
+    line("tokens", format!("vocabulary {}, width {}", i.vocab, i.d_model));
+    for (blocks, block) in runs(&i.blocks) {
+        line(blocks.as_str(), block);
+    }
+    let Needs { state_bytes, scratch_bytes, scratch_bytes_chunk, chunk } = &i.memory;
+    line("state", format!("{} ({state_bytes} bytes) per stream", size(*state_bytes)));
+    line(
+        "scratch",
+        format!(
+            "{} ({scratch_bytes} bytes) in all; {} to read {chunk} tokens at once",
+            size(*scratch_bytes),
+            size(*scratch_bytes_chunk)
+        ),
+    );
+    if let Some(worst) = worst_tensor(&i.meta) {
+        line("quantization", worst);
+    }
+    text
+}
+
+/// Blocks described, equal neighbours in one line.
+fn runs(blocks: &[BlockSizes]) -> Vec<(String, String)> {
+    let mut runs: Vec<(usize, usize, String)> = Vec::new();
+    for (i, BlockSizes { kind, sizes, state_bytes }) in blocks.iter().enumerate() {
+        let sizes: String = sizes.iter().map(|(name, size)| format!("{name} {size}, ")).collect();
+        let text = format!("{kind}: {sizes}{state_bytes} bytes of state");
+        match runs.last_mut() {
+            Some((_, last, same)) if *same == text => *last = i,
+            _ => runs.push((i, i, text)),
+        }
+    }
+    let name = |first, last| match last {
+        _ if first == last => format!("block {first}"),
+        _ => format!("blocks {first}-{last}"),
+    };
+    runs.into_iter().map(|(first, last, text)| (name(first, last), text)).collect()
+}
+
+/// The tensor that quantization has changed most, as the converter reported.
+fn worst_tensor(meta: &Value) -> Option<String> {
+    let report = meta.get("quantization")?;
+    let tensors = report.get("tensors")?.as_object()?;
+    let error = |tensor: &Value| tensor.get("relative_error").and_then(Value::as_f64);
+    let errors = tensors.iter().filter_map(|(name, tensor)| Some((name, error(tensor)?)));
+    let (name, worst) = errors.max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+    let weights = report.get("weights")?.as_str()?;
+    Some(format!("{weights}, largest relative error {:.2} % ({name})", 100.0 * worst))
+}

@@ -1,0 +1,54 @@
+//! `sarit`: questions about texts, generation, conversion and measurement with Mamba-family models.
+//!
+//! Results go to stdout, all else to stderr. Exit code 0: success; 1: a failure, with one sentence on stderr;
+//! 2: wrong usage.
+#![forbid(unsafe_code)]
+
+mod args;
+mod ask;
+mod bench;
+mod convert;
+mod eval_ppl;
+mod eval_qa;
+mod generate;
+mod input;
+mod inspect;
+mod logits;
+mod output;
+mod parallel;
+mod prompt;
+mod read;
+mod score;
+mod session;
+mod text;
+mod verify;
+
+use args::{Args, Command, Eval};
+use clap::Parser;
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Ask(args) => ask::run(&args),
+        Command::Read(args) => read::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Eval(Eval::Qa(args)) => eval_qa::run(&args),
+        Command::Eval(Eval::Ppl(args)) => eval_ppl::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Verify(args) => verify::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<output::Closed>() => ExitCode::SUCCESS,
+        Err(error) => {
+            let sentence = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+            // Where stderr is closed too, the exit code is all that is left to say.
+            let _ = writeln!(std::io::stderr(), "sarit: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! A model file, what it runs on, and one stream with its memory.
+
+use crate::args::Compute;
+use anyhow::{Context, Result};
+use sarit_core::{Engine, Kernels, Model, Sampler, Scratch, State, StepError};
+use sarit_cpu::{AlignedBytes, Cpu, Isa, Mapped};
+use serde::Deserialize;
+use std::path::Path;
+
+/// Tokens that are read at once unless a command says otherwise.
+pub(crate) const CHUNK: usize = 64;
+
+/// The bundled model starts on the boundary that [`Model::from_bytes`] asks for.
+#[repr(C, align(64))]
+struct Aligned<B: ?Sized>(B);
+
+static BUNDLED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/indic-qa.sarit"));
+const _: () = assert!(sarit_core::ALIGN == align_of::<Aligned<[u8; 0]>>());
+
+/// The bytes of a model: the bundled one, or a file mapped into memory.
+pub(crate) struct ModelFile {
+    name: String,
+    mapped: Option<Mapped>,
+}
+
+impl ModelFile {
+    /// The file at `path`, or the bundled model.
+    pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else { return Ok(Self { name: "bundled model".to_owned(), mapped: None }) };
+        let name = path.display().to_string();
+        let mapped = Mapped::open(path).with_context(|| format!("cannot open model {name}"))?;
+        Ok(Self { name, mapped: Some(mapped) })
+    }
+
+    /// Where the model comes from.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The model, checked.
+    pub(crate) fn model(&self) -> Result<Model<'_>> {
+        let bytes = self.mapped.as_ref().map_or(&BUNDLED.0, |mapped| mapped.bytes());
+        Model::from_bytes(bytes).with_context(|| format!("cannot use {}", self.name))
+    }
+}
+
+/// What Sarit reads of a model's meta section. Any field may be missing.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Meta {
+    pub(crate) prompt: Option<PromptFormat>,
+}
+
+/// How a question answering model is asked.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PromptFormat {
+    /// Special tokens and text with one `{context}` and, after it, one `{question}`.
+    pub(crate) template: String,
+    /// Special tokens that end an answer.
+    #[serde(default)]
+    pub(crate) stop: Vec<String>,
+    /// The most tokens of an answer.
+    pub(crate) max_tokens: Option<usize>,
+}
+
+impl Meta {
+    /// The meta section of `model`.
+    pub(crate) fn of(model: &Model<'_>) -> Result<Self> {
+        serde_json::from_str(model.meta()).context("the model's meta section is not as Sarit writes it")
+    }
+}
+
+/// The processor with the instruction set and the threads asked for.
+pub(crate) fn cpu(compute: &Compute) -> Result<Cpu> {
+    cpu_with(compute, compute.threads())
+}
+
+/// The same with `threads` threads: one each for workers that run beside each other.
+pub(crate) fn cpu_with(compute: &Compute, threads: usize) -> Result<Cpu> {
+    let here: Vec<Isa> = Isa::available().collect();
+    let isa = compute.backend.or(here.last().copied());
+    let isa = isa.context("this build of Sarit is for an instruction set that this machine lacks")?;
+    Cpu::with_isa(isa, threads).with_context(|| {
+        let names: Vec<_> = here.iter().map(|isa| isa.name()).collect();
+        format!("this machine cannot run backend {}; choose --backend {}", isa.name(), names.join(" or "))
+    })
+}
+
+/// Memory of one stream: all that running a model takes beside the model.
+pub(crate) struct Memory {
+    chunk: usize,
+    state: AlignedBytes,
+    scratch: AlignedBytes,
+}
+
+impl Memory {
+    /// Memory to run `model` on up to `chunk` tokens at once.
+    pub(crate) fn new(model: &Model<'_>, chunk: usize) -> Result<Self> {
+        let need = model.memory(chunk).with_context(|| format!("a chunk of {chunk} tokens is too large"))?;
+        let allocate = |bytes: usize, what: &str| {
+            AlignedBytes::zeroed(bytes).with_context(|| format!("there is not enough memory for the {what}"))
+        };
+        Ok(Self {
+            chunk,
+            state: allocate(need.state_bytes, "state")?,
+            scratch: allocate(need.scratch_bytes, "scratch")?,
+        })
+    }
+
+    /// A stream that has read nothing.
+    pub(crate) fn start<'a, 'm, K: Kernels>(
+        &'a mut self,
+        engine: &'a Engine<'m, K>,
+    ) -> Result<Stream<'a, 'm, K>> {
+        let state = State::init(engine.model(), &mut self.state)?;
+        let scratch = Scratch::new(engine.model(), &mut self.scratch, self.chunk)?;
+        Ok(Stream { engine, state, scratch })
+    }
+
+    /// A stream that goes on from a snapshot.
+    pub(crate) fn resume<'a, 'm, K: Kernels>(
+        &'a mut self,
+        engine: &'a Engine<'m, K>,
+        snapshot: &[u8],
+    ) -> Result<Stream<'a, 'm, K>> {
+        let state = State::load(engine.model(), snapshot, &mut self.state)?;
+        let scratch = Scratch::new(engine.model(), &mut self.scratch, self.chunk)?;
+        Ok(Stream { engine, state, scratch })
+    }
+}
+
+/// A running model.
+pub(crate) struct Stream<'a, 'm, K> {
+    engine: &'a Engine<'m, K>,
+    state: State<'a>,
+    scratch: Scratch<'a>,
+}
+
+/// Why a continuation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// A stop token was chosen.
+    Stop,
+    /// The most tokens allowed were chosen.
+    Limit,
+}
+
+impl<K: Kernels> Stream<'_, '_, K> {
+    /// What the stream remembers.
+    pub(crate) fn state(&self) -> &State<'_> {
+        &self.state
+    }
+
+    /// Reads tokens without computing logits.
+    pub(crate) fn feed(&mut self, tokens: &[u32]) -> Result<(), StepError> {
+        self.engine.feed(&mut self.state, &mut self.scratch, tokens)
+    }
+
+    /// Reads tokens and shows the logits after each.
+    pub(crate) fn feed_each(
+        &mut self,
+        tokens: &[u32],
+        each: impl FnMut(usize, &[f32]),
+    ) -> Result<(), StepError> {
+        self.engine.feed_each(&mut self.state, &mut self.scratch, tokens, each)
+    }
+
+    /// Reads one token and returns the logits of the next.
+    pub(crate) fn step(&mut self, token: u32) -> Result<&mut [f32], StepError> {
+        self.engine.step(&mut self.state, &mut self.scratch, token)
+    }
+
+    /// Reads `prompt` and hands the tokens that follow to `each`, up to a stop token or `max_tokens`.
+    pub(crate) fn continue_from(
+        &mut self,
+        prompt: &[u32],
+        stop: &[u32],
+        max_tokens: usize,
+        sampler: &mut Sampler,
+        mut each: impl FnMut(u32) -> Result<()>,
+    ) -> Result<End> {
+        let (&last, before) = prompt.split_last().context("the prompt holds no tokens")?;
+        self.feed(before)?;
+        let mut token = last;
+        for _ in 0..max_tokens {
+            token = sampler.sample(self.step(token)?);
+            if stop.contains(&token) {
+                return Ok(End::Stop);
+            }
+            each(token)?;
+        }
+        Ok(End::Limit)
+    }
+}
+
+/// Token ids below `vocab`, `count` of them, the same every time (SplitMix64, Steele, Lea, Flood 2014).
+pub(crate) fn random_ids(vocab: usize, count: usize) -> Vec<u32> {
+    let mut seed = 0u64;
+    let mut next = || {
+        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % vocab as u64) as u32
+    };
+    (0..count).map(|_| next()).collect()
+}

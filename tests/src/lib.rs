@@ -1,0 +1,140 @@
+//! What the suites share: golden checkpoints, models converted from them, and runs of a stream.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use sarit_core::{DType, Engine, Kernels, Model, Scratch, State};
+use sarit_cpu::{AlignedBytes, Cpu, Isa};
+use sarit_quant::{Options, convert};
+
+/// Names of the golden checkpoints, sorted. `SARIT_GOLDEN` names another folder of such checkpoints to try.
+pub fn families() -> Vec<String> {
+    let entries = std::fs::read_dir(golden("")).expect("the folder of golden checkpoints");
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> =
+        names.filter(|name| golden(name).join("golden.safetensors").exists()).collect();
+    names.sort();
+    assert!(!names.is_empty());
+    names
+}
+
+/// Folder of a golden checkpoint.
+pub fn golden(name: &str) -> PathBuf {
+    let folder = std::env::var_os("SARIT_GOLDEN").map(PathBuf::from);
+    folder.unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")).join(name)
+}
+
+/// Every back end of this machine: each instruction set, on one thread and on two.
+pub fn backends() -> Vec<Cpu> {
+    let all: Vec<Cpu> = Isa::available()
+        .flat_map(|isa| [1, 2].map(|threads| Cpu::with_isa(isa, threads).expect("the set is available")))
+        .collect();
+    println!("back ends: {:?}", all.iter().map(|cpu| (cpu.name(), cpu.threads())).collect::<Vec<_>>());
+    all
+}
+
+/// Bytes on the boundary that models, states and scratch need.
+pub fn aligned(bytes: &[u8]) -> AlignedBytes {
+    let mut copy = AlignedBytes::zeroed(bytes.len()).expect("test memory");
+    copy.copy_from_slice(bytes);
+    copy
+}
+
+/// A checkpoint folder as a `.sarit` file.
+pub fn converted(source: &Path, weights: DType) -> AlignedBytes {
+    converted_with_window(source, weights, None)
+}
+
+/// The same with a number of positions that attention keeps.
+pub fn converted_with_window(source: &Path, weights: DType, window: Option<usize>) -> AlignedBytes {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().join("model.sarit");
+    let options = Options { weights, window, meta: serde_json::Map::new() };
+    convert(source, &out, &options, &mut |_| ControlFlow::Continue(()))
+        .expect("a golden checkpoint converts");
+    aligned(&std::fs::read(out).expect("the file just written"))
+}
+
+/// What the reference implementation computed.
+pub struct Reference {
+    /// Tokens `[T]`.
+    pub ids: Vec<u32>,
+    /// Logits `[T][vocab]` of the whole-sequence forward pass.
+    pub logits: Vec<f32>,
+}
+
+impl Reference {
+    /// Reads `golden.safetensors` of a golden checkpoint.
+    pub fn load(name: &str) -> Self {
+        let file = std::fs::read(golden(name).join("golden.safetensors")).expect("a golden file");
+        let tensors = SafeTensors::deserialize(&file).expect("a golden file");
+        let data = |name: &str| tensors.tensor(name).expect("a golden tensor").data();
+        Self {
+            ids: data("input_ids")
+                .as_chunks::<8>()
+                .0
+                .iter()
+                .map(|id| i64::from_le_bytes(*id) as u32)
+                .collect(),
+            logits: data("logits").as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect(),
+        }
+    }
+}
+
+/// Largest absolute difference, in standard deviations of `want`.
+pub fn difference(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let mean = want.iter().map(|&x| f64::from(x)).sum::<f64>() / want.len() as f64;
+    let variance = want.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / want.len() as f64;
+    let worst = got.iter().zip(want).map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs()).fold(0.0, f64::max);
+    worst / variance.sqrt()
+}
+
+/// A pseudo-random sequence of `count` token ids below `vocab`, the same every time (an LCG, Knuth's MMIX).
+pub fn tokens(count: usize, vocab: usize) -> Vec<u32> {
+    let next =
+        |x: &u64| Some(x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+    std::iter::successors(Some(1), next)
+        .skip(1)
+        .take(count)
+        .map(|x| (x >> 33) as u32 % vocab as u32)
+        .collect()
+}
+
+/// Memory for one state and one scratch of a model.
+pub struct Lent {
+    /// For the state.
+    pub state: AlignedBytes,
+    /// For the scratch.
+    pub scratch: AlignedBytes,
+}
+
+impl Lent {
+    /// As much as [`Model::memory`] says.
+    pub fn new(model: &Model<'_>, chunk: usize) -> Self {
+        let need = model.memory(chunk).expect("a small model");
+        let zeroed = |bytes| AlignedBytes::zeroed(bytes).expect("test memory");
+        Self { state: zeroed(need.state_bytes), scratch: zeroed(need.scratch_bytes) }
+    }
+}
+
+/// Logits `[T][vocab]` of all tokens read in chunks from a fresh state, and the final state.
+pub fn run(model: Model<'_>, kernels: impl Kernels, ids: &[u32], chunk: usize) -> (Vec<f32>, Vec<f32>) {
+    let mut lent = Lent::new(&model, chunk);
+    let mut state = State::init(&model, &mut lent.state).expect("memory as asked for");
+    let mut scratch = Scratch::new(&model, &mut lent.scratch, chunk).expect("memory as asked for");
+    let mut all = Vec::new();
+    Engine::new(model, kernels)
+        .feed_each(&mut state, &mut scratch, ids, |_, logits| all.extend_from_slice(logits))
+        .expect("valid tokens");
+    (all, state.data().to_vec())
+}
+
+/// Panics unless both slices have the same bits.
+pub fn assert_same_bits(a: &[f32], b: &[f32], what: &str) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    if let Some(i) = (0..a.len()).find(|&i| a[i].to_bits() != b[i].to_bits()) {
+        panic!("{what}: element {i} is {} and {}", a[i], b[i]);
+    }
+}

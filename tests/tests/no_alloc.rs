@@ -1,0 +1,81 @@
+//! Stepping, feeding, saving and loading allocate nothing, on every back end.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use sarit_core::{DType, Engine, Model, Scratch, State, argmax};
+use sarit_tests::{Lent, backends, converted, families, golden, tokens};
+
+/// Counts allocations of all threads while the trap is set.
+struct Trap;
+
+static SET: AtomicBool = AtomicBool::new(false);
+static CAUGHT: AtomicUsize = AtomicUsize::new(0);
+
+fn catch() {
+    if SET.load(Ordering::SeqCst) {
+        CAUGHT.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Trap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        catch();
+        // SAFETY: the caller's promise about `layout` is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        catch();
+        // SAFETY: `ptr` came from `System` with this layout.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        catch();
+        // SAFETY: `ptr` came from `System` with this layout.
+        unsafe { System.realloc(ptr, layout, size) }
+    }
+}
+
+#[global_allocator]
+static TRAP: Trap = Trap;
+
+#[test]
+fn nothing_is_allocated_after_set_up() {
+    for name in &families() {
+        for weights in DType::ALL {
+            let file = converted(&golden(name), weights);
+            let model = Model::from_bytes(&file).unwrap();
+            let ids = tokens(100, model.vocab_len());
+            let mut snapshot = vec![0; State::snapshot_bytes(&model)];
+            for cpu in backends() {
+                let mut lent = Lent::new(&model, 16);
+                let mut again = Lent::new(&model, 16);
+
+                SET.store(true, Ordering::SeqCst);
+                let model = Model::from_bytes(&file).unwrap();
+                let mut state = State::init(&model, &mut lent.state).unwrap();
+                let mut scratch = Scratch::new(&model, &mut lent.scratch, 16).unwrap();
+                let engine = Engine::new(model, &cpu);
+                engine.feed(&mut state, &mut scratch, &ids).unwrap();
+                let mut token = 1;
+                for _ in 0..1000 {
+                    token = argmax(engine.step(&mut state, &mut scratch, token).unwrap());
+                }
+                state.save(&mut snapshot).unwrap();
+                let loaded = State::load(&model, &snapshot, &mut again.state).unwrap();
+                SET.store(false, Ordering::SeqCst);
+
+                assert_eq!(loaded.hash(), state.hash());
+                assert_eq!(CAUGHT.load(Ordering::SeqCst), 0, "{name} {} {cpu:?}", weights.name());
+            }
+        }
+    }
+    // The trap does catch.
+    SET.store(true, Ordering::SeqCst);
+    drop(std::hint::black_box(vec![1u8; 100]));
+    SET.store(false, Ordering::SeqCst);
+    assert_eq!(CAUGHT.load(Ordering::SeqCst), 2);
+}
