@@ -95,10 +95,10 @@ impl ScratchLens {
             }
             Block::Moe(b) => {
                 self.matrix(&b.router);
-                b.latent.iter().for_each(|(down, up)| {
-                    self.matrix(down);
-                    self.matrix(up);
-                });
+                if let Some((latent_in, latent_out)) = &b.latent {
+                    self.linear(latent_in);
+                    self.linear(latent_out);
+                }
                 // One expert at a time, on one token.
                 grow(&mut self.groups, b.width.div_ceil(GROUP));
                 grow(&mut self.groups, b.d_ff.div_ceil(GROUP));

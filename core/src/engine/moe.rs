@@ -1,5 +1,6 @@
 //! Mixtures of experts; equations at [`crate::plan::MoeRecord`].
 
+use super::linear::linear_buffers;
 use super::{Chunk, Engine};
 use crate::kernels::{Kernels, Rows, RowsMut};
 use crate::math::{exp, sigmoid};
@@ -17,7 +18,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
             route(p, logits, weights);
 
             if let Some((latent_in, _)) = &p.latent {
-                self.product(latent_in, u, &mut s.quantized, row(s.select, width));
+                self.linear(latent_in, u, linear_buffers!(s), s.select, width);
             } else {
                 s.select[..width].copy_from_slice(u.row(0));
             }
@@ -38,7 +39,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
             let output = &mut s.output[t * d_model..(t + 1) * d_model];
             if let Some((_, latent_out)) = &p.latent {
                 let sum = Rows::new(s.normed, 1, width, width);
-                self.product(latent_out, sum, &mut s.quantized, row(output, d_model));
+                self.linear(latent_out, sum, linear_buffers!(s), output, d_model);
             } else {
                 output.copy_from_slice(&s.normed[..width]);
             }

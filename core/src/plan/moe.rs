@@ -1,7 +1,7 @@
 //! Mixtures of experts (Shazeer et al. 2017): a router chooses a few of many feed-forward networks per token.
 
 use super::resolve::Operands;
-use super::{Activation, Join, JoinRecord, NONE, Record, tag};
+use super::{Activation, Join, JoinRecord, Linear, LinearRecord, NONE, Record, tag};
 use crate::error::ModelError;
 use crate::tensor::Matrix;
 use bytemuck::{Pod, Zeroable};
@@ -44,10 +44,10 @@ pub struct MoeRecord {
     pub up: u32,
     /// Id of the first expert's `[width][d_ff]`.
     pub down: u32,
-    /// Any type, `[latent][input]`, or [`NONE`].
-    pub latent_in: u32,
-    /// Any type, `[d_model][latent]`; present if and only if `latent_in` is.
-    pub latent_out: u32,
+    /// `[latent][input]`, or [`LinearRecord::NONE`].
+    pub latent_in: LinearRecord,
+    /// `[d_model][latent]`; present if and only if `latent_in` is.
+    pub latent_out: LinearRecord,
 }
 
 impl Record for MoeRecord {
@@ -93,7 +93,7 @@ pub struct Moe<'m> {
     pub groups: usize,
     pub chosen_groups: usize,
     pub weight_scale: f32,
-    pub latent: Option<(Matrix<'m>, Matrix<'m>)>,
+    pub latent: Option<(Linear<'m>, Linear<'m>)>,
     record: MoeRecord,
 }
 

@@ -1,6 +1,6 @@
 //! Granite-4.0-H: Mamba-2 or attention, then a gated MLP, in some sizes with a mixture of experts beside it.
 
-use sarit_core::plan::{JoinRecord, MoeRecord, NONE, routing};
+use sarit_core::plan::{JoinRecord, LinearRecord, MoeRecord, NONE, routing};
 
 use super::ImportError;
 use super::attention::{Heads, Layer, Rope, attention, names};
@@ -109,8 +109,8 @@ fn mixture(
         gate,
         up,
         down,
-        latent_in: NONE,
-        latent_out: NONE,
+        latent_in: LinearRecord::NONE,
+        latent_out: LinearRecord::NONE,
     });
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Jamba: Mamba-1 with norms on dt_low, B and C, or attention without positions; then an MLP or a mixture of them.
 
-use sarit_core::plan::{JoinRecord, MoeRecord, NONE, routing};
+use sarit_core::plan::{JoinRecord, LinearRecord, MoeRecord, NONE, routing};
 use serde_json::Value;
 
 use super::ImportError;
@@ -98,8 +98,8 @@ fn mixture(
         gate,
         up,
         down,
-        latent_in: NONE,
-        latent_out: NONE,
+        latent_in: LinearRecord::NONE,
+        latent_out: LinearRecord::NONE,
     });
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Nemotron-H: one mixer a layer, which is Mamba-2, attention without positions, an MLP or a mixture of experts.
 
-use sarit_core::plan::{JoinRecord, MoeRecord, NONE, routing};
+use sarit_core::plan::{JoinRecord, LinearRecord, MoeRecord, NONE, routing};
 use serde_json::Value;
 
 use super::ImportError;
@@ -95,11 +95,11 @@ fn mixture(b: &mut Builder<'_>, join: JoinRecord, prefix: &str, activation: u32)
     let router = b.matrix(&gate, Role::Selection, experts, d_model)?;
     let correction = b.vector(&format!("{prefix}.gate.e_score_correction_bias"), experts)?;
     let latent = find_count(config, "moe_latent_size")?.is_some();
-    let (mut latent_in, mut latent_out) = (NONE, NONE);
+    let (mut latent_in, mut latent_out) = (LinearRecord::NONE, LinearRecord::NONE);
     if latent {
         let (fc1, fc2) = (format!("{prefix}.fc1_latent_proj"), format!("{prefix}.fc2_latent_proj"));
-        latent_in = b.matrix(&format!("{fc1}.weight"), Role::Projection, width, d_model)?;
-        latent_out = b.matrix(&format!("{fc2}.weight"), Role::Projection, d_model, width)?;
+        latent_in = b.linear(&fc1, Role::Projection, width, d_model)?;
+        latent_out = b.linear(&fc2, Role::Projection, d_model, width)?;
     }
     let mut stack = |part: &str, rows, cols| {
         let name = |e| format!("{prefix}.experts.{e}.{part}.weight");

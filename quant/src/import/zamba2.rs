@@ -99,8 +99,8 @@ impl Shared {
             let name = format!("{prefix}.self_attn.{letter}_proj");
             *part = self.linear(b, &name, 0..rows, rows, width)?;
             if adapted {
-                let list = format!("{prefix}.self_attn.linear_{letter}_adapter_list.{nth}");
-                *part = adapter(b, *part, &list, &Slice::of(0..rows), [rows, width])?;
+                let list = format!("{prefix}.self_attn.linear_{letter}_adapter_list");
+                *part = self.adapter(b, *part, (&list, nth), 0..rows, [rows, width])?;
             }
         }
         parts[3] = self.linear(b, &format!("{prefix}.self_attn.o_proj"), 0..d_model, d_model, q_len)?;
@@ -111,10 +111,10 @@ impl Shared {
         let both = format!("{prefix}.feed_forward.gate_up_proj");
         let [rows, _] = b.shape(&format!("{both}.weight"))?;
         let d_ff = rows / 2;
-        let list = format!("{prefix}.feed_forward.gate_up_proj_adapter_list.{nth}");
+        let list = format!("{prefix}.feed_forward.gate_up_proj_adapter_list");
         let mut half = |part: std::ops::Range<usize>| {
             let linear = self.linear(b, &both, part.clone(), rows, d_model)?;
-            adapter(b, linear, &list, &Slice::of(part), [rows, d_model])
+            self.adapter(b, linear, (&list, nth), part, [rows, d_model])
         };
         let (gate, up) = (half(0..d_ff)?, half(d_ff..2 * d_ff)?);
         let down = self.linear(b, &format!("{prefix}.feed_forward.down_proj"), 0..d_model, d_model, d_ff)?;
@@ -145,18 +145,24 @@ impl Shared {
         self.stored.insert(key, linear);
         Ok(linear)
     }
-}
 
-/// `linear` with the low-rank pair `list.0` `[rank][cols]` and the rows `part` of `list.1` `[rows][rank]`.
-fn adapter(
-    b: &mut Builder<'_>,
-    linear: LinearRecord,
-    list: &str,
-    part: &Slice,
-    [rows, cols]: [usize; 2],
-) -> Result<LinearRecord, ImportError> {
-    let [rank, _] = b.shape(&format!("{list}.0.weight"))?;
-    let down = b.matrix(&format!("{list}.0.weight"), Role::Projection, rank, cols)?;
-    let up = b.linear_of(&format!("{list}.1"), Role::Projection, std::slice::from_ref(part), rows, rank)?;
-    Ok(LinearRecord { down, up: up.matrix, ..linear })
+    /// `linear` with the low-rank pair of the `nth` hybrid layer in `list`: `0` `[rank][cols]`, and of `1`
+    /// `[rows][rank]` the rows `part`.
+    fn adapter(
+        &self,
+        b: &mut Builder<'_>,
+        linear: LinearRecord,
+        (list, nth): (&str, usize),
+        part: std::ops::Range<usize>,
+        [rows, cols]: [usize; 2],
+    ) -> Result<LinearRecord, ImportError> {
+        // Copies of a block that are not shared keep the pairs of other layers too.
+        for other in 0..self.hybrids.len() {
+            ["0", "1"].into_iter().for_each(|half| b.ignore(&format!("{list}.{other}.{half}.weight")));
+        }
+        let [rank, _] = b.shape(&format!("{list}.{nth}.0.weight"))?;
+        let down = b.matrix(&format!("{list}.{nth}.0.weight"), Role::Projection, rank, cols)?;
+        let up = b.linear_of(&format!("{list}.{nth}.1"), Role::Projection, &[Slice::of(part)], rows, rank)?;
+        Ok(LinearRecord { down, up: up.matrix, ..linear })
+    }
 }
