@@ -128,13 +128,12 @@ impl<'m> Operands<'_, 'm> {
             routing::SIGMOID_NORMALIZED => Routing::SigmoidNormalized,
             _ => return Err(self.field()),
         };
-        let (latent, width) = if r.latent_in == NONE {
+        let (latent, width) = if r.latent_in.matrix == NONE {
             (None, len)
         } else {
-            let width = self.any(r.latent_in)?.rows;
-            let pair =
-                (self.matrix(r.latent_in, width, len)?, self.matrix(r.latent_out, self.d_model(), width)?);
-            (Some(pair), width)
+            let width = self.any(r.latent_in.matrix)?.rows;
+            let latent_in = self.linear(&r.latent_in, width, len)?;
+            (Some((latent_in, self.linear(&r.latent_out, self.d_model(), width)?)), width)
         };
         if latent.is_none() && width != self.d_model() {
             return Err(self.field());
