@@ -168,7 +168,7 @@ impl Rope {
         let scaling = &config[key];
         let theta_from = if scaling["rope_theta"].is_null() { config } else { scaling };
         let theta = positive(theta_from, "rope_theta", default_theta)?;
-        if dims == 0 || dims % 2 != 0 {
+        if dims == 0 || !dims.is_multiple_of(2) {
             return Err(refused(config, "head_dim"));
         }
         let kind = scaling["rope_type"].as_str().or(scaling["type"].as_str()).unwrap_or("default");

@@ -3,7 +3,7 @@
 use super::ImportError;
 use super::attention::{Heads, Layer, Rope, attention, names, rotated};
 use super::builder::{Builder, Frame, NormStyle};
-use super::config::{activation_of, count, dt_limits, eps, expect_silu, find_flag, flag, indices};
+use super::config::{activation_of, count, dt_limits, eps, expect_silu, find_flag, indices};
 use super::mlp;
 use super::ssm::{Mamba2, mamba2};
 use crate::checkpoint::Checkpoint;
@@ -19,7 +19,6 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         embedding_scale: 1.0,
         final_norm: "model.final_layernorm",
         norm,
-        tied: flag(config, "tie_word_embeddings", false)?,
         logits_scale: 1.0,
     })?;
     let mut heads = Heads::of(&b, window)?;

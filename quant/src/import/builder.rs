@@ -46,8 +46,6 @@ pub(super) struct Frame<'a> {
     pub(super) final_norm: &'a str,
     /// Of all norms.
     pub(super) norm: NormStyle,
-    /// Whether the head is the embedding even if a head is stored.
-    pub(super) tied: bool,
     /// Factor on the logits.
     pub(super) logits_scale: f32,
 }
@@ -308,17 +306,39 @@ impl<'c> Builder<'c> {
         }
     }
 
+    /// Whether two tensors have the same shape and elements.
+    fn equal(&self, a: &str, b: &str) -> Result<bool, ImportError> {
+        const BLOCK: usize = 1 << 18;
+        let shapes = [a, b].map(|name| self.checkpoint.tensor(name).map(|t| &t.shape));
+        if shapes[0] != shapes[1] {
+            return Ok(false);
+        }
+        let len: usize = shapes[0].into_iter().flatten().product();
+        let mut blocks = [vec![0.0; BLOCK.min(len)], vec![0.0; BLOCK.min(len)]];
+        for start in (0..len).step_by(BLOCK) {
+            let count = BLOCK.min(len - start);
+            for (name, block) in [a, b].into_iter().zip(&mut blocks) {
+                self.checkpoint.read(name, start, &mut block[..count])?;
+            }
+            if blocks[0][..count] != blocks[1][..count] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Input and output of a language model.
     pub(super) fn language_model(&mut self, frame: &Frame<'_>) -> Result<(), ImportError> {
         let [vocab, d_model] = self.shape(frame.embedding)?;
         self.d_model = d_model;
         let embedding = self.matrix(frame.embedding, Role::Embedding, vocab, d_model)?;
         let norm = self.norm(frame.final_norm, d_model, frame.norm)?;
-        let head = if frame.tied || !self.has(HEAD) {
+        // A stored head counts, whatever the configuration says; unless it is the embedding once more.
+        let head = if self.has(HEAD) && !self.equal(frame.embedding, HEAD)? {
+            self.matrix(HEAD, Role::Head, vocab, d_model)?
+        } else {
             self.ignore(HEAD);
             embedding
-        } else {
-            self.matrix(HEAD, Role::Head, vocab, d_model)?
         };
         let bias = self.vector_if_any("lm_head.bias", vocab)?;
         self.push(&TokenInput { embedding, scale: frame.embedding_scale });

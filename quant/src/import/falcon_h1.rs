@@ -19,7 +19,6 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         embedding_scale: factor(config, "embedding_multiplier")?,
         final_norm: "model.final_layernorm",
         norm,
-        tied: flag(config, "tie_word_embeddings", false)?,
         logits_scale: factor(config, "lm_head_multiplier")?,
     })?;
     let mut heads = Heads::of(&b, window)?;

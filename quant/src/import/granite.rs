@@ -6,8 +6,8 @@ use super::ImportError;
 use super::attention::{Heads, Layer, Rope, attention, names};
 use super::builder::{Builder, Frame, NormStyle};
 use super::config::{
-    Kind, activation_of, count, dt_limits, eps, expect_silu, factor, find_count, find_flag, flag,
-    layer_kinds, positive, refused,
+    Kind, activation_of, count, dt_limits, eps, expect_silu, factor, find_count, find_flag, layer_kinds,
+    positive, refused,
 };
 use super::mlp;
 use super::ssm::{Mamba2, join_same, mamba2};
@@ -24,7 +24,6 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         embedding_scale: factor(config, "embedding_multiplier")?,
         final_norm: "model.norm",
         norm,
-        tied: flag(config, "tie_word_embeddings", false)?,
         logits_scale: (1.0 / positive(config, "logits_scaling", 1.0)?) as f32,
     })?;
     let mut heads = Heads::of(&b, window)?;

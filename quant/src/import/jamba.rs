@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::ImportError;
 use super::attention::{Heads, Layer, attention, names};
 use super::builder::{Builder, Frame, NormStyle};
-use super::config::{activation_of, count, eps, expect_silu, find_count, find_flag, flag};
+use super::config::{activation_of, count, eps, expect_silu, find_count, find_flag};
 use super::mlp;
 use super::ssm::{Mamba1, SelectionNorms, mamba1};
 use crate::checkpoint::Checkpoint;
@@ -22,7 +22,6 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         embedding_scale: 1.0,
         final_norm: "model.final_layernorm",
         norm,
-        tied: flag(config, "tie_word_embeddings", false)?,
         logits_scale: 1.0,
     })?;
     let heads = Heads::of(&b, window)?;

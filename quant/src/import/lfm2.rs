@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::ImportError;
 use super::attention::{Heads, Layer, Rope, attention};
 use super::builder::{Builder, Frame, NormStyle};
-use super::config::{Kind, count, eps, find_flag, flag, indices, layer_kinds, refused};
+use super::config::{Kind, count, eps, find_flag, indices, layer_kinds, refused};
 use super::mlp;
 use crate::checkpoint::Checkpoint;
 use crate::recipe::{Recipe, Role};
@@ -20,7 +20,6 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         embedding_scale: 1.0,
         final_norm: "model.embedding_norm",
         norm,
-        tied: flag(config, "tie_word_embeddings", true)?,
         logits_scale: 1.0,
     })?;
     let mut heads = Heads::of(&b, window)?;

@@ -2,7 +2,7 @@
 
 use super::ImportError;
 use super::builder::{Builder, Frame, NormStyle};
-use super::config::{count, dt_limits, eps, expect_silu, find_flag, flag};
+use super::config::{count, dt_limits, eps, expect_silu, find_flag};
 use super::ssm::{Mamba1, Mamba2, SelectionNorms, mamba1, mamba2};
 use crate::checkpoint::Checkpoint;
 use crate::recipe::Recipe;
@@ -52,7 +52,6 @@ fn layers(
         embedding_scale: 1.0,
         final_norm: "backbone.norm_f",
         norm,
-        tied: flag(config, "tie_word_embeddings", true)?,
         logits_scale: 1.0,
     })?;
     for i in 0..count(config, "num_hidden_layers", 0)? {

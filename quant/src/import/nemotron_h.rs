@@ -26,7 +26,6 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         embedding_scale: 1.0,
         final_norm: "backbone.norm_f",
         norm,
-        tied: flag(config, "tie_word_embeddings", false)?,
         logits_scale: 1.0,
     })?;
     let heads = Heads::of(&b, window)?;

@@ -25,7 +25,6 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         embedding_scale: 1.0,
         final_norm: "backbone.norm_f",
         norm,
-        tied: flag(config, "tie_embeddings", true)?,
         logits_scale: 1.0,
     })?;
     let attends = indices(config, "attn_layer_idx")?;

@@ -24,7 +24,6 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         embedding_scale: 1.0,
         final_norm: "backbone.final_layernorm",
         norm,
-        tied: false,
         logits_scale: 1.0,
     })?;
     for (i, block) in blocks(config)?.into_iter().enumerate() {

@@ -24,7 +24,6 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         embedding_scale: 1.0,
         final_norm: "model.final_layernorm",
         norm,
-        tied: flag(config, "tie_word_embeddings", true)?,
         logits_scale: 1.0,
     })?;
     let kinds = layer_kinds(config)?.ok_or_else(|| refused(config, "layers_block_type"))?;
