@@ -14,7 +14,7 @@ use std::path::PathBuf;
     version,
     arg_required_else_help = true,
     after_help = "Examples:
-  sarit ask --context \"नाम: रवि\\nउम्र: 34\" --question \"रवि की उम्र क्या है?\"
+  sarit ask --context \"नाम: रवि; उम्र: 34\" --question \"रवि की उम्र क्या है?\"
   sarit read --context-file notes.txt -o notes.state
   sarit convert ./mamba2-130m -o mamba2-130m.sarit --weights q8
 
@@ -201,6 +201,9 @@ pub(crate) struct Convert {
     /// Element type of the large matrices: f32, f16, q8 or q4
     #[arg(long, value_name = "W", default_value = "q8", value_parser = parse_dtype)]
     pub(crate) weights: DType,
+    /// Positions that attention layers keep; as many as the model was trained for, at most 4096, if left out
+    #[arg(long, value_name = "N")]
+    pub(crate) window: Option<usize>,
     /// JSON object for the model's meta section: name, languages, licence, source, prompt
     #[arg(long, value_name = "FILE.json")]
     pub(crate) meta: Option<PathBuf>,

@@ -16,7 +16,7 @@ const META_LIMIT: u64 = 1 << 20;
 
 pub(crate) fn run(args: &Convert) -> Result<()> {
     let meta = args.meta.as_deref().map(read_meta).transpose()?.unwrap_or_default();
-    let options = Options { weights: args.weights, meta };
+    let options = Options { weights: args.weights, window: args.window, meta };
     let interrupted = Arc::new(AtomicBool::new(false));
     let signal = Arc::clone(&interrupted);
     ctrlc::set_handler(move || signal.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")?;

@@ -5,7 +5,7 @@ use crate::output;
 use crate::session::{CHUNK, ModelFile};
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
-use sarit_core::{Block, DType, Model, Ssm};
+use sarit_core::{Block, DType, Model};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -117,25 +117,41 @@ fn type_sum(model: &Model<'_>, dtype: DType) -> Option<TypeSum> {
 fn blocks(model: &Model<'_>) -> Vec<BlockSizes> {
     let ends = model.blocks().skip(1).map(|(_, start)| start).chain([model.state_len()]);
     let sizes = |((block, start), end)| {
-        let (kind, sizes) = match block {
-            Block::Ssm(ssm) => ssm_sizes(&ssm),
-            _ => ("other", BTreeMap::new()),
-        };
-        BlockSizes { kind, sizes, state_bytes: 4 * (end - start) }
+        let (kind, sizes) = block_sizes(&block);
+        BlockSizes { kind, sizes: sizes.into_iter().collect(), state_bytes: 4 * (end - start) }
     };
     model.blocks().zip(ends).map(sizes).collect()
 }
 
-fn ssm_sizes(ssm: &Ssm<'_>) -> (&'static str, BTreeMap<&'static str, usize>) {
-    let kind = if ssm.select.is_some() { "mamba" } else { "mamba2" };
-    let sizes = [
-        ("heads", ssm.heads),
-        ("head_dim", ssm.head_dim),
-        ("d_state", ssm.d_state),
-        ("n_groups", ssm.n_groups),
-        ("conv_width", ssm.conv_width),
-    ];
-    (kind, sizes.into())
+/// A block's kind, and its sizes by name.
+fn block_sizes(block: &Block<'_>) -> (&'static str, Vec<(&'static str, usize)>) {
+    match block {
+        Block::Ssm(b) => (
+            if b.select.is_some() { "mamba" } else { "mamba2" },
+            vec![
+                ("heads", b.heads),
+                ("head_dim", b.head_dim),
+                ("d_state", b.d_state),
+                ("n_groups", b.n_groups),
+                ("conv_width", b.conv_width),
+            ],
+        ),
+        Block::Attention(b) => (
+            "attention",
+            vec![
+                ("heads", b.heads),
+                ("kv_heads", b.kv_heads),
+                ("head_dim", b.head_dim),
+                ("window", b.window),
+            ],
+        ),
+        Block::Mlp(b) => ("mlp", vec![("d_ff", b.up.matrix.rows())]),
+        Block::Moe(b) => ("moe", vec![("experts", b.experts), ("chosen", b.chosen), ("d_ff", b.d_ff)]),
+        Block::ShortConv(b) => ("short-conv", vec![("channels", b.channels), ("conv_width", b.conv_width)]),
+        Block::Linear(b) => {
+            ("linear", vec![("rows", b.linear.matrix.rows()), ("cols", b.linear.matrix.cols())])
+        }
+    }
 }
 
 fn as_text(i: &Inspection) -> String {
@@ -145,7 +161,7 @@ fn as_text(i: &Inspection) -> String {
         let _ = writeln!(text, "{name:<13} {value}");
     };
     line("model", format!("{}, fingerprint {}", i.model, i.fingerprint));
-    for field in ["name", "languages", "licence", "source", "prompt"] {
+    for field in ["name", "description", "languages", "licence", "source", "prompt"] {
         match i.meta.get(field) {
             None => (),
             Some(Value::String(value)) => line(field, value.clone()),

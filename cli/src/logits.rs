@@ -3,11 +3,11 @@
 use crate::args::Logits;
 use crate::output;
 use crate::session::{Memory, ModelFile, cpu};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use sarit_core::Engine;
 use serde::Serialize;
 use serde_json::json;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 
 #[derive(Serialize)]
 struct Written {
@@ -37,7 +37,10 @@ pub(crate) fn run(args: &Logits) -> Result<()> {
         written?;
         Ok(out.flush()?)
     })
-    .with_context(|| format!("cannot write {}", args.output.display()))?;
+    .map_err(|error| match error.is::<io::Error>() {
+        true => error.context(format!("cannot write {}", args.output.display())),
+        false => error,
+    })?;
 
     let state_hash = format!("{:016x}", stream.state().hash());
     if args.json {

@@ -23,6 +23,7 @@ mod session;
 mod text;
 mod verify;
 
+use anyhow::Error;
 use args::{Args, Command, Eval};
 use clap::Parser;
 use std::io::Write;
@@ -45,10 +46,21 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<output::Closed>() => ExitCode::SUCCESS,
         Err(error) => {
-            let sentence = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
             // Where stderr is closed too, the exit code is all that is left to say.
-            let _ = writeln!(std::io::stderr(), "sarit: {sentence}");
+            let _ = writeln!(std::io::stderr(), "sarit: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// What failed and why, in one line. Causes that an error has already told are left out.
+fn sentence(error: &Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !sentence.contains(&cause) {
+            let colon = if sentence.is_empty() { "" } else { ": " };
+            sentence += &format!("{colon}{cause}");
+        }
+    }
+    sentence.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,8 +1,8 @@
 //! A model file, what it runs on, and one stream with its memory.
 
 use crate::args::Compute;
-use anyhow::{Context, Result};
-use sarit_core::{Engine, Kernels, Model, Sampler, Scratch, State, StepError};
+use anyhow::{Context, Result, anyhow};
+use sarit_core::{Engine, Kernels, Model, ModelError, Sampler, Scratch, State, StepError};
 use sarit_cpu::{AlignedBytes, Cpu, Isa, Mapped};
 use serde::Deserialize;
 use std::path::Path;
@@ -26,9 +26,9 @@ pub(crate) struct ModelFile {
 impl ModelFile {
     /// The file at `path`, or the bundled model.
     pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
-        let Some(path) = path else { return Ok(Self { name: "bundled model".to_owned(), mapped: None }) };
+        let Some(path) = path else { return Ok(Self { name: "(bundled)".to_owned(), mapped: None }) };
         let name = path.display().to_string();
-        let mapped = Mapped::open(path).with_context(|| format!("cannot open model {name}"))?;
+        let mapped = Mapped::open(path).with_context(|| format!("cannot use model {name}"))?;
         Ok(Self { name, mapped: Some(mapped) })
     }
 
@@ -40,7 +40,18 @@ impl ModelFile {
     /// The model, checked.
     pub(crate) fn model(&self) -> Result<Model<'_>> {
         let bytes = self.mapped.as_ref().map_or(&BUNDLED.0, |mapped| mapped.bytes());
-        Model::from_bytes(bytes).with_context(|| format!("cannot use {}", self.name))
+        Model::from_bytes(bytes)
+            .map_err(|error| anyhow!("{error}; {}", remedy(error)))
+            .with_context(|| format!("cannot use model {}", self.name))
+    }
+}
+
+/// What to do about a model that cannot be used.
+fn remedy(error: ModelError) -> &'static str {
+    match error {
+        ModelError::TooShort | ModelError::Magic => "make one from a checkpoint with `sarit convert`",
+        ModelError::Version(_) | ModelError::Record { .. } => "or convert the checkpoint with this one",
+        _ => "copy it again, or convert its checkpoint again",
     }
 }
 
@@ -122,7 +133,8 @@ impl Memory {
         engine: &'a Engine<'m, K>,
         snapshot: &[u8],
     ) -> Result<Stream<'a, 'm, K>> {
-        let state = State::load(engine.model(), snapshot, &mut self.state)?;
+        let state = State::load(engine.model(), snapshot, &mut self.state)
+            .map_err(|error| anyhow!("{error}; read the text again with this model (`sarit read`)"))?;
         let scratch = Scratch::new(engine.model(), &mut self.scratch, self.chunk)?;
         Ok(Stream { engine, state, scratch })
     }

@@ -45,7 +45,7 @@ pub use error::{ModelError, SampleError, ScratchError, StateError, StepError};
 pub use hash::{Hasher, hash};
 pub use kernels::{Kernels, Scalar};
 pub use model::{Memory, Model};
-pub use plan::{Block, Ssm};
+pub use plan::Block;
 pub use sample::{Sampler, Sampling, argmax};
 pub use scratch::Scratch;
 pub use state::{SNAPSHOT_CHECKSUM_BYTES, SNAPSHOT_HEADER_BYTES, State};

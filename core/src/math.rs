@@ -91,6 +91,66 @@ pub fn rsqrt(x: f32) -> f32 {
     y
 }
 
+/// `1 / (1 + e^-x)`, at most 2.4 ULP off for |x| <= 87.33.
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// `x · Φ(x)` with the error function (Hendrycks & Gimpel 2016); off by at most 4e-7 of |x| or 2e-7.
+///
+/// `erfc(z) = t · exp(-z² + P(t))` for `z >= 0`, `t = 1 / (1 + z / 2)`, `P` of degree 9 fitted to 0.94 ULP.
+#[inline(always)]
+pub fn gelu(x: f32) -> f32 {
+    let magnitude = if x < 0.0 { -x } else { x };
+    let z = magnitude * core::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.5 * z);
+    let p = t * 0.142_181_5 + -0.665_614_5;
+    let p = t * p + 1.120_250_9;
+    let p = t * p + -0.646_610_6;
+    let p = t * p + -0.122_402_98;
+    let p = t * p + 0.024_314_61;
+    let p = t * p + 0.026_498_143;
+    let p = t * p + 0.388_400_64;
+    let p = t * p + 0.998_419_3;
+    let p = t * p + -1.265_437;
+    let tail = 0.5 * t * exp(p - z * z);
+    x * if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+/// GELU through tanh, `x / 2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, which is `x` times a sigmoid.
+#[inline(always)]
+pub fn gelu_tanh(x: f32) -> f32 {
+    const TWICE_SQRT_2_PI: f32 = 1.595_769;
+    x * sigmoid(TWICE_SQRT_2_PI * (x + 0.044_715 * (x * x * x)))
+}
+
+/// Sine and cosine of an angle in turns, given as a fraction of 2^64: at most 1.6 ULP off where the value is not
+/// small, absolutely within 1.2e-7. An angle in turns wraps around exactly, however long the text.
+#[inline(always)]
+pub fn sin_cos(turns: u64) -> (f32, f32) {
+    // Nearest quarter turn, and what is left: -1/8..=1/8 of a turn.
+    let quarter = turns.wrapping_add(1 << 61) >> 62;
+    let rest = turns.wrapping_sub(quarter << 62).cast_signed();
+    let r = (rest >> 32) as i32 as f32 * (1.0 / 4_294_967_296.0);
+    let z = r * r;
+    let s = z * 41.472_83 + -76.697_87;
+    let s = z * s + 81.605_2;
+    let s = z * s + -41.341_7;
+    let s = z * s + core::f32::consts::TAU;
+    let s = r * s;
+    let c = z * 59.220_17 + -85.442_85;
+    let c = z * c + 64.939_316;
+    let c = z * c + -19.739_208;
+    let c = z * c + 1.0;
+    match quarter & 3 {
+        0 => (s, c),
+        1 => (c, -s),
+        2 => (-s, -c),
+        _ => (-c, s),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -123,7 +183,41 @@ mod tests {
         of("exp", 1.4, worst(-87.33, 88.3, exp, f64::exp));
         of("softplus", 2.5, worst(-87.33, f32::MAX, softplus, |x| x.max(0.0) + (-x.abs()).exp().ln_1p()));
         of("silu", 2.1, worst(-87.33, f32::MAX, silu, |x| x / (1.0 + (-x).exp())));
+        of("sigmoid", 2.4, worst(-87.33, 87.33, sigmoid, |x| 1.0 / (1.0 + (-x).exp())));
         of("rsqrt", 2.7, worst(f32::MIN_POSITIVE, f32::MAX, rsqrt, |x| 1.0 / x.sqrt()));
+    }
+
+    #[test]
+    fn absolute_errors_are_as_stated() {
+        let steps = || (-2000..=2000).map(|i| i as f32 * 0.005);
+        for x in steps() {
+            let exact = f64::from(x) * normal(f64::from(x));
+            let error = (f64::from(gelu(x)) - exact).abs();
+            assert!(error <= (4e-7 * f64::from(x).abs()).max(2e-7), "gelu({x}) = {}, not {exact}", gelu(x));
+            let d = f64::from(x);
+            let tanh = (0.797_884_560_802_865_4 * (d + 0.044_715 * d * d * d)).tanh();
+            let error = (f64::from(gelu_tanh(x)) - 0.5 * d * (1.0 + tanh)).abs();
+            assert!(error <= (4e-7 * d.abs()).max(2e-7), "gelu_tanh({x})");
+        }
+        let mut worst = 0.0f64;
+        for i in 0..100_003u64 {
+            let turns = i.wrapping_mul(u64::MAX / 100_003);
+            let angle = turns as f64 / 2f64.powi(64) * std::f64::consts::TAU;
+            let (s, c) = sin_cos(turns);
+            worst = worst.max((f64::from(s) - angle.sin()).abs()).max((f64::from(c) - angle.cos()).abs());
+        }
+        std::println!("sin, cos: {worst:.2e}");
+        assert!(worst <= 1.2e-7, "{worst}");
+    }
+
+    /// The normal distribution function, integrated by Simpson's rule.
+    fn normal(x: f64) -> f64 {
+        let density = |t: f64| (-0.5 * t * t).exp() / std::f64::consts::TAU.sqrt();
+        let (low, n) = (-12.0, 4000);
+        let h = (x - low) / f64::from(n);
+        let inner: f64 =
+            (1..n).map(|i| density(low + h * f64::from(i)) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum();
+        (density(low) + inner + density(x)) * h / 3.0
     }
 
     #[test]

@@ -4,10 +4,10 @@ use crate::error::ModelError;
 use crate::format::{
     FINGERPRINT_START, Header, MAGIC, RecordHeader, Section, TensorEntry, TensorTable, VERSION, section,
 };
-use crate::plan::{Block, LogitsOutput, Norm, Operands, Record, SsmRecord, TokenInput};
+use crate::plan::{Block, Expert, LogitsOutput, Moe, Operands, Output, Record, TokenInput, tag};
 use crate::scratch::ScratchLens;
-use crate::tensor::{DType, Matrix, Tensor};
-use crate::{ALIGN, hash, round_up};
+use crate::tensor::{DType, Dense, Matrix, Tensor};
+use crate::{ALIGN, hash};
 
 /// A model: a view over bytes that were checked once and are never written.
 #[derive(Debug, Clone, Copy)]
@@ -20,8 +20,8 @@ pub struct Model<'m> {
     tokenizer: Option<&'m [u8]>,
     meta: &'m str,
     embedding: Matrix<'m>,
-    final_norm: Norm<'m>,
-    head: Matrix<'m>,
+    embedding_scale: f32,
+    output: Option<Output<'m>>,
     state_len: usize,
 }
 
@@ -98,8 +98,6 @@ impl<'m> Model<'m> {
             tensor_table(required(section::TENSORS)?).ok_or(ModelError::Section(section::TENSORS))?;
         let meta = optional(section::META)?.unwrap_or(b"{}");
 
-        // The operands are filled in from the plan below; until then an empty matrix stands for them.
-        let empty = Matrix::F32(crate::tensor::Dense { rows: 0, cols: 0, data: &[] });
         let mut model = Self {
             bytes,
             fingerprint: header.fingerprint,
@@ -108,9 +106,10 @@ impl<'m> Model<'m> {
             names,
             tokenizer: optional(section::TOKENIZER)?,
             meta: str::from_utf8(meta).map_err(|_| ModelError::Text)?,
-            embedding: empty,
-            final_norm: Norm { weight: &[], eps: 1.0 },
-            head: empty,
+            // Until the plan is read.
+            embedding: Matrix::F32(Dense { rows: 0, cols: 0, data: &[] }),
+            embedding_scale: 1.0,
+            output: None,
             state_len: 0,
         };
         for i in 0..entries.len() {
@@ -122,29 +121,21 @@ impl<'m> Model<'m> {
 
     /// Reads the whole plan once: resolves input and output, and every block, and sums up the state.
     fn check_plan(&mut self) -> Result<(), ModelError> {
-        let (mut has_input, mut has_output, mut blocks) = (false, false, 0u32);
         let mut records = Records { rest: self.plan, index: 0 };
+        let raw = records.next()?.ok_or(ModelError::PlanEnd(0))?;
+        (self.embedding, self.embedding_scale) = self.operands(raw.index, 0).token_input(&raw.read()?)?;
+        let raw = records.next()?.ok_or(ModelError::PlanEnd(1))?;
+        self.output =
+            Some(self.operands(raw.index, 0).logits_output(&raw.read::<LogitsOutput>()?, self.vocab_len())?);
+
+        let mut before = 0;
         while let Some(raw) = records.next()? {
-            let operands = Operands { index: raw.index, tensor: &|id| self.tensor(id) };
-            if raw.is(TokenInput::TAG) && !has_input {
-                self.embedding = operands.token_input(&raw.read()?)?;
-                has_input = true;
-                if self.vocab_len() == 0 || self.d_model() == 0 || self.vocab_len() > u32::MAX as usize {
-                    return Err(ModelError::Field(raw.index));
-                }
-            } else if raw.is(LogitsOutput::TAG) && has_input && !has_output {
-                let (norm, head) = operands.logits_output(&raw.read()?, self.vocab_len(), self.d_model())?;
-                (self.final_norm, self.head) = (norm, head);
-                has_output = true;
-            } else if has_input && has_output {
-                let block_len = block_state_len(&self.resolve(&raw)?)?;
-                self.state_len = self.state_len.checked_add(block_len).ok_or(ModelError::TooLarge)?;
-                blocks += 1;
-            } else {
-                return Err(ModelError::Field(raw.index));
-            }
+            let block = self.resolve(&raw, before)?;
+            before = block.join().input.len(self.d_model(), before);
+            self.state_len =
+                padded_len(&block).and_then(|n| n.checked_add(self.state_len)).ok_or(ModelError::TooLarge)?;
         }
-        if blocks == 0 {
+        if before == 0 {
             return Err(ModelError::PlanEnd(records.index));
         }
         self.state_len.checked_mul(4).ok_or(ModelError::TooLarge)?;
@@ -152,31 +143,46 @@ impl<'m> Model<'m> {
         Ok(())
     }
 
-    fn resolve(&self, raw: &RawRecord<'m>) -> Result<Block<'m>, ModelError> {
-        let operands = Operands { index: raw.index, tensor: &|id| self.tensor(id) };
-        match raw.header.tag {
-            SsmRecord::TAG => Ok(Block::Ssm(operands.ssm(&raw.read()?, self.d_model())?)),
-            tag => Err(ModelError::Record { index: raw.index, tag, version: raw.header.version }),
-        }
+    /// What resolves the operands of the record at `index`, after a block whose normed input has length `before`.
+    fn operands(&self, index: u32, before: usize) -> Operands<'_, 'm> {
+        Operands { index, model: self, before }
+    }
+
+    fn resolve(&self, raw: &RawRecord<'m>, before: usize) -> Result<Block<'m>, ModelError> {
+        let operands = self.operands(raw.index, before);
+        Ok(match raw.header.tag {
+            tag::SSM => Block::Ssm(operands.ssm(&raw.read()?)?),
+            tag::ATTENTION => Block::Attention(operands.attention(&raw.read()?)?),
+            tag::MLP => Block::Mlp(operands.mlp(&raw.read()?)?),
+            tag::MOE => Block::Moe(operands.moe(&raw.read()?)?),
+            tag::SHORT_CONV => Block::ShortConv(operands.short_conv(&raw.read()?)?),
+            tag::LINEAR => Block::Linear(operands.linear_block(&raw.read()?)?),
+            tag => return Err(ModelError::Record { index: raw.index, tag, version: raw.header.version }),
+        })
     }
 
     /// The blocks in order, each with the index of its first element in the state.
     pub fn blocks(&self) -> impl Iterator<Item = (Block<'m>, usize)> {
         let model = *self;
         let mut records = Records { rest: self.plan, index: 0 };
-        let mut offset = 0;
-        core::iter::from_fn(move || {
-            loop {
-                let raw = records.next().expect(CHECKED)?;
-                if raw.is(TokenInput::TAG) || raw.is(LogitsOutput::TAG) {
-                    continue;
-                }
-                let block = model.resolve(&raw).expect(CHECKED);
-                let start = offset;
-                offset += block_state_len(&block).expect(CHECKED);
-                return Some((block, start));
+        let (mut offset, mut before) = (0, 0);
+        let blocks = core::iter::from_fn(move || {
+            let raw = records.next().expect(CHECKED)?;
+            if raw.is(TokenInput::TAG) || raw.is(LogitsOutput::TAG) {
+                return Some(None);
             }
-        })
+            let block = model.resolve(&raw, before).expect(CHECKED);
+            before = block.join().input.len(model.d_model(), before);
+            let start = offset;
+            offset += padded_len(&block).expect(CHECKED);
+            Some(Some((block, start)))
+        });
+        blocks.flatten()
+    }
+
+    /// The matrices of expert `e` of a mixture.
+    pub(crate) fn expert(&self, moe: &Moe<'m>, e: usize) -> Expert<'m> {
+        self.operands(0, 0).expert(moe, e).expect(CHECKED)
     }
 
     /// Memory for one state, and for a scratch that takes up to `chunk` tokens at once.
@@ -217,14 +223,19 @@ impl<'m> Model<'m> {
         self.embedding
     }
 
-    /// Norm before the head.
-    pub fn final_norm(&self) -> Norm<'m> {
-        self.final_norm
+    /// Factor on the embedding.
+    pub fn embedding_scale(&self) -> f32 {
+        self.embedding_scale
     }
 
-    /// Language-model head `[vocab][d_model]`.
+    /// Norm, head, bias and scale.
+    pub(crate) fn output(&self) -> Output<'m> {
+        self.output.expect(CHECKED)
+    }
+
+    /// Language-model head `[vocab][d_model]`; the embedding itself where the two are tied.
     pub fn head(&self) -> Matrix<'m> {
-        self.head
+        self.output().head
     }
 
     /// `tokenizer.json`, if the file holds one.
@@ -243,7 +254,8 @@ impl<'m> Model<'m> {
         (0..self.entries.len() as u32).filter_map(move |id| model.tensor(id))
     }
 
-    fn tensor(&self, id: u32) -> Option<Tensor<'m>> {
+    /// The tensor with an id.
+    pub(crate) fn tensor(&self, id: u32) -> Option<Tensor<'m>> {
         self.checked_tensor(id).ok()
     }
 
@@ -265,15 +277,11 @@ impl<'m> Model<'m> {
 const CHECKED: &str = "the plan was checked when the model was opened";
 
 /// Elements (f32) of a block's state, each part filled up to a multiple of 64 bytes.
-fn block_state_len(block: &Block<'_>) -> Result<usize, ModelError> {
-    match block {
-        Block::Ssm(ssm) => {
-            let ssm_len = ssm.d_inner().checked_mul(ssm.d_state).ok_or(ModelError::TooLarge)?;
-            round_up(ssm.window_len(), ALIGN / 4)
-                .checked_add(ssm_len.checked_next_multiple_of(ALIGN / 4).ok_or(ModelError::TooLarge)?)
-                .ok_or(ModelError::TooLarge)
-        }
-    }
+fn padded_len(block: &Block<'_>) -> Option<usize> {
+    block
+        .state_lens()
+        .into_iter()
+        .try_fold(0usize, |sum, len| sum.checked_add(len.checked_next_multiple_of(ALIGN / 4)?))
 }
 
 /// Walks the records of a plan.

@@ -3,90 +3,180 @@
 use crate::error::ScratchError;
 use crate::kernels::QuantizedMut;
 use crate::model::Model;
-use crate::plan::Block;
+use crate::plan::{Block, BlockInput, Linear};
 use crate::tensor::{GROUP, Matrix};
 use crate::{ALIGN, round_up};
 
+/// Number of float buffers.
+const BUFFERS: usize = 16;
+
 /// Elements of each buffer, for a whole chunk of tokens.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ScratchLens {
-    /// Residual stream `[chunk][d_model]`.
     residual: usize,
-    /// Normed input of a block, and its output `[chunk][d_model]`.
+    embedded: usize,
+    branch: usize,
+    joined: usize,
     hidden: usize,
-    /// Output of `in_proj` `[chunk][rows]`.
+    output: usize,
     proj: usize,
-    /// Output of `x_proj` `[chunk][rows]`.
-    select: usize,
-    /// Time steps `[chunk][heads]`.
-    dt: usize,
-    /// Decays per head `[chunk][heads]`.
-    decay: usize,
-    /// Output of the scan `[chunk][d_inner]`.
     inner: usize,
-    /// `[vocab]`.
+    select: usize,
+    normed: usize,
+    dt: usize,
+    decay: usize,
+    adapter: usize,
+    adapted: usize,
+    scores: usize,
     logits: usize,
-    /// Groups of quantized activations `[chunk][groups]`.
+    /// Groups of quantized activations.
     groups: usize,
 }
 
 impl ScratchLens {
     /// Lengths for `chunk` tokens, or `None` where the whole does not fit in the address space.
     pub(crate) fn checked(model: &Model<'_>, chunk: usize) -> Option<Self> {
-        let mut lens = Self {
-            residual: model.d_model(),
-            hidden: model.d_model(),
-            proj: 0,
-            select: 0,
-            dt: 0,
-            decay: 0,
-            inner: 0,
-            logits: model.vocab_len(),
-            groups: 0,
-        };
-        let groups = |w: &Matrix<'_>| if w.is_quantized() { w.cols().div_ceil(GROUP) } else { 0 };
-        lens.groups = groups(&model.head());
+        let d_model = model.d_model();
+        let mut lens = Self { residual: d_model, hidden: d_model, output: d_model, ..Self::default() };
+        lens.matrix(&model.head());
+        let mut before = 0;
         for (block, _) in model.blocks() {
-            match block {
-                Block::Ssm(ssm) => {
-                    lens.proj = lens.proj.max(ssm.in_proj.rows());
-                    lens.inner = lens.inner.max(ssm.d_inner());
-                    lens.groups = lens.groups.max(groups(&ssm.in_proj)).max(groups(&ssm.out_proj));
-                    if let Some(select) = &ssm.select {
-                        lens.select = lens.select.max(select.x_proj.rows());
-                        lens.groups = lens.groups.max(groups(&select.x_proj)).max(groups(&select.dt_proj));
-                    }
-                    lens.dt = lens.dt.max(ssm.heads);
-                    lens.decay = lens.decay.max(ssm.heads);
+            let input = block.join().input;
+            before = input.len(d_model, before);
+            grow(&mut lens.hidden, before);
+            match input {
+                BlockInput::Residual | BlockInput::Same => {}
+                BlockInput::ResidualAndEmbedding => {
+                    (lens.embedded, lens.joined) = (d_model, lens.joined.max(before));
+                }
+                BlockInput::Branch => lens.branch = d_model,
+                BlockInput::ResidualPlusBranch => {
+                    (lens.branch, lens.joined) = (d_model, lens.joined.max(before));
                 }
             }
+            if block.join().to_branch {
+                lens.branch = d_model;
+            }
+            lens.block(&block)?;
         }
-        for len in [
-            &mut lens.residual,
-            &mut lens.hidden,
-            &mut lens.proj,
-            &mut lens.select,
-            &mut lens.dt,
-            &mut lens.decay,
-            &mut lens.inner,
-            &mut lens.groups,
-        ] {
+        for len in lens.per_token() {
             *len = len.checked_mul(chunk)?;
         }
+        grow(&mut lens.logits, model.vocab_len());
         lens.checked_bytes().map(|_| lens)
     }
 
-    fn floats(&self) -> [usize; 8] {
-        [self.residual, self.hidden, self.proj, self.select, self.dt, self.decay, self.inner, self.logits]
+    fn block(&mut self, block: &Block<'_>) -> Option<()> {
+        match block {
+            Block::Ssm(b) => {
+                self.linear(&b.in_proj);
+                self.linear(&b.out_proj);
+                grow(&mut self.proj, b.in_proj.matrix.rows());
+                grow(&mut self.inner, b.d_inner());
+                grow(&mut self.dt, b.heads);
+                grow(&mut self.decay, b.heads);
+                if let Some(select) = &b.select {
+                    self.matrix(&select.x_proj);
+                    self.matrix(&select.dt_proj);
+                    grow(&mut self.select, select.x_proj.rows());
+                    grow(&mut self.normed, select.x_proj.rows());
+                }
+            }
+            Block::Attention(b) => {
+                [&b.q, &b.k, &b.v, &b.o].into_iter().for_each(|linear| self.linear(linear));
+                grow(&mut self.proj, b.qkv_len());
+                grow(&mut self.inner, b.q_len());
+                grow(&mut self.scores, b.heads.checked_mul(b.window)?);
+            }
+            Block::Mlp(b) => {
+                b.gate.iter().chain([&b.up, &b.down]).for_each(|linear| self.linear(linear));
+                grow(&mut self.proj, b.up.matrix.rows());
+                grow(&mut self.inner, b.up.matrix.rows());
+            }
+            Block::Moe(b) => {
+                self.matrix(&b.router);
+                if let Some((latent_in, latent_out)) = &b.latent {
+                    self.linear(latent_in);
+                    self.linear(latent_out);
+                }
+                // One expert at a time, on one token.
+                grow(&mut self.groups, b.width.div_ceil(GROUP));
+                grow(&mut self.groups, b.d_ff.div_ceil(GROUP));
+                grow(&mut self.proj, b.d_ff);
+                grow(&mut self.inner, b.d_ff);
+                grow(&mut self.select, b.width);
+                grow(&mut self.normed, b.width);
+                grow(&mut self.adapted, b.width);
+                grow(&mut self.scores, 2 * b.experts);
+            }
+            Block::ShortConv(b) => {
+                self.linear(&b.in_proj);
+                self.linear(&b.out_proj);
+                grow(&mut self.proj, 3 * b.channels);
+                grow(&mut self.inner, b.channels);
+            }
+            Block::Linear(b) => self.linear(&b.linear),
+        }
+        Some(())
+    }
+
+    /// Room for the quantized input of a matrix.
+    fn matrix(&mut self, w: &Matrix<'_>) {
+        if w.is_quantized() {
+            grow(&mut self.groups, w.cols().div_ceil(GROUP));
+        }
+    }
+
+    fn linear(&mut self, linear: &Linear<'_>) {
+        self.matrix(&linear.matrix);
+        if let Some((down, up)) = &linear.adapter {
+            self.matrix(down);
+            self.matrix(up);
+            grow(&mut self.adapter, down.rows());
+            grow(&mut self.adapted, up.rows());
+        }
+    }
+
+    /// Buffers that hold one row per token of the chunk.
+    fn per_token(&mut self) -> [&mut usize; 15] {
+        let Self { residual, embedded, branch, joined, hidden, output, proj, inner, select, normed, .. } =
+            self;
+        let Self { dt, decay, adapter, adapted, groups, .. } = self;
+        [
+            residual, embedded, branch, joined, hidden, output, proj, inner, select, normed, dt, decay,
+            adapter, adapted, groups,
+        ]
+    }
+
+    /// Float buffers in the order of the fields.
+    fn floats(&self) -> [usize; BUFFERS] {
+        [
+            self.residual,
+            self.embedded,
+            self.branch,
+            self.joined,
+            self.hidden,
+            self.output,
+            self.proj,
+            self.inner,
+            self.select,
+            self.normed,
+            self.dt,
+            self.decay,
+            self.adapter,
+            self.adapted,
+            self.scores,
+            self.logits,
+        ]
     }
 
     fn checked_bytes(&self) -> Option<usize> {
-        let quantized =
-            [self.groups.checked_mul(GROUP)?, self.groups.checked_mul(4)?, self.groups.checked_mul(4)?];
+        let codes = self.groups.checked_mul(GROUP);
+        let scales = self.groups.checked_mul(4);
         let floats = self.floats().map(|len| len.checked_mul(4));
         floats
             .into_iter()
-            .chain(quantized.map(Some))
+            .chain([codes, scales, scales])
             .try_fold(0usize, |sum, bytes| sum.checked_add(bytes?.checked_next_multiple_of(ALIGN)?))
     }
 
@@ -96,19 +186,48 @@ impl ScratchLens {
     }
 }
 
+fn grow(len: &mut usize, to: usize) {
+    *len = to.max(*len);
+}
+
 /// Working memory of a step for up to `chunk` tokens at once.
 #[derive(Debug)]
 pub struct Scratch<'s> {
     pub(crate) fingerprint: u64,
     pub(crate) chunk: usize,
+    /// Residual stream `[chunk][d_model]`.
     pub(crate) residual: &'s mut [f32],
+    /// Token embeddings `[chunk][d_model]`, kept for blocks that read them.
+    pub(crate) embedded: &'s mut [f32],
+    /// Branch `[chunk][d_model]`.
+    pub(crate) branch: &'s mut [f32],
+    /// Input put together from two vectors `[chunk][input]`.
+    pub(crate) joined: &'s mut [f32],
+    /// Normed input of a block `[chunk][input]`.
     pub(crate) hidden: &'s mut [f32],
+    /// Output of a block `[chunk][d_model]`.
+    pub(crate) output: &'s mut [f32],
+    /// Input projected: in_proj, queries with keys and values, gates of an MLP `[chunk][rows]`.
     pub(crate) proj: &'s mut [f32],
-    pub(crate) select: &'s mut [f32],
-    pub(crate) dt: &'s mut [f32],
-    pub(crate) decay: &'s mut [f32],
+    /// What goes into the output projection `[chunk][d_inner]`.
     pub(crate) inner: &'s mut [f32],
+    /// Output of `x_proj` `[chunk][rows]`; the input of experts.
+    pub(crate) select: &'s mut [f32],
+    /// The same normed; the sum of experts.
+    pub(crate) normed: &'s mut [f32],
+    /// Time steps `[chunk][heads]`.
+    pub(crate) dt: &'s mut [f32],
+    /// Decays per head `[chunk][heads]`.
+    pub(crate) decay: &'s mut [f32],
+    /// Low-rank part of a linear map `[chunk][rank]`.
+    pub(crate) adapter: &'s mut [f32],
+    /// The same at full rank `[chunk][rows]`; the output of one expert.
+    pub(crate) adapted: &'s mut [f32],
+    /// Attention scores `[heads][window]`, or scores and weights of experts `[2][experts]`.
+    pub(crate) scores: &'s mut [f32],
+    /// `[vocab]`.
     pub(crate) logits: &'s mut [f32],
+    /// Activations in codes.
     pub(crate) quantized: QuantizedMut<'s>,
 }
 
@@ -131,8 +250,24 @@ impl<'s> Scratch<'s> {
             return Err(ScratchError::Misaligned);
         }
         let mut rest = memory;
-        let [residual, hidden, proj, select, dt, decay, inner, logits] =
-            lens.floats().map(|len| bytemuck::cast_slice_mut(take(&mut rest, len * 4)));
+        let [
+            residual,
+            embedded,
+            branch,
+            joined,
+            hidden,
+            output,
+            proj,
+            inner,
+            select,
+            normed,
+            dt,
+            decay,
+            adapter,
+            adapted,
+            scores,
+            logits,
+        ] = lens.floats().map(|len| bytemuck::cast_slice_mut(take(&mut rest, len * 4)));
         let quantized = QuantizedMut {
             groups: 0,
             codes: bytemuck::cast_slice_mut(take(&mut rest, lens.groups * GROUP)),
@@ -140,17 +275,32 @@ impl<'s> Scratch<'s> {
             sums: bytemuck::cast_slice_mut(take(&mut rest, lens.groups * 4)),
         };
         let fingerprint = model.fingerprint();
-        Ok(Self { fingerprint, chunk, residual, hidden, proj, select, dt, decay, inner, logits, quantized })
+        Ok(Self {
+            fingerprint,
+            chunk,
+            residual,
+            embedded,
+            branch,
+            joined,
+            hidden,
+            output,
+            proj,
+            inner,
+            select,
+            normed,
+            dt,
+            decay,
+            adapter,
+            adapted,
+            scores,
+            logits,
+            quantized,
+        })
     }
 
     /// The most tokens that are taken at once.
     pub fn chunk(&self) -> usize {
         self.chunk
-    }
-
-    /// Logits of the last step, `[vocab]`, for callers that change them before sampling.
-    pub fn logits(&mut self) -> &mut [f32] {
-        self.logits
     }
 }
 

@@ -17,6 +17,8 @@ use crate::{atomic, write};
 pub struct Options {
     /// Format of the matrices. With `q4`, those that bear it badly (see [`Role`]) are kept at `q8`.
     pub weights: DType,
+    /// Positions that attention layers keep; `None` for as many as the model was trained for, at most 4096.
+    pub window: Option<usize>,
     /// Fields for the model's `meta`, put over those that the converter finds itself: name, languages, licence,
     /// source, prompt.
     pub meta: Map<String, Value>,
@@ -121,7 +123,7 @@ pub fn convert(
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Report, ConvertError> {
     let checkpoint = Checkpoint::open(source)?;
-    let recipe = import::import(&checkpoint)?;
+    let recipe = import::import(&checkpoint, options.window)?;
     let tokenizer = checkpoint.file("tokenizer.json")?;
     let found = import::meta(&checkpoint, tokenizer.as_deref())?;
 

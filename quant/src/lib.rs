@@ -14,4 +14,4 @@ pub mod recipe;
 mod write;
 
 pub use convert::{ConvertError, Options, Progress, Report, TensorReport, convert};
-pub use import::ImportError;
+pub use import::{FAMILIES, ImportError};

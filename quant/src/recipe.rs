@@ -32,22 +32,26 @@ pub enum Source {
     Values(Vec<f32>),
     /// A matrix of the checkpoint, read while it is written, in the format asked for.
     Rows {
-        /// Whole rows of checkpoint tensors, one piece after another.
+        /// One piece after another; together `rows` rows of `cols` elements.
         pieces: Vec<Piece>,
         /// What the matrix does; decides its format.
         role: Role,
     },
 }
 
-/// Rows `start..start + rows` of a matrix of the checkpoint.
+/// Rows of a checkpoint tensor, or the same columns of rows.
 #[derive(Debug, Clone)]
 pub struct Piece {
     /// The checkpoint tensor.
     pub tensor: String,
-    /// First row.
+    /// Its first element, in row-major order.
     pub start: usize,
+    /// Elements from the start of one row to that of the next.
+    pub stride: usize,
     /// Number of rows.
     pub rows: usize,
+    /// Factor on the weights: multipliers that a family puts around its matrices.
+    pub factor: f32,
 }
 
 /// What a matrix does in its model. Some roles bear fewer bits than others.

@@ -154,13 +154,16 @@ fn write_tensor(
     out.seek(SeekFrom::Start(codes_offset))?;
     let mut loss = Loss::default();
     let (mut scales, mut bytes): (Vec<f16>, Vec<u8>) = (Vec::new(), Vec::new());
-    let mut rows =
-        pieces.iter().flat_map(|p| (p.start..p.start + p.rows).map(|r| (p.tensor.as_str(), r))).peekable();
+    let mut rows = pieces.iter().flat_map(|p| (0..p.rows).map(move |r| (p, r))).peekable();
     let mut block = vec![0.0; TILE_ROWS * cols];
     while rows.peek().is_some() {
         let mut filled = 0;
-        for (name, row) in rows.by_ref().take(TILE_ROWS) {
-            read(name, row * cols, &mut block[filled * cols..(filled + 1) * cols])?;
+        for (piece, row) in rows.by_ref().take(TILE_ROWS) {
+            let out = &mut block[filled * cols..(filled + 1) * cols];
+            read(&piece.tensor, piece.start + row * piece.stride, out)?;
+            if piece.factor != 1.0 {
+                out.iter_mut().for_each(|w| *w *= piece.factor);
+            }
             filled += 1;
         }
         let weights = &block[..filled * cols];

@@ -35,7 +35,7 @@ impl Aligned {
 fn converted(source: &Path, weights: DType) -> (Aligned, Report) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("model.sarit");
-    let options = Options { weights, meta: serde_json::Map::new() };
+    let options = Options { weights, window: None, meta: serde_json::Map::new() };
     let report = convert(source, &out, &options, &mut |_| ControlFlow::Continue(())).unwrap();
     (Aligned::from(&std::fs::read(out).unwrap()), report)
 }
@@ -52,8 +52,23 @@ fn logits(file: &mut Aligned, ids: &[u32], chunk: usize) -> (Vec<f32>, u64) {
     (all, state.hash())
 }
 
-const FAMILIES: [&str; 5] =
-    ["mamba-tiny", "mamba2-tiny", "mamba2-groups", "mamba-tiny-original", "mamba2-groups-original"];
+const FAMILIES: [&str; 15] = [
+    "mamba-tiny",
+    "mamba2-tiny",
+    "mamba2-groups",
+    "mamba-tiny-original",
+    "mamba2-groups-original",
+    "falcon-mamba-tiny",
+    "falcon-h1-tiny",
+    "granite-h-tiny",
+    "bamba-tiny",
+    "jamba-tiny",
+    "zamba2-tiny",
+    "nemotron-h-tiny",
+    "lfm2-tiny",
+    "phi-mamba-tiny",
+    "hybrid-phi-mamba-tiny",
+];
 
 #[test]
 fn f32_logits_are_those_of_the_reference() {

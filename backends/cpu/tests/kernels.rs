@@ -6,7 +6,7 @@ use half::f16;
 use sarit_core::kernels::{
     Conv, Decay, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, TimeStep,
 };
-use sarit_core::plan::Norm;
+use sarit_core::plan::{Norm, NormKind};
 use sarit_core::{DType, Dense, GROUP, Matrix, Scalar, TILE_ROWS, Tiled};
 use sarit_cpu::{Cpu, Isa};
 use std::fmt::Debug;
@@ -262,7 +262,7 @@ fn norm() {
         let (x, weight) = (random.floats(tokens * (cols + 2)), random.floats(cols));
         compare(&("norm", tokens, cols), |kernels| {
             let (mut y, stride) = output(tokens, cols);
-            let norm = Norm { weight: &weight, eps: 1e-5 };
+            let norm = Norm { kind: NormKind::Rms, weight: Some(&weight), bias: None, eps: 1e-5 };
             let x = Rows::new(&x, tokens, cols, cols + 2);
             kernels.norm(&norm, x, RowsMut::new(&mut y, tokens, cols, stride));
             y
@@ -415,7 +415,7 @@ fn gate() {
             }
             compare(&("gate", tokens, cols, groups), |kernels| {
                 let mut y = y.clone();
-                let norm = Norm { weight: &weight, eps: 1e-5 };
+                let norm = Norm { kind: NormKind::Rms, weight: Some(&weight), bias: None, eps: 1e-5 };
                 let norm = (groups > 0).then_some(&norm);
                 let z = Rows::new(&z, tokens, cols, cols + 1);
                 kernels.gate(z, norm, groups.max(1), RowsMut::new(&mut y, tokens, cols, stride));

@@ -129,5 +129,5 @@ fn states_that_do_not_fit_are_refused() {
     fs::write(at("other.sarit"), relabelled(&fs::read(bundled()).unwrap())).unwrap();
     let (model, state) = (at("other.sarit"), at("good"));
     let other = ["ask", str(&model), "--state", str(&state), "--question", "उम्र?"];
-    fails(&other, &["cannot go on from state", "belongs to another model"]);
+    fails(&other, &["cannot go on from state", "belongs to another model", "`sarit read`"]);
 }

@@ -39,13 +39,13 @@ fn bad_models_are_refused() {
             fails(&[command, str(&path)], &[&["model.sarit"], words].concat());
         }
     };
-    fails(&["inspect", str(&path)], &["cannot open model", "model.sarit", "No such file"]);
+    fails(&["inspect", str(&path)], &["cannot use model", "model.sarit", "No such file"]);
     fails(&["inspect", str(folder.path())], &["not a regular file"]);
     let good = fs::read(tiny()).unwrap();
     refused(&[], &["empty"]);
     refused(&good[..40], &["too short"]);
     refused(&good[..good.len() - 64], &["truncated or damaged"]);
-    refused(&[&b"\x89PNG\r\n\x1a\n"[..], &[0; 200]].concat(), &["not a .sarit model"]);
+    refused(&[&b"\x89PNG\r\n\x1a\n"[..], &[0; 200]].concat(), &["not a .sarit model", "`sarit convert`"]);
     for at in [100, good.len() / 2, good.len() - 1] {
         let mut flipped = good.clone();
         flipped[at] ^= 0x10;

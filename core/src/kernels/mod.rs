@@ -11,6 +11,7 @@
 //! | over the groups of a quantized row | 8 lanes, lane `i` adds groups `i, i+8, …` in order from +0; then [`fold`] |
 //! | [`fold`] of `n` lanes | add the upper half to the lower, until one is left: `(l0+l8), …`, then `+4`, `+2`, `+1` |
 //! | a group's term | `(codes · codes as an integer, then f32) · (weight scale · activation scale)` |
+//! | softmax | scores of all ring rows in the order of the ring: their largest, then lanes over `exp(score - largest)`; values are summed row by row, then divided |
 //! | convolution | bias, then oldest to newest input, one after another |
 //! | state | `decay · h + (dt · x) · B`, each operation rounded |
 //!
@@ -24,7 +25,7 @@
 //! or heads), so that threads can share one operation, and are inlined, so that a back end can compile them again
 //! with more vector instructions enabled.
 
-use crate::plan::Norm;
+use crate::plan::{Activation, Norm};
 use crate::tensor::{GROUP, Matrix};
 
 pub mod scalar;
@@ -254,6 +255,33 @@ pub struct TimeStep<'a> {
     pub max: f32,
 }
 
+/// One position's attention over a ring of keys and values.
+#[derive(Debug, Clone, Copy)]
+pub struct Attend<'a> {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Length of a head.
+    pub head_dim: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// Queries `[heads][head_dim]`.
+    pub q: &'a [f32],
+    /// Keys `[positions][kv_heads][head_dim]`: the rows of the ring that are filled.
+    pub keys: &'a [f32],
+    /// Values `[positions][kv_heads][head_dim]`.
+    pub values: &'a [f32],
+}
+
+impl Attend<'_> {
+    /// Number of rows of the ring that are filled.
+    #[inline(always)]
+    pub fn positions(&self) -> usize {
+        self.keys.len() / (self.kv_heads * self.head_dim)
+    }
+}
+
 /// The operations of a step. Every method's default is its definition; an override gives the same bits.
 pub trait Kernels {
     /// Name of the back end, such as `scalar` or `avx2`.
@@ -299,6 +327,22 @@ pub trait Kernels {
         scalar::scan(p, 0..p.heads, state, &mut y);
     }
 
+    /// Attends with all heads: `y` `[heads][head_dim]`; `scores` holds `[heads][positions]` while it runs.
+    fn attend(&self, p: &Attend<'_>, scores: &mut [f32], y: &mut [f32]) {
+        scalar::attend(p, 0..p.heads, scores, y);
+    }
+
+    /// `y = act(gate) · y`, or `y = act(y)` without a gate.
+    fn activate(&self, activation: Activation, gate: Option<Rows<'_>>, mut y: RowsMut<'_>) {
+        scalar::activate(activation, gate, 0..y.count(), &mut y);
+    }
+
+    /// RMS normalization of each row in place, in `groups` equal parts.
+    fn group_norm(&self, norm: &Norm<'_>, groups: usize, mut y: RowsMut<'_>) {
+        let count = y.count();
+        scalar::group_norm(norm, groups, count, &mut y);
+    }
+
     /// `y = y · silu(z)`, then, with a norm, RMS normalization in `groups` equal parts.
     fn gate(&self, z: Rows<'_>, norm: Option<&Norm<'_>>, groups: usize, mut y: RowsMut<'_>) {
         scalar::gate(z, norm, groups, 0..z.count(), &mut y);
@@ -335,6 +379,15 @@ impl<K: Kernels + ?Sized> Kernels for &K {
     }
     fn scan(&self, p: &Scan<'_>, state: &mut [f32], y: RowsMut<'_>) {
         (**self).scan(p, state, y);
+    }
+    fn attend(&self, p: &Attend<'_>, scores: &mut [f32], y: &mut [f32]) {
+        (**self).attend(p, scores, y);
+    }
+    fn activate(&self, activation: Activation, gate: Option<Rows<'_>>, y: RowsMut<'_>) {
+        (**self).activate(activation, gate, y);
+    }
+    fn group_norm(&self, norm: &Norm<'_>, groups: usize, y: RowsMut<'_>) {
+        (**self).group_norm(norm, groups, y);
     }
     fn gate(&self, z: Rows<'_>, norm: Option<&Norm<'_>>, groups: usize, y: RowsMut<'_>) {
         (**self).gate(z, norm, groups, y);

@@ -1,10 +1,11 @@
 //! The definitions. Plain loops over fixed numbers of lanes, which compilers turn into vector code unchanged.
 
 use super::{
-    Conv, Decay, GROUP_LANES, Input, LANES, Quantized, QuantizedMut, RowSink, Rows, Scan, TimeStep, fold,
+    Attend, Conv, Decay, GROUP_LANES, Input, LANES, Quantized, QuantizedMut, RowSink, Rows, Scan, TimeStep,
+    fold,
 };
-use crate::math::{ROUND, exp2, rsqrt, silu, softplus};
-use crate::plan::Norm;
+use crate::math::{ROUND, exp, exp2, gelu, gelu_tanh, rsqrt, silu, softplus};
+use crate::plan::{Activation, Norm, NormKind};
 use crate::tensor::{Dense, GROUP, Matrix, TILE_ROWS, Tiled};
 use core::ops::Range;
 use half::f16;
@@ -35,20 +36,49 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     fold(lanes)
 }
 
+/// `sum_i a[i]` in the order of the contract.
+#[inline(always)]
+fn sum(a: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (a16, tail) = a.as_chunks::<LANES>();
+    for a in a16 {
+        for i in 0..LANES {
+            lanes[i] += a[i];
+        }
+    }
+    lanes.iter_mut().zip(tail).for_each(|(lane, a)| *lane += a);
+    fold(lanes)
+}
+
 /// `1 / sqrt(mean(x²) + eps)`.
 #[inline(always)]
 fn inverse_rms(x: &[f32], eps: f32) -> f32 {
     rsqrt(dot(x, x) / x.len() as f32 + eps)
 }
 
-/// RMS norm of rows `tokens` of `x`; row 0 of `y` is the first of them.
+/// Normalizes rows `tokens` of `x`; row 0 of `y` is the first of them.
 #[inline(always)]
 pub fn norm(norm: &Norm<'_>, x: Rows<'_>, tokens: Range<usize>, y: &mut impl RowSink) {
     for (i, t) in tokens.enumerate() {
-        let x = x.row(t);
-        let scale = inverse_rms(x, norm.eps);
-        for ((y, x), w) in y.row(i).iter_mut().zip(x).zip(norm.weight) {
-            *y = x * scale * w;
+        let (x, y) = (x.row(t), y.row(i));
+        match norm.kind {
+            NormKind::Identity => y.copy_from_slice(x),
+            NormKind::Rms => {
+                let scale = inverse_rms(x, norm.eps);
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = x * scale);
+            }
+            NormKind::Layer => {
+                let mean = sum(x) / x.len() as f32;
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = x - mean);
+                let scale = inverse_rms(y, norm.eps);
+                y.iter_mut().for_each(|y| *y *= scale);
+            }
+        }
+        if let Some(weight) = norm.weight {
+            y.iter_mut().zip(weight).for_each(|(y, w)| *y *= w);
+        }
+        if let Some(bias) = norm.bias {
+            y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         }
     }
 }
@@ -342,18 +372,79 @@ fn step_channel(
 /// Gates rows `tokens`; row 0 of `y` is the first of them.
 #[inline(always)]
 pub fn gate(z: Rows<'_>, norm: Option<&Norm<'_>>, groups: usize, tokens: Range<usize>, y: &mut impl RowSink) {
+    let count = tokens.len();
     for (i, t) in tokens.enumerate() {
-        let y = y.row(i);
-        for (y, z) in y.iter_mut().zip(z.row(t)) {
+        for (y, z) in y.row(i).iter_mut().zip(z.row(t)) {
             *y *= silu(*z);
         }
-        let Some(norm) = norm else { continue };
+    }
+    if let Some(norm) = norm {
+        group_norm(norm, groups, count, y);
+    }
+}
+
+/// RMS normalization of `count` rows in place, in `groups` equal parts.
+#[inline(always)]
+pub fn group_norm(norm: &Norm<'_>, groups: usize, count: usize, y: &mut impl RowSink) {
+    for t in 0..count {
+        let y = y.row(t);
         let part = y.len() / groups;
-        for (y, weight) in y.chunks_exact_mut(part).zip(norm.weight.chunks_exact(part)) {
+        for y in y.chunks_exact_mut(part) {
             let scale = inverse_rms(y, norm.eps);
-            for (y, w) in y.iter_mut().zip(weight) {
-                *y = *y * scale * w;
-            }
+            y.iter_mut().for_each(|y| *y *= scale);
+        }
+        if let Some(weight) = norm.weight {
+            y.iter_mut().zip(weight).for_each(|(y, w)| *y *= w);
+        }
+    }
+}
+
+/// Attends with the heads `heads`; `scores` and `y` hold those heads only.
+#[inline(always)]
+pub fn attend(p: &Attend<'_>, heads: Range<usize>, scores: &mut [f32], y: &mut [f32]) {
+    let (dim, row, positions) = (p.head_dim, p.kv_heads * p.head_dim, p.positions());
+    let outputs = scores.chunks_exact_mut(positions).zip(y.chunks_exact_mut(dim));
+    for (head, (scores, y)) in heads.zip(outputs) {
+        let first = head / (p.heads / p.kv_heads) * dim;
+        let q = &p.q[head * dim..(head + 1) * dim];
+        let mut largest = f32::NEG_INFINITY;
+        for (score, key) in scores.iter_mut().zip(p.keys.chunks_exact(row)) {
+            *score = dot(q, &key[first..first + dim]) * p.scale;
+            largest = if *score > largest { *score } else { largest };
+        }
+        scores.iter_mut().for_each(|score| *score = exp(*score - largest));
+        y.fill(0.0);
+        for (weight, value) in scores.iter().zip(p.values.chunks_exact(row)) {
+            y.iter_mut().zip(&value[first..first + dim]).for_each(|(y, v)| *y += weight * v);
+        }
+        let all = sum(scores);
+        y.iter_mut().for_each(|y| *y /= all);
+    }
+}
+
+/// Activates rows `tokens`; row 0 of `y` is the first of them.
+#[inline(always)]
+pub fn activate(activation: Activation, gate: Option<Rows<'_>>, tokens: Range<usize>, y: &mut impl RowSink) {
+    match activation {
+        Activation::Silu => activate_with(silu, gate, tokens, y),
+        Activation::Gelu => activate_with(gelu, gate, tokens, y),
+        Activation::GeluTanh => activate_with(gelu_tanh, gate, tokens, y),
+        Activation::Relu => activate_with(relu, gate, tokens, y),
+        Activation::Relu2 => activate_with(|x| relu(x) * relu(x), gate, tokens, y),
+    }
+}
+
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    if x > 0.0 { x } else { 0.0 }
+}
+
+#[inline(always)]
+fn activate_with(f: impl Fn(f32) -> f32, gate: Option<Rows<'_>>, tokens: Range<usize>, y: &mut impl RowSink) {
+    for (i, t) in tokens.enumerate() {
+        match gate {
+            Some(gate) => y.row(i).iter_mut().zip(gate.row(t)).for_each(|(y, g)| *y *= f(*g)),
+            None => y.row(i).iter_mut().for_each(|y| *y = f(*y)),
         }
     }
 }

@@ -1,32 +1,85 @@
 //! What the importers share: tensors looked up by name and shape, and the parts that all language models have.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
-use sarit_core::plan::{JoinRecord, LogitsOutput, NONE, NormRecord, TokenInput, norm_kind};
+use sarit_core::plan::{
+    JoinRecord, LinearRecord, LogitsOutput, NONE, NormRecord, Record, TokenInput, input, norm_kind, output,
+};
 use serde_json::Value;
 
 use super::ImportError;
-use crate::checkpoint::{Checkpoint, json};
+use crate::checkpoint::Checkpoint;
 use crate::recipe::{Piece, Recipe, Role, Source};
+
+const HEAD: &str = "lm_head.weight";
 
 /// Builds a recipe and keeps account of the checkpoint's tensors: one that nothing has asked for is an error.
 pub(super) struct Builder<'c> {
     checkpoint: &'c Checkpoint,
     recipe: Recipe,
     used: BTreeSet<String>,
+    d_model: usize,
+}
+
+/// Rows of a checkpoint's matrix, with factors on the weights and on the biases.
+#[derive(Debug, Clone)]
+pub(super) struct Slice {
+    pub(super) rows: Range<usize>,
+    pub(super) weight: f32,
+    pub(super) bias: f32,
+}
+
+impl Slice {
+    pub(super) fn of(rows: Range<usize>) -> Self {
+        Self { rows, weight: 1.0, bias: 1.0 }
+    }
+}
+
+/// What stands around the blocks of a language model.
+pub(super) struct Frame<'a> {
+    /// Name of the embedding.
+    pub(super) embedding: &'a str,
+    /// Factor on it.
+    pub(super) embedding_scale: f32,
+    /// Name of the last norm, without `.weight`.
+    pub(super) final_norm: &'a str,
+    /// Of all norms.
+    pub(super) norm: NormStyle,
+    /// Factor on the logits.
+    pub(super) logits_scale: f32,
+}
+
+/// The norm that a family uses throughout.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NormStyle {
+    /// One of [`norm_kind`].
+    pub(super) kind: u32,
+    pub(super) eps: f32,
+}
+
+impl NormStyle {
+    pub(super) fn rms(eps: f32) -> Self {
+        Self { kind: norm_kind::RMS, eps }
+    }
 }
 
 impl<'c> Builder<'c> {
     pub(super) fn new(checkpoint: &'c Checkpoint) -> Self {
-        Self { checkpoint, recipe: Recipe::default(), used: BTreeSet::new() }
+        Self { checkpoint, recipe: Recipe::default(), used: BTreeSet::new(), d_model: 0 }
     }
 
     pub(super) fn config(&self) -> &'c Value {
         self.checkpoint.config()
     }
 
-    pub(super) fn recipe(&mut self) -> &mut Recipe {
-        &mut self.recipe
+    /// Width of the residual stream, once [`language_model`](Self::language_model) has been called.
+    pub(super) fn d_model(&self) -> usize {
+        self.d_model
+    }
+
+    pub(super) fn push<R: Record>(&mut self, record: &R) {
+        self.recipe.push(record);
     }
 
     /// Ends the recipe.
@@ -49,9 +102,8 @@ impl<'c> Builder<'c> {
     /// The shape of a tensor that must have `N` dimensions, none of them 0.
     pub(super) fn shape<const N: usize>(&self, name: &str) -> Result<[usize; N], ImportError> {
         let info = self.checkpoint.tensor(name).ok_or_else(|| ImportError::MissingTensor(name.to_owned()))?;
-        let bad = || ImportError::BadShape { tensor: name.to_owned(), found: info.shape.clone() };
-        let shape: [usize; N] = info.shape.as_slice().try_into().map_err(|_| bad())?;
-        if shape.contains(&0) { Err(bad()) } else { Ok(shape) }
+        let shape: [usize; N] = info.shape.as_slice().try_into().map_err(|_| self.bad_shape(name))?;
+        if shape.contains(&0) { Err(self.bad_shape(name)) } else { Ok(shape) }
     }
 
     /// That a tensor's shape is wrong in a way that no other shape explains.
@@ -71,6 +123,15 @@ impl<'c> Builder<'c> {
         }
         self.used.insert(name.to_owned());
         Ok(())
+    }
+
+    /// That a tensor is there if and only if a flag of the configuration says so; anything goes without the flag.
+    pub(super) fn agree(&self, flag: Option<bool>, name: &str) -> Result<(), ImportError> {
+        match flag {
+            Some(true) if !self.has(name) => Err(ImportError::MissingTensor(name.to_owned())),
+            Some(false) if self.has(name) => Err(ImportError::UnknownTensor(name.to_owned())),
+            _ => Ok(()),
+        }
     }
 
     /// Reads a small tensor of exactly this shape.
@@ -98,9 +159,9 @@ impl<'c> Builder<'c> {
         Ok(self.push_values(name, 1, values))
     }
 
-    /// Adds a vector if `wanted`, else [`NONE`].
-    pub(super) fn vector_if(&mut self, wanted: bool, name: &str, len: usize) -> Result<u32, ImportError> {
-        if wanted { self.vector(name, len) } else { Ok(NONE) }
+    /// Adds a vector if the checkpoint has it, else [`NONE`].
+    pub(super) fn vector_if_any(&mut self, name: &str, len: usize) -> Result<u32, ImportError> {
+        if self.has(name) { self.vector(name, len) } else { Ok(NONE) }
     }
 
     /// Adds a matrix just as the checkpoint has it.
@@ -111,34 +172,113 @@ impl<'c> Builder<'c> {
         rows: usize,
         cols: usize,
     ) -> Result<u32, ImportError> {
-        self.matrix_of(name, role, std::slice::from_ref(&(0..rows)), rows, cols)
+        self.expect(name, &[rows, cols])?;
+        let piece = Piece { tensor: name.to_owned(), start: 0, stride: cols, rows, factor: 1.0 };
+        Ok(self.matrix_of(name.to_owned(), role, cols, vec![piece]))
     }
 
-    /// Adds a matrix whose rows are ranges of the checkpoint's, which has `rows` of them, in the order given.
-    pub(super) fn matrix_of(
+    fn matrix_of(&mut self, name: String, role: Role, cols: usize, pieces: Vec<Piece>) -> u32 {
+        let rows = pieces.iter().map(|piece| piece.rows).sum();
+        self.recipe.tensor(name, rows, cols, Source::Rows { pieces, role })
+    }
+
+    /// The linear map `name.weight` `[rows][cols]`, with `name.bias` if there is one.
+    pub(super) fn linear(
         &mut self,
         name: &str,
         role: Role,
-        ranges: &[std::ops::Range<usize>],
         rows: usize,
         cols: usize,
+    ) -> Result<LinearRecord, ImportError> {
+        self.linear_of(name, role, &[Slice::of(0..rows)], rows, cols)
+    }
+
+    /// The rows `slices`, in their order, of the linear map `name.weight` `[rows][cols]`.
+    pub(super) fn linear_of(
+        &mut self,
+        name: &str,
+        role: Role,
+        slices: &[Slice],
+        rows: usize,
+        cols: usize,
+    ) -> Result<LinearRecord, ImportError> {
+        let weight = format!("{name}.weight");
+        self.expect(&weight, &[rows, cols])?;
+        let piece = |s: &Slice| Piece {
+            tensor: weight.clone(),
+            start: s.rows.start * cols,
+            stride: cols,
+            rows: s.rows.len(),
+            factor: s.weight,
+        };
+        let pieces = slices.iter().map(piece).collect();
+        let taken: usize = slices.iter().map(|s| s.rows.len()).sum();
+        // Parts of one tensor need names of their own.
+        let part = if taken == rows { String::new() } else { format!("[{}+{taken}]", slices[0].rows.start) };
+        let matrix = self.matrix_of(format!("{weight}{part}"), role, cols, pieces);
+        let bias_name = format!("{name}.bias");
+        if !self.has(&bias_name) {
+            return Ok(LinearRecord::new(matrix, NONE));
+        }
+        let all = self.values(&bias_name, &[rows])?;
+        let bias = slices.iter().flat_map(|s| all[s.rows.clone()].iter().map(|b| b * s.bias)).collect();
+        Ok(LinearRecord::new(matrix, self.push_values(&format!("{bias_name}{part}"), 1, bias)))
+    }
+
+    /// The columns `cols` of the linear map `name.weight` `[rows][all]`, without a bias.
+    pub(super) fn columns(
+        &mut self,
+        name: &str,
+        cols: Range<usize>,
+        rows: usize,
+        all: usize,
+        factor: f32,
+    ) -> Result<LinearRecord, ImportError> {
+        let weight = format!("{name}.weight");
+        self.expect(&weight, &[rows, all])?;
+        let piece = Piece { tensor: weight.clone(), start: cols.start, stride: all, rows, factor };
+        let part = format!("{weight}[:,{}..{}]", cols.start, cols.end);
+        Ok(LinearRecord::new(self.matrix_of(part, Role::Projection, cols.len(), vec![piece]), NONE))
+    }
+
+    /// Matrix `index` of the stack `name` `[count][rows][cols]`, or the rows `part` of it.
+    pub(super) fn stacked(
+        &mut self,
+        name: &str,
+        index: usize,
+        part: Range<usize>,
+        shape: [usize; 3],
     ) -> Result<u32, ImportError> {
-        self.expect(name, &[rows, cols])?;
-        let piece =
-            |r: &std::ops::Range<usize>| Piece { tensor: name.to_owned(), start: r.start, rows: r.len() };
-        let source = Source::Rows { pieces: ranges.iter().map(piece).collect(), role };
-        let rows = ranges.iter().map(|r| r.len()).sum();
-        Ok(self.recipe.tensor(name.to_owned(), rows, cols, source))
+        self.expect(name, &shape)?;
+        let [_, rows, cols] = shape;
+        let start = (index * rows + part.start) * cols;
+        let piece = Piece { tensor: name.to_owned(), start, stride: cols, rows: part.len(), factor: 1.0 };
+        Ok(self.matrix_of(
+            format!("{name}[{index}][{}+{}]", part.start, part.len()),
+            Role::Projection,
+            cols,
+            vec![piece],
+        ))
     }
 
-    /// RMS norm with a weight `[len]`.
-    pub(super) fn rms_norm(&mut self, name: &str, len: usize, eps: f32) -> Result<NormRecord, ImportError> {
-        Ok(NormRecord { kind: norm_kind::RMS, weight: self.vector(name, len)?, eps })
+    /// The norm `name.weight` `[len]`, with `name.bias` if there is one.
+    pub(super) fn norm(
+        &mut self,
+        name: &str,
+        len: usize,
+        style: NormStyle,
+    ) -> Result<NormRecord, ImportError> {
+        let weight = self.vector(&format!("{name}.weight"), len)?;
+        let bias = match style.kind {
+            norm_kind::LAYER => self.vector_if_any(&format!("{name}.bias"), len)?,
+            _ => NONE,
+        };
+        Ok(NormRecord { kind: style.kind, weight, bias, eps: style.eps })
     }
 
-    /// A block that reads the RMS-normed residual stream and is added to it.
-    pub(super) fn join(&mut self, norm: &str, d_model: usize, eps: f32) -> Result<JoinRecord, ImportError> {
-        Ok(JoinRecord { norm: self.rms_norm(norm, d_model, eps)?, scale: 1.0 })
+    /// A block that reads the normed residual stream and is added to it.
+    pub(super) fn join(&mut self, norm: &str, style: NormStyle) -> Result<JoinRecord, ImportError> {
+        Ok(JoinRecord { norm: self.norm(norm, self.d_model, style)?, ..join(input::RESIDUAL) })
     }
 
     /// Convolution weights `[channels][1][width]` as `[width][channels]`, oldest input first.
@@ -166,87 +306,48 @@ impl<'c> Builder<'c> {
         }
     }
 
-    /// Input and output of a language model: embedding, final norm, and the head, which is the embedding if `tied`.
-    /// Returns `d_model`.
-    pub(super) fn language_model(
-        &mut self,
-        embedding: &str,
-        final_norm: &str,
-        tied: bool,
-        eps: f32,
-    ) -> Result<usize, ImportError> {
-        const HEAD: &str = "lm_head.weight";
-        let [vocab, d_model] = self.shape(embedding)?;
-        let embedding = self.matrix(embedding, Role::Embedding, vocab, d_model)?;
-        let norm = self.rms_norm(final_norm, d_model, eps)?;
-        let head = if tied || !self.has(HEAD) {
+    /// Whether two tensors have the same shape and elements.
+    fn equal(&self, a: &str, b: &str) -> Result<bool, ImportError> {
+        const BLOCK: usize = 1 << 18;
+        let shapes = [a, b].map(|name| self.checkpoint.tensor(name).map(|t| &t.shape));
+        if shapes[0] != shapes[1] {
+            return Ok(false);
+        }
+        let len: usize = shapes[0].into_iter().flatten().product();
+        let mut blocks = [vec![0.0; BLOCK.min(len)], vec![0.0; BLOCK.min(len)]];
+        for start in (0..len).step_by(BLOCK) {
+            let count = BLOCK.min(len - start);
+            for (name, block) in [a, b].into_iter().zip(&mut blocks) {
+                self.checkpoint.read(name, start, &mut block[..count])?;
+            }
+            if blocks[0][..count] != blocks[1][..count] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Input and output of a language model.
+    pub(super) fn language_model(&mut self, frame: &Frame<'_>) -> Result<(), ImportError> {
+        let [vocab, d_model] = self.shape(frame.embedding)?;
+        self.d_model = d_model;
+        let embedding = self.matrix(frame.embedding, Role::Embedding, vocab, d_model)?;
+        let norm = self.norm(frame.final_norm, d_model, frame.norm)?;
+        // A stored head counts, whatever the configuration says; unless it is the embedding once more.
+        let head = if self.has(HEAD) && !self.equal(frame.embedding, HEAD)? {
+            self.matrix(HEAD, Role::Head, vocab, d_model)?
+        } else {
             self.ignore(HEAD);
             embedding
-        } else {
-            self.matrix(HEAD, Role::Head, vocab, d_model)?
         };
-        self.recipe.push(&TokenInput { embedding });
-        self.recipe.push(&LogitsOutput { norm, head });
-        Ok(d_model)
+        let bias = self.vector_if_any("lm_head.bias", vocab)?;
+        self.push(&TokenInput { embedding, scale: frame.embedding_scale });
+        self.push(&LogitsOutput { norm, head, bias, scale: frame.logits_scale });
+        Ok(())
     }
 }
 
-/// A flag of the configuration; `default` where it is absent or null.
-pub(super) fn flag(config: &Value, key: &str, default: bool) -> Result<bool, ImportError> {
-    match &config[key] {
-        Value::Null => Ok(default),
-        Value::Bool(flag) => Ok(*flag),
-        value => {
-            Err(ImportError::Number { key: key.to_owned(), value: value.clone(), expected: "true or false" })
-        }
-    }
-}
-
-/// A positive, finite number of the configuration; `default` where it is absent or null.
-pub(super) fn positive(config: &Value, key: &str, default: f64) -> Result<f32, ImportError> {
-    let value = &config[key];
-    let number = if value.is_null() { Some(default) } else { json::number(value) };
-    number.filter(|n| *n > 0.0 && n.is_finite()).map(|n| n as f32).ok_or_else(|| ImportError::Number {
-        key: key.to_owned(),
-        value: value.clone(),
-        expected: "a positive number",
-    })
-}
-
-/// A whole number of at least 1; `default` where it is absent or null.
-pub(super) fn count(config: &Value, key: &str, default: usize) -> Result<usize, ImportError> {
-    let value = &config[key];
-    let number = if value.is_null() { Some(default as u64) } else { value.as_u64() };
-    number.filter(|n| (1..1 << 32).contains(n)).map(|n| n as usize).ok_or_else(|| ImportError::Number {
-        key: key.to_owned(),
-        value: value.clone(),
-        expected: "a whole number of at least 1",
-    })
-}
-
-/// Bounds of dt, `[low, high]`; the upper one may be infinite. No bounds where the key is absent or null.
-pub(super) fn dt_limits(config: &Value, key: &str) -> Result<(f32, f32), ImportError> {
-    let value = &config[key];
-    let limits = match value.as_array().map(Vec::as_slice) {
-        None if value.is_null() => Some((0.0, f64::INFINITY)),
-        Some([low, high]) => json::number(low).zip(json::number(high)),
-        _ => None,
-    };
-    limits
-        .filter(|(low, high)| *low >= 0.0 && low.is_finite() && high >= low)
-        .map(|(low, high)| (low as f32, high as f32))
-        .ok_or_else(|| ImportError::Number {
-            key: key.to_owned(),
-            value: value.clone(),
-            expected: "a lower and an upper bound",
-        })
-}
-
-/// That an activation is silu; refuses others by name.
-pub(super) fn expect_silu(config: &Value, key: &str) -> Result<(), ImportError> {
-    match &config[key] {
-        Value::Null => Ok(()),
-        value if matches!(value.as_str(), Some("silu" | "swish")) => Ok(()),
-        value => Err(ImportError::Option { key: key.to_owned(), value: value.clone() }),
-    }
+/// A join without a norm that is added to the residual stream.
+pub(super) fn join(input: u32) -> JoinRecord {
+    JoinRecord { input, norm: NormRecord::IDENTITY, output: output::RESIDUAL, scale: 1.0 }
 }

@@ -14,8 +14,7 @@ pub(crate) fn meta(
     let folder = checkpoint.folder().canonicalize().unwrap_or(checkpoint.folder().to_owned());
     let name = folder.file_name().map(|n| n.to_string_lossy().into_owned());
     meta.insert("name".into(), name.unwrap_or_default().into());
-    let family = config["model_type"].as_str().or(config["ssm_cfg"]["layer"].as_str()).unwrap_or("mamba");
-    meta.insert("family".into(), family.to_lowercase().into());
+    meta.insert("family".into(), super::family(config).unwrap_or_default().into());
 
     let generation = checkpoint.file("generation_config.json")?;
     let generation = generation.and_then(|bytes| lenient::parse(&bytes).ok()).unwrap_or_default();

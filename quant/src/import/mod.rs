@@ -1,9 +1,21 @@
 //! Importers: one per model family. Each maps a checkpoint to plan records; none of it reaches a device.
 
+mod attention;
+mod bamba;
 mod builder;
+mod config;
+mod falcon_h1;
+mod granite;
+mod jamba;
+mod lfm2;
 mod mamba;
-mod mamba2;
 mod meta;
+mod mlp;
+mod nemotron_h;
+mod original;
+mod phi_mamba;
+mod ssm;
+mod zamba2;
 
 use serde_json::Value;
 
@@ -20,7 +32,7 @@ pub enum ImportError {
     Family(String),
     /// The configuration does not say what family the model is of.
     #[error(
-        "config.json names neither a \"model_type\" nor an \"ssm_cfg\": not a model that can be imported"
+        "config.json names no \"model_type\", \"ssm_cfg\" or \"MixerModel\": not a model that can be imported"
     )]
     NoFamily,
     /// An option of the family is set to something that is not implemented.
@@ -41,6 +53,9 @@ pub enum ImportError {
         /// What is needed.
         expected: &'static str,
     },
+    /// A window of no positions, or of more than a file can say.
+    #[error("a window of {0} positions is not possible; it must be at least 1 and below 16777216")]
+    Window(usize),
     /// A tensor that the family needs is not there.
     #[error("the checkpoint has no tensor {0:?}, which a model of its kind needs")]
     MissingTensor(String),
@@ -82,22 +97,56 @@ pub enum ImportError {
     Checkpoint(#[from] CheckpointError),
 }
 
-/// Describes the checkpoint's model.
-pub(crate) fn import(checkpoint: &Checkpoint) -> Result<Recipe, ImportError> {
-    let config = checkpoint.config();
-    let family = match (config["model_type"].as_str(), config["ssm_cfg"].as_object()) {
-        (Some(family), _) => family,
-        // The state-spaces authors' own format names the layer instead; Mamba-1 is its default.
-        (None, Some(ssm)) => match ssm.get("layer").map(|layer| layer.as_str()) {
-            None | Some(Some("Mamba1")) => "mamba",
-            Some(Some("Mamba2")) => "mamba2",
-            Some(other) => return Err(ImportError::Family(other.unwrap_or("?").to_owned())),
+/// Families that can be imported, by the `model_type` of their configuration. The last two are formats that state
+/// none: those of the state-spaces authors and of the Phi-Mamba authors.
+pub const FAMILIES: [&str; 12] = [
+    "mamba",
+    "mamba2",
+    "falcon_mamba",
+    "falcon_h1",
+    "granitemoehybrid",
+    "bamba",
+    "jamba",
+    "zamba2",
+    "nemotron_h",
+    "lfm2",
+    "state-spaces",
+    "phi-mamba",
+];
+
+/// The family of a checkpoint, one of [`FAMILIES`] if it can be imported.
+pub(crate) fn family(config: &Value) -> Result<&str, ImportError> {
+    if let Some(family) = config["model_type"].as_str() {
+        return Ok(family);
+    }
+    if config["MixerModel"].is_object() {
+        return Ok("phi-mamba");
+    }
+    match &config["ssm_cfg"] {
+        Value::Object(ssm) => match ssm.get("layer") {
+            None => Ok("state-spaces"),
+            Some(layer) if layer == "Mamba1" || layer == "Mamba2" => Ok("state-spaces"),
+            Some(layer) => Err(ImportError::Family(layer.to_string())),
         },
-        (None, None) => return Err(ImportError::NoFamily),
-    };
-    match family {
-        "mamba" => mamba::import(checkpoint),
-        "mamba2" => mamba2::import(checkpoint),
+        _ => Err(ImportError::NoFamily),
+    }
+}
+
+/// Describes the checkpoint's model. Attention keeps `window` positions, or a number that fits the model.
+pub(crate) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<Recipe, ImportError> {
+    match family(checkpoint.config())? {
+        "mamba" => mamba::import_mamba(checkpoint),
+        "mamba2" => mamba::import_mamba2(checkpoint),
+        "falcon_mamba" => mamba::import_falcon_mamba(checkpoint),
+        "falcon_h1" => falcon_h1::import(checkpoint, window),
+        "granitemoehybrid" => granite::import(checkpoint, window),
+        "bamba" => bamba::import(checkpoint, window),
+        "jamba" => jamba::import(checkpoint, window),
+        "zamba2" => zamba2::import(checkpoint, window),
+        "nemotron_h" => nemotron_h::import(checkpoint, window),
+        "lfm2" => lfm2::import(checkpoint, window),
+        "state-spaces" => original::import(checkpoint, window),
+        "phi-mamba" => phi_mamba::import(checkpoint, window),
         other => Err(ImportError::Family(other.to_owned())),
     }
 }

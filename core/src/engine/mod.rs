@@ -1,0 +1,216 @@
+//! The step: tokens through all blocks. The page to read first; each kind of block has a page of its own.
+
+mod attention;
+mod linear;
+mod mlp;
+mod moe;
+mod short_conv;
+mod ssm;
+
+use crate::error::StepError;
+use crate::kernels::{Kernels, Rows, RowsMut};
+use crate::model::Model;
+use crate::plan::{Block, BlockInput, Join};
+use crate::scratch::Scratch;
+use crate::state::State;
+use crate::{ALIGN, round_up};
+
+/// A model and the kernels that run it. Holds no state of its own: one engine serves any number of streams.
+#[derive(Debug, Clone, Copy)]
+pub struct Engine<'m, K> {
+    model: Model<'m>,
+    kernels: K,
+}
+
+/// What a block is given beside its weights and the scratch.
+struct Chunk<'a> {
+    /// Tokens read before this chunk.
+    position: u64,
+    /// Tokens of this chunk.
+    count: usize,
+    /// Length of the normed input in [`Scratch::hidden`].
+    input_len: usize,
+    /// The parts of the block's state, as [`Block::state_lens`] says.
+    state: [&'a mut [f32]; 3],
+}
+
+impl<'m, K: Kernels> Engine<'m, K> {
+    /// An engine for `model` on `kernels`.
+    pub fn new(model: Model<'m>, kernels: K) -> Self {
+        Self { model, kernels }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model<'m> {
+        &self.model
+    }
+
+    /// The kernels.
+    pub fn kernels(&self) -> &K {
+        &self.kernels
+    }
+
+    /// Reads tokens, in chunks as large as the scratch allows, and computes no logits.
+    ///
+    /// The state afterwards has the same bits as after stepping through the tokens one by one.
+    ///
+    /// # Errors
+    /// All tokens are checked first; after an error the state is as it was.
+    pub fn feed(
+        &self,
+        state: &mut State<'_>,
+        scratch: &mut Scratch<'_>,
+        tokens: &[u32],
+    ) -> Result<(), StepError> {
+        self.check(state, scratch, tokens)?;
+        for chunk in tokens.chunks(scratch.chunk) {
+            self.run(state, scratch, chunk);
+        }
+        Ok(())
+    }
+
+    /// Reads tokens as [`feed`](Self::feed) does and calls `each(i, logits)` after every one; logits are `[vocab]`.
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn feed_each(
+        &self,
+        state: &mut State<'_>,
+        scratch: &mut Scratch<'_>,
+        tokens: &[u32],
+        mut each: impl FnMut(usize, &[f32]),
+    ) -> Result<(), StepError> {
+        self.check(state, scratch, tokens)?;
+        for (c, chunk) in tokens.chunks(scratch.chunk).enumerate() {
+            self.run(state, scratch, chunk);
+            for t in 0..chunk.len() {
+                self.head(scratch, t);
+                each(c * scratch.chunk + t, scratch.logits);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one token and returns the logits `[vocab]` of the next.
+    ///
+    /// # Errors
+    /// After an error the state is as it was.
+    pub fn step<'l>(
+        &self,
+        state: &mut State<'_>,
+        scratch: &'l mut Scratch<'_>,
+        token: u32,
+    ) -> Result<&'l mut [f32], StepError> {
+        self.check(state, scratch, &[token])?;
+        self.run(state, scratch, &[token]);
+        self.head(scratch, 0);
+        Ok(scratch.logits)
+    }
+
+    fn check(&self, state: &State<'_>, scratch: &Scratch<'_>, tokens: &[u32]) -> Result<(), StepError> {
+        if state.fingerprint() != self.model.fingerprint() {
+            return Err(StepError::OtherState);
+        }
+        if scratch.fingerprint != self.model.fingerprint() {
+            return Err(StepError::OtherScratch);
+        }
+        let vocab = self.model.vocab_len();
+        match tokens.iter().find(|&&token| token as usize >= vocab) {
+            Some(&token) => Err(StepError::TokenOutOfRange { token, vocab: vocab as u32 }),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes at most a chunk of valid tokens through all blocks; leaves the residual stream in the scratch.
+    fn run(&self, state: &mut State<'_>, scratch: &mut Scratch<'_>, tokens: &[u32]) {
+        let d_model = self.model.d_model();
+        let (embedding, scale) = (self.model.embedding(), self.model.embedding_scale());
+        for (&token, r) in tokens.iter().zip(scratch.residual.chunks_exact_mut(d_model)) {
+            embedding.read_row(token as usize, r);
+            r.iter_mut().for_each(|r| *r *= scale);
+        }
+        let keep = scratch.embedded.len().min(tokens.len() * d_model);
+        scratch.embedded[..keep].copy_from_slice(&scratch.residual[..keep]);
+
+        let position = state.position();
+        let mut input_len = 0;
+        for (block, start) in self.model.blocks() {
+            input_len = block.join().input.len(d_model, input_len);
+            let state = parts(&mut state.data_mut()[start..], block.state_lens());
+            let chunk = Chunk { position, count: tokens.len(), input_len, state };
+            self.read_input(block.join(), &chunk, scratch);
+            match block {
+                Block::Ssm(b) => self.ssm(&b, chunk, scratch),
+                Block::Attention(b) => self.attention(&b, chunk, scratch),
+                Block::Mlp(b) => self.mlp(&b, &chunk, scratch),
+                Block::Moe(b) => self.moe(&b, &chunk, scratch),
+                Block::ShortConv(b) => self.short_conv(&b, chunk, scratch),
+                Block::Linear(b) => self.linear_block(&b, &chunk, scratch),
+            }
+            write_output(block.join(), tokens.len() * d_model, scratch);
+        }
+        state.advance(tokens.len());
+    }
+
+    /// Leaves a block's normed input in [`Scratch::hidden`].
+    fn read_input(&self, join: &Join<'_>, chunk: &Chunk<'_>, s: &mut Scratch<'_>) {
+        let (d_model, len) = (self.model.d_model(), chunk.input_len);
+        let source = match join.input {
+            BlockInput::Same => return,
+            BlockInput::Residual => &*s.residual,
+            BlockInput::Branch => &*s.branch,
+            BlockInput::ResidualPlusBranch => {
+                for (sum, (r, b)) in s.joined.iter_mut().zip(s.residual.iter().zip(&*s.branch)) {
+                    *sum = r + b;
+                }
+                &*s.joined
+            }
+            BlockInput::ResidualAndEmbedding => {
+                let sources = s.residual.chunks_exact(d_model).zip(s.embedded.chunks_exact(d_model));
+                for (both, (r, e)) in s.joined.chunks_exact_mut(len).zip(sources) {
+                    both[..d_model].copy_from_slice(r);
+                    both[d_model..].copy_from_slice(e);
+                }
+                &*s.joined
+            }
+        };
+        let x = Rows::new(source, chunk.count, len, len);
+        self.kernels.norm(&join.norm, x, RowsMut::new(s.hidden, chunk.count, len, len));
+    }
+
+    /// Logits of token `t` of the chunk.
+    fn head(&self, s: &mut Scratch<'_>, t: usize) {
+        let (d_model, vocab) = (self.model.d_model(), self.model.vocab_len());
+        let output = self.model.output();
+        let r = Rows::new(&s.residual[t * d_model..], 1, d_model, d_model);
+        self.kernels.norm(&output.norm, r, RowsMut::new(s.hidden, 1, d_model, d_model));
+        let u = Rows::new(s.hidden, 1, d_model, d_model);
+        self.product(&output.head, u, &mut s.quantized, RowsMut::new(s.logits, 1, vocab, vocab));
+        if let Some(bias) = output.bias {
+            s.logits.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+        }
+        if output.scale != 1.0 {
+            s.logits.iter_mut().for_each(|y| *y *= output.scale);
+        }
+    }
+}
+
+/// The parts of a block's state, each of which begins on a 64-byte boundary.
+fn parts(state: &mut [f32], lens: [usize; 3]) -> [&mut [f32]; 3] {
+    let mut rest = state;
+    lens.map(|len| {
+        let (part, left) = core::mem::take(&mut rest).split_at_mut(round_up(len, ALIGN / 4));
+        rest = left;
+        &mut part[..len]
+    })
+}
+
+/// Takes a block's output, the first `len` elements of [`Scratch::output`], to where it goes.
+fn write_output(join: &Join<'_>, len: usize, s: &mut Scratch<'_>) {
+    let output = &s.output[..len];
+    if join.to_branch {
+        s.branch.iter_mut().zip(output).for_each(|(b, o)| *b = join.scale * o);
+    } else {
+        s.residual.iter_mut().zip(output).for_each(|(r, o)| *r += join.scale * o);
+    }
+}
