@@ -12,8 +12,8 @@ use std::time::Instant;
 
 /// Passes over the buffer when the read bandwidth is measured; the fastest counts.
 const BANDWIDTH_PASSES: usize = 5;
-/// Smallest buffer for that, in bytes.
-const BANDWIDTH_BUFFER: usize = 256 << 20;
+/// Smallest and largest buffer for that, in bytes.
+const BANDWIDTH_BUFFER: (usize, usize) = (256 << 20, 1 << 30);
 
 #[derive(Serialize)]
 struct Measured {
@@ -146,9 +146,9 @@ fn peak_rss_bytes() -> Result<u64> {
     Ok(1024 * kib)
 }
 
-/// Bytes per second that `threads` threads read from a buffer several times as large as the largest cache.
+/// Bytes per second that `threads` threads read from a buffer twice as large as the largest cache.
 fn read_bandwidth(threads: usize) -> f64 {
-    let words = BANDWIDTH_BUFFER.max(4 * largest_cache_bytes()) / 8;
+    let words = (2 * largest_cache_bytes()).clamp(BANDWIDTH_BUFFER.0, BANDWIDTH_BUFFER.1) / 8;
     let buffer = vec![1u64; words];
     let part = words.div_ceil(threads);
     let mut fastest = f64::INFINITY;
@@ -166,8 +166,8 @@ fn read_bandwidth(threads: usize) -> f64 {
 
 /// Reads every word once, into sums that do not wait for each other.
 fn sum(words: &[u64]) -> u64 {
-    let mut lanes = [0u64; 32];
-    let (chunks, rest) = words.as_chunks::<32>();
+    let mut lanes = [0u64; 16];
+    let (chunks, rest) = words.as_chunks::<16>();
     for chunk in chunks {
         lanes.iter_mut().zip(chunk).for_each(|(lane, word)| *lane = lane.wrapping_add(*word));
     }

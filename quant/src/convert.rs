@@ -168,7 +168,7 @@ pub fn convert(
 /// The format of a matrix when `weights` was asked for.
 fn format_of(role: Role, weights: DType) -> DType {
     match (weights, role) {
-        (DType::Q4, Role::Embedding | Role::Head | Role::Selection) => DType::Q8,
+        (DType::Q4, Role::Selection) => DType::Q8,
         _ => weights,
     }
 }

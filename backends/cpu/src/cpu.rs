@@ -7,8 +7,10 @@ use crate::pool::Pool;
 use core::fmt;
 use core::ops::Range;
 use sarit_core::kernels::scalar::PART_ROWS;
-use sarit_core::kernels::{Conv, Decay, Input, Kernels, LANES, QuantizedMut, Rows, RowsMut, Scan, TimeStep};
-use sarit_core::plan::Norm;
+use sarit_core::kernels::{
+    Attend, Conv, Decay, Input, Kernels, LANES, QuantizedMut, Rows, RowsMut, Scan, TimeStep,
+};
+use sarit_core::plan::{Activation, Norm};
 use sarit_core::{Matrix, Scalar};
 
 /// The least work worth handing to another thread, in units of [`cost`].
@@ -206,6 +208,38 @@ impl Kernels for Cpu {
             // SAFETY: parts are different tokens.
             let mut y = unsafe { y.part(tokens.clone(), 0..cols) };
             call!(self, gate(z, norm, groups, tokens, &mut y));
+        });
+    }
+
+    fn group_norm(&self, norm: &Norm<'_>, groups: usize, y: RowsMut<'_>) {
+        let (tokens, cols) = (y.count(), y.cols());
+        let y = Columns::new(y);
+        self.split(tokens, tokens * cols * cost::NORM, |tokens| {
+            // SAFETY: parts are different rows.
+            let mut y = unsafe { y.part(tokens.clone(), 0..cols) };
+            call!(self, group_norm(norm, groups, tokens.len(), &mut y));
+        });
+    }
+
+    fn attend(&self, p: &Attend<'_>, scores: &mut [f32], y: &mut [f32]) {
+        let (positions, dim) = (p.positions(), p.head_dim);
+        let (scores, y) = (Cuttable::new(scores), Cuttable::new(y));
+        let cost = p.heads * positions * (2 * dim + cost::FUNCTION);
+        self.split(p.heads, cost, |heads| {
+            let part = |len: usize| heads.start * len..heads.end * len;
+            // SAFETY: parts are different heads, of either.
+            let (scores, y) = unsafe { (scores.range(part(positions)), y.range(part(dim))) };
+            call!(self, attend(p, heads, scores, y));
+        });
+    }
+
+    fn activate(&self, activation: Activation, gate: Option<Rows<'_>>, y: RowsMut<'_>) {
+        let (tokens, cols) = (y.count(), y.cols());
+        let y = Columns::new(y);
+        self.split(tokens, tokens * cols * cost::FUNCTION, |tokens| {
+            // SAFETY: parts are different tokens.
+            let mut y = unsafe { y.part(tokens.clone(), 0..cols) };
+            call!(self, activate(activation, gate, tokens, &mut y));
         });
     }
 }

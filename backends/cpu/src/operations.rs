@@ -2,8 +2,8 @@
 
 use crate::columns::Part;
 use core::ops::Range;
-use sarit_core::kernels::{Conv, Input, QuantizedMut, Rows, Scan, TimeStep, scalar};
-use sarit_core::plan::Norm;
+use sarit_core::kernels::{Attend, Conv, Input, QuantizedMut, Rows, Scan, TimeStep, scalar};
+use sarit_core::plan::{Activation, Norm};
 use sarit_core::{Matrix, Scalar};
 
 /// One method per operation, on the ranges of [`sarit_core::kernels::scalar`], with that definition as its default.
@@ -53,6 +53,24 @@ pub(crate) trait Operations: Copy {
         y: &mut Part<'_>,
     ) {
         scalar::gate(z, norm, groups, tokens, y);
+    }
+
+    fn group_norm(self, norm: &Norm<'_>, groups: usize, count: usize, y: &mut Part<'_>) {
+        scalar::group_norm(norm, groups, count, y);
+    }
+
+    fn attend(self, p: &Attend<'_>, heads: Range<usize>, scores: &mut [f32], y: &mut [f32]) {
+        scalar::attend(p, heads, scores, y);
+    }
+
+    fn activate(
+        self,
+        activation: Activation,
+        gate: Option<Rows<'_>>,
+        tokens: Range<usize>,
+        y: &mut Part<'_>,
+    ) {
+        scalar::activate(activation, gate, tokens, y);
     }
 }
 

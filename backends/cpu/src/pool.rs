@@ -62,6 +62,8 @@ struct Shared {
     caller_sleeps: AtomicBool,
     /// All pieces are finished.
     finished: Condvar,
+    /// Workers that have started.
+    running: AtomicUsize,
     /// Workers are to end.
     stop: AtomicBool,
 }
@@ -73,7 +75,8 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Pool {
-    /// A pool with up to `workers` workers: fewer, where the system does not allow as many.
+    /// A pool with up to `workers` workers: fewer, where the system does not allow as many. Returns once they run,
+    /// so that what a new thread allocates is behind them.
     pub(crate) fn new(workers: usize) -> Self {
         let shared = Arc::new(Shared {
             open: AtomicU64::new(0),
@@ -86,13 +89,21 @@ impl Pool {
             wake: Condvar::new(),
             caller_sleeps: AtomicBool::new(false),
             finished: Condvar::new(),
+            running: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         });
         let spawn = |_| {
             let shared = Arc::clone(&shared);
-            Builder::new().name("sarit".into()).spawn(move || shared.work()).ok()
+            let work = move || {
+                shared.running.fetch_add(1, SeqCst);
+                shared.work();
+            };
+            Builder::new().name("sarit".into()).spawn(work).ok()
         };
-        let workers = (0..workers).map_while(spawn).collect();
+        let workers: Vec<_> = (0..workers).map_while(spawn).collect();
+        while shared.running.load(SeqCst) < workers.len() {
+            std::thread::yield_now();
+        }
         Self { shared, workers }
     }
 

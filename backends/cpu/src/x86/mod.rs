@@ -13,8 +13,8 @@ use crate::columns::Part;
 use crate::operations::Operations;
 use core::ops::Range;
 use sarit_core::Matrix;
-use sarit_core::kernels::{Conv, Input, QuantizedMut, Rows, Scan, TimeStep, scalar};
-use sarit_core::plan::Norm;
+use sarit_core::kernels::{Attend, Conv, Input, QuantizedMut, Rows, Scan, TimeStep, scalar};
+use sarit_core::plan::{Activation, Norm};
 
 mod avx2;
 mod avx512;
@@ -113,6 +113,20 @@ macro_rules! operations {
                     _simd, z: Rows<'_>, norm: Option<&Norm<'_>>, groups: usize, tokens: Range<usize>, y: &mut Part<'_>
                 )
                 scalar::gate(z, norm, groups, tokens, y)
+            }
+            compiled! { $proof, $features,
+                group_norm(_simd, norm: &Norm<'_>, groups: usize, count: usize, y: &mut Part<'_>)
+                scalar::group_norm(norm, groups, count, y)
+            }
+            compiled! { $proof, $features,
+                attend(_simd, p: &Attend<'_>, heads: Range<usize>, scores: &mut [f32], y: &mut [f32])
+                scalar::attend(p, heads, scores, y)
+            }
+            compiled! { $proof, $features,
+                activate(
+                    _simd, activation: Activation, gate: Option<Rows<'_>>, tokens: Range<usize>, y: &mut Part<'_>
+                )
+                scalar::activate(activation, gate, tokens, y)
             }
         }
     };
