@@ -4,6 +4,7 @@ mod answers;
 mod commands;
 mod conversion;
 mod failures;
+mod readme;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
