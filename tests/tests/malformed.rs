@@ -195,7 +195,7 @@ fn fifty_thousand_mutations_of_a_state() {
     let (mut seed, mut refused) = (2, 0);
     for round in 0..50_000 {
         for _ in 0..1 + random(&mut seed) % 3 {
-            let len = if random(&mut seed) % 2 == 0 { 64 } else { good.len() };
+            let len = if random(&mut seed).is_multiple_of(2) { 64 } else { good.len() };
             let at = random(&mut seed) as usize % len;
             bad[at] = random(&mut seed) as u8;
         }
