@@ -65,7 +65,7 @@ pub(crate) struct Meta {
     pub(crate) chat: Option<ChatFormat>,
     /// Tokens that end a text, as the checkpoint lists them.
     #[serde(default)]
-    eos_token_ids: Vec<Value>,
+    pub(crate) eos_token_ids: Vec<Value>,
 }
 
 /// How an instruct model is talked to.

@@ -52,7 +52,7 @@ fn a_saved_conversation_goes_on_as_if_it_had_not_ended() {
         number(answer, "prompt_tokens") + number(answer, "answer_tokens")
             - u64::from(answer["complete"] == false)
     };
-    assert_eq!(position(Path::new(&path("a4"))), whole.iter().map(read).sum());
+    assert_eq!(position(Path::new(&path("a4"))), whole.iter().map(read).sum::<u64>());
     // Without the earlier turns the fourth answer is another: the model sees them.
     let (alone, _) = answers(&args, &format!("{four}\n"));
     assert_ne!(alone[0]["state_hash"], last[0]["state_hash"]);

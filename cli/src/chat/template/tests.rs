@@ -50,9 +50,9 @@ fn granite_and_falcon_h1_use_methods_of_python() {
     let thought = (Role::Assistant, "<think>hm</think>\nHello!");
     assert_eq!(
         render(GRANITE, &[SYSTEM, QUESTION, thought, QUESTION], true).unwrap(),
-        "<|start_of_role|>system<|end_of_role|>Be brief.<|end_of_text|>\n\n\
+        "<|start_of_role|>system<|end_of_role|>Be brief.<|end_of_text|>\n\
          <|start_of_role|>user<|end_of_role|>Hi there <|end_of_text|>\n\
-         <|start_of_role|>assistant<|end_of_role|>Hello!<|end_of_text|>\n\n\
+         <|start_of_role|>assistant<|end_of_role|>Hello!<|end_of_text|>\n\
          <|start_of_role|>user<|end_of_role|>Hi there <|end_of_text|>\n\
          <|start_of_role|>assistant<|end_of_role|>"
     );
