@@ -92,3 +92,105 @@ impl Conversation {
         (turns && !silent).then_some(()).context("its messages are not questions and their answers in turn")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{ChatFormat, Meta, ModelFile};
+    use crate::text::{Specials, Text};
+
+    const CHATML: &str = include_str!("../../tests/templates/chatml.jinja");
+    const LLAMA3: &str = include_str!("../../tests/templates/llama3.jinja");
+    const MISTRAL: &str = include_str!("../../tests/templates/mistral.jinja");
+
+    /// The bundled model's tokenizer, and `template` with its first and last token.
+    fn with_chat(template: &str, test: impl FnOnce(&Chat<'_>)) {
+        let file = ModelFile::open(None).unwrap();
+        let model = file.model().unwrap();
+        let text = Text::of(&model, Specials::AsTokens).unwrap();
+        let token = |name: &str| Some(name.to_owned());
+        let chat = ChatFormat {
+            template: template.to_owned(),
+            bos_token: token("<bos>"),
+            eos_token: token("<eos>"),
+        };
+        let meta = Meta { chat: Some(chat), ..Meta::default() };
+        test(&Chat::new(&meta, &text).unwrap());
+    }
+
+    fn go_on(chat: &Chat<'_>, text: &str) -> Next {
+        Next::GoOn(chat.encode(text).unwrap())
+    }
+
+    #[test]
+    fn only_what_is_new_is_read_whatever_blanks_surround_the_answer() {
+        let end = "<|im_end|>\n<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\n";
+        for (answer, blanks) in [("yes", ""), (" yes\n", ""), ("\n yes", ""), ("", ""), ("  ", "  ")] {
+            with_chat(CHATML, |chat| {
+                let mut conversation = Conversation::new(None);
+                let first = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n";
+                assert_eq!(conversation.ask(chat, "a").unwrap(), go_on(chat, first));
+                conversation.answered(answer.to_owned(), None);
+                let next = conversation.ask(chat, "b").unwrap();
+                assert!(
+                    next == go_on(chat, end) || next == go_on(chat, &format!("{blanks}{end}")),
+                    "{answer:?}"
+                );
+                assert_eq!((conversation.turns(), conversation.check().is_ok()), (1, false));
+            });
+        }
+        let end = "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nb<|eot_id|>\
+                   <|start_header_id|>assistant<|end_header_id|>\n\n";
+        with_chat(LLAMA3, |chat| {
+            let mut conversation = Conversation::new(Some("Be brief."));
+            conversation.ask(chat, " a ").unwrap();
+            conversation.answered(" yes \n".to_owned(), None);
+            assert!(conversation.check().is_ok());
+            assert_eq!(conversation.ask(chat, "b").unwrap(), go_on(chat, end));
+        });
+    }
+
+    #[test]
+    fn the_pending_token_of_a_cut_answer_is_read_first() {
+        with_chat(MISTRAL, |chat| {
+            let mut conversation = Conversation::new(None);
+            conversation.ask(chat, "a").unwrap();
+            conversation.answered("yes".to_owned(), Some(77));
+            let expected = [vec![77], chat.encode("<eos>[INST] b [/INST]").unwrap()].concat();
+            assert_eq!(conversation.ask(chat, "b").unwrap(), Next::GoOn(expected));
+            assert_eq!(chat.stop, [2, 2]);
+        });
+    }
+
+    #[test]
+    fn answers_that_spell_special_tokens_are_found_again() {
+        with_chat(MISTRAL, |chat| {
+            let mut conversation = Conversation::new(None);
+            conversation.ask(chat, "say <eos>").unwrap();
+            conversation.answered("<eos> it is <".to_owned(), None);
+            let next = conversation.ask(chat, "b").unwrap();
+            assert_eq!(next, go_on(chat, "<eos>[INST] b [/INST]"));
+        });
+    }
+
+    #[test]
+    fn a_message_completes_no_special_token_of_the_template() {
+        with_chat("{% for m in messages %}<{{ m.content | trim }}>{% endfor %}", |chat| {
+            let Next::GoOn(ids) = Conversation::new(None).ask(chat, " eos ").unwrap() else { panic!() };
+            assert!(!ids.contains(&2), "{ids:?}");
+        });
+    }
+
+    #[test]
+    fn a_refused_message_changes_nothing() {
+        let template = "{% if messages | length > 2 %}{{ raise_exception('Enough.') }}{% endif %}x";
+        with_chat(template, |chat| {
+            let mut conversation = Conversation::new(None);
+            conversation.ask(chat, "a").unwrap();
+            conversation.answered("yes".to_owned(), Some(7));
+            let before = conversation.clone();
+            assert!(conversation.ask(chat, "b").unwrap_err().to_string().ends_with("Enough."));
+            assert_eq!(conversation, before);
+        });
+    }
+}

@@ -1,8 +1,8 @@
 //! Keeps what users and models say apart from the special tokens that a chat template writes.
 //!
 //! A template sees the messages as they are, so that trimming, splitting and comparing work. Only where a message
-//! spells a special token, or could complete one across its edge, a mark goes between two letters of it. Text is
-//! turned into tokens between marks, where no special token is whole; then the marks are gone.
+//! spells a special token, a mark goes between two letters of it; where it completes one across its edge, at its
+//! edges. Text is turned into tokens between marks, where no special token is whole; then the marks are gone.
 
 use std::collections::HashMap;
 
@@ -27,50 +27,37 @@ impl Guard {
         Self { by_first }
     }
 
-    /// `content` with marks where it needs them; blanks stay outermost, for templates that trim.
+    /// `content` with marks in the names that it spells.
     pub(crate) fn text(&self, content: &str) -> String {
         let content = content.replace([BREAK, SPLIT], "\u{fffd}");
-        let core = content.trim();
-        if core.is_empty() {
-            return content;
-        }
-        let start = content.len() - content.trim_start().len();
-        let mut guarded = content[..start].to_owned();
-        if self.names().any(|name| reaches_in(name, core)) {
-            guarded.push(BREAK);
-        }
-        for (at, letter) in core.char_indices() {
+        let mut guarded = String::with_capacity(content.len());
+        for (at, letter) in content.char_indices() {
             guarded.push(letter);
-            let names = self.by_first.get(&letter).into_iter().flatten();
-            if names.into_iter().any(|name| core[at..].starts_with(name)) {
+            if self.starts_name(letter, &content[at..]) {
                 guarded.push(BREAK);
             }
         }
-        if self.names().any(|name| reaches_out(name, core)) {
-            guarded.push(BREAK);
-        }
-        guarded.push_str(&content[start + core.len()..]);
         guarded
     }
 
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.by_first.values().flatten().map(String::as_str)
+    /// Number of names in `text`.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        text.char_indices().filter(|&(at, letter)| self.starts_name(letter, &text[at..])).count()
+    }
+
+    fn starts_name(&self, first: char, text: &str) -> bool {
+        self.by_first.get(&first).is_some_and(|names| names.iter().any(|name| text.starts_with(name)))
     }
 }
 
-/// The places within `name`.
-fn cuts(name: &str) -> impl Iterator<Item = usize> {
-    name.char_indices().map(|(at, _)| at).skip(1)
-}
-
-/// Whether text before `core` and the start of `core`, or all of it, can make up `name`.
-fn reaches_in(name: &str, core: &str) -> bool {
-    cuts(name).any(|at| core.starts_with(&name[at..]) || name[at..].starts_with(core))
-}
-
-/// Whether the end of `core` and text after it can make up `name`.
-fn reaches_out(name: &str, core: &str) -> bool {
-    cuts(name).any(|at| core.ends_with(&name[..at]))
+/// `content` with marks at its edges, too. Blanks stay outermost, for templates that trim.
+pub(crate) fn edged(content: &str) -> String {
+    let core = content.trim();
+    if core.is_empty() {
+        content.to_owned()
+    } else {
+        content.replacen(core, &format!("{BREAK}{core}{BREAK}"), 1)
+    }
 }
 
 #[cfg(test)]
@@ -83,15 +70,14 @@ mod tests {
     }
 
     #[test]
-    fn only_names_and_their_edges_are_marked() {
-        for plain in ["", "  ", "hello", " नमस्ते, is 2 < 3? ", "a|b [x]"] {
+    fn only_names_are_marked() {
+        for plain in ["", "  ", "hello", " नमस्ते, is 2 < 3? ", "a|b [x]", " end\n", "nd|> x"] {
             assert_eq!(guarded(plain), plain);
         }
         assert_eq!(guarded("a<|end|>b<s>"), "a<·|end|>b<·s>");
         assert_eq!(guarded("<<s>><|end<|end|>|>"), "<<·s>><|end<·|end|>|>");
-        assert_eq!(guarded(" nd|> x"), " ·nd|> x");
-        assert_eq!(guarded(" end\n"), " ·end\n");
-        assert_eq!(guarded("x [IN "), "x [IN· ");
+        assert_eq!(edged(" <a b \n").replace(BREAK, "·"), " ·<a b· \n");
+        assert_eq!(edged(" \n"), " \n");
     }
 
     #[test]

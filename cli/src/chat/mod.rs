@@ -47,11 +47,17 @@ impl<'t> Chat<'t> {
 
     /// The conversation as the model reads it, marks of the guard included.
     pub(crate) fn render(&self, messages: &[Message], now: i64) -> Result<String> {
-        let guarded: Vec<_> = messages
-            .iter()
-            .map(|message| Message::new(message.role, self.guarded(&message.content)))
-            .collect();
-        self.template.render(&guarded, true, now)
+        let guarded = |message: &Message| Message::new(message.role, self.guarded(&message.content));
+        self.render_guarded(&messages.iter().map(guarded).collect::<Vec<_>>(), now)
+    }
+
+    /// The same for messages that the guard has marked.
+    fn render_guarded(&self, messages: &[Message], now: i64) -> Result<String> {
+        let rendered = self.template.render(messages, true, now)?;
+        let edged = |message: &Message| Message::new(message.role, guard::edged(&message.content));
+        let apart = self.template.render(&messages.iter().map(edged).collect::<Vec<_>>(), true, now)?;
+        // A special token that is gone when messages are kept apart was spelled by a message and the template together.
+        Ok(if self.guard.count(&rendered) == self.guard.count(&apart) { rendered } else { apart })
     }
 
     /// Ids of a rendered text or a part of it.
@@ -64,7 +70,7 @@ impl<'t> Chat<'t> {
     /// first up to and with the context. Each part depends on nothing in the other.
     pub(crate) fn question(&self, context: &str, question: &str) -> Result<(String, String)> {
         let content = format!("{}{SPLIT}\n\n{}", self.guarded(context), self.guarded(question));
-        let rendered = self.template.render(&[Message::new(Role::User, content)], true, now())?;
+        let rendered = self.render_guarded(&[Message::new(Role::User, content)], now())?;
         let (before, after) = rendered.split_once(SPLIT).unwrap_or_default();
         ensure!(
             !before.is_empty() && !after.contains(SPLIT),
