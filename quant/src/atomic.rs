@@ -20,7 +20,8 @@ pub fn write<T, E: From<io::Error>>(
     builder.prefix(".sarit-").suffix(".tmp");
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut temporary = builder.tempfile_in(folder)?;
+    // The kind alone: the temporary name would only puzzle a reader of the message.
+    let mut temporary = builder.tempfile_in(folder).map_err(|e| io::Error::from(e.kind()))?;
     let result = fill(temporary.as_file_mut())?;
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|e| e.error)?;

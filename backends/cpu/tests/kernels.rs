@@ -4,9 +4,9 @@
 
 use half::f16;
 use sarit_core::kernels::{
-    Conv, Decay, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, TimeStep,
+    Attend, Conv, Decay, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, TimeStep,
 };
-use sarit_core::plan::{Norm, NormKind};
+use sarit_core::plan::{Activation, Norm, NormKind};
 use sarit_core::{DType, Dense, GROUP, Matrix, Scalar, TILE_ROWS, Tiled};
 use sarit_cpu::{Cpu, Isa};
 use std::fmt::Debug;
@@ -260,13 +260,21 @@ fn norm() {
         (1..=130).map(|cols| (2, cols)).chain(TOKENS.map(|t| (t, 100))).chain([(1, 5000), (150, 301)]);
     for (tokens, cols) in shapes {
         let (x, weight) = (random.floats(tokens * (cols + 2)), random.floats(cols));
-        compare(&("norm", tokens, cols), |kernels| {
-            let (mut y, stride) = output(tokens, cols);
-            let norm = Norm { kind: NormKind::Rms, weight: Some(&weight), bias: None, eps: 1e-5 };
-            let x = Rows::new(&x, tokens, cols, cols + 2);
-            kernels.norm(&norm, x, RowsMut::new(&mut y, tokens, cols, stride));
-            y
-        });
+        let bias = random.floats(cols);
+        for (kind, weight, bias) in [
+            (NormKind::Rms, Some(&weight[..]), None),
+            (NormKind::Rms, None, None),
+            (NormKind::Layer, Some(&weight[..]), Some(&bias[..])),
+            (NormKind::Identity, None, None),
+        ] {
+            compare(&("norm", kind, tokens, cols), |kernels| {
+                let (mut y, stride) = output(tokens, cols);
+                let norm = Norm { kind, weight, bias, eps: 1e-5 };
+                let x = Rows::new(&x, tokens, cols, cols + 2);
+                kernels.norm(&norm, x, RowsMut::new(&mut y, tokens, cols, stride));
+                y
+            });
+        }
     }
 }
 
@@ -421,6 +429,65 @@ fn gate() {
                 kernels.gate(z, norm, groups.max(1), RowsMut::new(&mut y, tokens, cols, stride));
                 y
             });
+        }
+    }
+}
+
+#[test]
+fn group_norm() {
+    let random = &mut Random(12);
+    for (tokens, cols, groups) in
+        [(1, 1, 1), (2, 31, 1), (3, 34, 2), (9, 100, 5), (2, 130, 13), (150, 304, 4)]
+    {
+        let (before, weight, stride) = (random.floats(tokens * (cols + 2)), random.floats(cols), cols + 2);
+        for weight in [None, Some(&weight[..])] {
+            compare(&("group_norm", tokens, cols, groups), |kernels| {
+                let mut y = before.clone();
+                let norm = Norm { kind: NormKind::Rms, weight, bias: None, eps: 1e-5 };
+                kernels.group_norm(&norm, groups, RowsMut::new(&mut y, tokens, cols, stride));
+                y
+            });
+        }
+    }
+}
+
+#[test]
+fn attend() {
+    let random = &mut Random(13);
+    for (heads, kv_heads) in [(1, 1), (6, 2), (5, 5)] {
+        for head_dim in [1, 8, 15, 16, 17, 64, 100] {
+            for positions in [1, 2, 15, 16, 17, 33, 300] {
+                let all = positions * kv_heads * head_dim;
+                let (q, keys) = (random.range(heads * head_dim, -2.0, 2.0), random.range(all, -2.0, 2.0));
+                let values = random.floats(all);
+                compare(&("attend", heads, kv_heads, head_dim, positions), |kernels| {
+                    let (mut scores, mut y) = (vec![0.0; heads * positions], vec![77.0; heads * head_dim]);
+                    let (q, keys, values) = (&q[..], &keys[..], &values[..]);
+                    let p = Attend { heads, kv_heads, head_dim, scale: 0.125, q, keys, values };
+                    kernels.attend(&p, &mut scores, &mut y);
+                    y
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn activate() {
+    let random = &mut Random(14);
+    let all = [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Relu2];
+    for (tokens, cols) in (1..=70).map(|cols| (2, cols)).chain([(9, 100), (150, 302)]) {
+        let (gate, before, stride) =
+            (random.floats(tokens * (cols + 1)), random.floats(tokens * (cols + 2)), cols + 2);
+        for activation in all {
+            for gated in [false, true] {
+                compare(&("activate", activation, gated, tokens, cols), |kernels| {
+                    let mut y = before.clone();
+                    let gate = gated.then(|| Rows::new(&gate, tokens, cols, cols + 1));
+                    kernels.activate(activation, gate, RowsMut::new(&mut y, tokens, cols, stride));
+                    y
+                });
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ mod conversion;
 mod failures;
 mod instruct;
 mod pull;
+mod readme;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

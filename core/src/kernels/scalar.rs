@@ -326,11 +326,11 @@ pub fn scan(p: &Scan<'_>, heads: Range<usize>, state: &mut [f32], y: &mut impl R
                 let sum = match p.decay {
                     Decay::Head(decay) => {
                         let decay = decay.row(t)[head];
-                        step_channel(h, dt * x[i], b, c, |_| [decay; LANES])
+                        step_channel(h, dt * x[i], b, b, c, |_| [decay; LANES])
                     }
                     Decay::Element(a_log2) => {
                         let a = &a_log2[head * n..(head + 1) * n];
-                        step_channel(h, dt * x[i], b, c, |at| load(&a[at]).map(|a| exp2(dt * a)))
+                        step_channel(h, dt * x[i], a, b, c, |a| a.map(|a| exp2(dt * a)))
                     }
                 };
                 y[i] = sum + d[i] * x[i];
@@ -339,32 +339,36 @@ pub fn scan(p: &Scan<'_>, heads: Range<usize>, state: &mut [f32], y: &mut impl R
     }
 }
 
-/// `h = decay · h + u · b` in place; returns `sum_n c · h`.
+/// `h = decay(a) · h + u · b` in place; returns `sum_n c · h`. All slices have one length; a `decay` that is the same
+/// for all elements ignores `a`.
 #[inline(always)]
 fn step_channel(
     h: &mut [f32],
     u: f32,
+    a: &[f32],
     b: &[f32],
     c: &[f32],
-    decay: impl Fn(Range<usize>) -> [f32; LANES],
+    decay: impl Fn(&[f32; LANES]) -> [f32; LANES],
 ) -> f32 {
     let mut lanes = [0.0; LANES];
-    let len = h.len();
-    let mut step = |h: &mut [f32], at: Range<usize>| {
-        let (a, b, c) = (decay(at.clone()), load(&b[at.clone()]), load(&c[at]));
-        let mut new = load(h);
+    let mut step = |h: &mut [f32; LANES], a: &[f32; LANES], b: &[f32; LANES], c: &[f32; LANES]| {
+        let decay = decay(a);
         for i in 0..LANES {
-            new[i] = a[i] * new[i] + u * b[i];
-            lanes[i] += c[i] * new[i];
+            h[i] = decay[i] * h[i] + u * b[i];
         }
-        h.copy_from_slice(&new[..h.len()]);
+        for i in 0..LANES {
+            lanes[i] += c[i] * h[i];
+        }
     };
-    let (whole, tail) = h.as_chunks_mut::<LANES>();
-    for (k, h) in whole.iter_mut().enumerate() {
-        step(h, k * LANES..(k + 1) * LANES);
+    let (h16, h_tail) = h.as_chunks_mut();
+    let ((a16, a_tail), (b16, b_tail), (c16, c_tail)) = (a.as_chunks(), b.as_chunks(), c.as_chunks());
+    for (((h, a), b), c) in h16.iter_mut().zip(a16).zip(b16).zip(c16) {
+        step(h, a, b, c);
     }
-    if !tail.is_empty() {
-        step(tail, len - tail.len()..len);
+    if !h_tail.is_empty() {
+        let mut h = load(h_tail);
+        step(&mut h, &load(a_tail), &load(b_tail), &load(c_tail));
+        h_tail.copy_from_slice(&h[..h_tail.len()]);
     }
     fold(lanes)
 }
