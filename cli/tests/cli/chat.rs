@@ -60,6 +60,18 @@ fn a_saved_conversation_goes_on_as_if_it_had_not_ended() {
 }
 
 #[test]
+fn a_conversation_whose_answers_end_is_read_once_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let saved = folder.path().join("saved");
+    let args = ["chat", str(model()), "--max-tokens", "2000", "--temperature", "1.5", "--seed", "1"];
+    let (turns, stderr) = answers(&args, &format!("{}\n/save {}\n", TURNS.join("\n"), str(&saved)));
+    assert!(turns.iter().all(|turn| turn["complete"] == true), "{turns:?}");
+    assert!(!stderr.contains("again"), "{stderr}");
+    let read = |turn: &Value| number(turn, "prompt_tokens") + number(turn, "answer_tokens");
+    assert_eq!(position(&saved), turns.iter().map(read).sum::<u64>());
+}
+
+#[test]
 fn a_snapshot_of_a_conversation_is_one_of_a_state() {
     let folder = tempfile::tempdir().unwrap();
     let saved = folder.path().join("saved");
