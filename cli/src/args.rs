@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
-use sarit_core::DType;
+use sarit_core::{DType, SampleError, Sampler, Sampling};
 use sarit_cpu::Isa;
 use std::path::PathBuf;
 
@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Ask(Ask),
     Read(Read),
     Generate(Generate),
+    Chat(Chat),
+    Pull(Pull),
     Convert(Convert),
     Inspect(Inspect),
     Logits(Logits),
@@ -145,7 +147,8 @@ pub(crate) struct Read {
 
 Examples:
   sarit generate mamba2-130m.sarit --prompt \"The river\" --max-tokens 50
-  sarit generate mamba2-130m.sarit --prompt-file start.txt --temperature 0.8 --top-p 0.9 --seed 7"
+  sarit generate mamba2-130m.sarit --prompt-file start.txt --temperature 0.8 --top-p 0.9 --seed 7
+  sarit generate falcon-h1-instruct.sarit --chat --prompt \"Name three rivers.\""
 )]
 pub(crate) struct Generate {
     /// Model file [default: the bundled Indic question answering model]
@@ -155,23 +158,41 @@ pub(crate) struct Generate {
     /// Stop after this many tokens
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) max_tokens: usize,
-    /// 0: always the likeliest token; higher: more varied
-    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
-    pub(crate) temperature: f32,
-    /// Choose among this many likeliest tokens; 0: all
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    pub(crate) top_k: usize,
-    /// Choose among the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
-    pub(crate) top_p: f32,
-    /// The same seed gives the same text
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub(crate) seed: u64,
+    /// Take the prompt as a user's message to an instruct model, and print its answer
+    #[arg(long)]
+    pub(crate) chat: bool,
+    #[command(flatten)]
+    pub(crate) sampling: Choice,
     #[command(flatten)]
     pub(crate) compute: Compute,
     /// Print one JSON object when the text is complete
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// How tokens are chosen.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Choice {
+    /// 0: always the likeliest token; higher: more varied
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    temperature: f32,
+    /// Choose among this many likeliest tokens; 0: all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Choose among the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    top_p: f32,
+    /// The same seed gives the same text
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+}
+
+impl Choice {
+    /// A sampler for the text numbered `text`: each has a seed of its own.
+    pub(crate) fn sampler(&self, text: u64) -> Result<Sampler, SampleError> {
+        let Self { temperature, top_k, top_p, seed } = *self;
+        Sampler::new(Sampling { temperature, top_k, top_p, seed: seed.wrapping_add(text) })
+    }
 }
 
 /// Where a generated text starts.
@@ -184,6 +205,76 @@ pub(crate) struct Start {
     /// File with the text to continue, taken as it is; `-` reads standard input
     #[arg(long, value_name = "F")]
     pub(crate) prompt_file: Option<PathBuf>,
+}
+
+/// Talk with an instruct model.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Every line of standard input is a message; the answer is printed as it comes. The model reads only what is new.
+A line that begins with / is a command: /save F, /load F, /reset, /help, /quit. /save writes the state to F,
+as `sarit read` does, and the text of the conversation to F.json. In a terminal a command that fails does not
+end the conversation; elsewhere it does.
+
+Examples:
+  sarit chat falcon-h1-instruct.sarit
+  sarit chat falcon-h1-instruct.sarit --system \"Answer in Hindi.\" --temperature 0.7 --seed 7
+  sarit chat falcon-h1-instruct.sarit --state rivers.chat
+  echo \"Name three rivers.\" | sarit chat falcon-h1-instruct.sarit --json"
+)]
+pub(crate) struct Chat {
+    /// Model file of an instruct model [default: the bundled model, which is none]
+    pub(crate) model: Option<PathBuf>,
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "state")]
+    pub(crate) system: Option<String>,
+    /// Go on with a conversation that /save has saved
+    #[arg(long, value_name = "F")]
+    pub(crate) state: Option<PathBuf>,
+    /// Stop an answer after this many tokens
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) max_tokens: usize,
+    #[command(flatten)]
+    pub(crate) sampling: Choice,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print one JSON object for each answer, when it is complete
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Download a model from the Hugging Face Hub.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Takes the configuration, the tokenizer, the chat template and the weights: safetensors, or else
+pytorch_model.bin, or else the one GGUF file. Files that are there already are checked and not taken again, and a
+download that was cut goes on where it ended. Checksums are compared where the Hub states them.
+
+A token comes from HF_TOKEN or the file that `huggingface-cli login` writes; HF_ENDPOINT is another Hub to use.
+
+Examples:
+  sarit pull state-spaces/mamba2-130m
+  sarit pull tiiuae/Falcon-H1-0.5B-Instruct -o falcon --convert q4
+  sarit pull tiiuae/Falcon-H1-0.5B-Instruct-GGUF --gguf Falcon-H1-0.5B-Instruct-Q4_K_M.gguf"
+)]
+pub(crate) struct Pull {
+    /// The model's name on the Hub
+    #[arg(value_name = "OWNER/NAME")]
+    pub(crate) name: String,
+    /// Folder to write to [default: NAME]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+    /// Branch, tag or commit
+    #[arg(long, value_name = "R", default_value = "main")]
+    pub(crate) revision: String,
+    /// Take this GGUF file instead of a checkpoint
+    #[arg(long, value_name = "FILE.gguf")]
+    pub(crate) gguf: Option<String>,
+    /// Also compile it into DIR/NAME-W.sarit, with its large matrices as f32, f16, q8 or q4
+    #[arg(long, value_name = "W", value_parser = parse_dtype)]
+    pub(crate) convert: Option<DType>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Compile a checkpoint (Hugging Face or state-spaces) into a model file.

@@ -4,14 +4,11 @@ use crate::args::{About, Ask};
 use crate::input;
 use crate::output::{self, Live};
 use crate::prompt::Prompt;
-use crate::session::{CHUNK, End, Memory, Meta, ModelFile, cpu};
-use crate::text::{Specials, Text};
+use crate::session::{CHUNK, End, Memory, Meta, ModelFile, cpu, read_snapshot};
+use crate::text::Text;
 use anyhow::{Context, Result, ensure};
-use sarit_core::{Engine, Model, Sampler, Sampling, State};
+use sarit_core::{Engine, Sampler, Sampling};
 use serde::Serialize;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
 
 #[derive(Serialize)]
 struct Answer {
@@ -28,8 +25,9 @@ pub(crate) fn run(args: &Ask) -> Result<()> {
     let context = context(&args.about)?;
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model()?;
-    let text = Text::of(&model, Specials::AsText)?;
-    let prompt = Prompt::new(&Meta::of(&model)?, &text)?;
+    let meta = Meta::of(&model)?;
+    let text = Text::of(&model, Prompt::specials(&meta))?;
+    let prompt = Prompt::new(&meta, &text)?;
     let engine = Engine::new(model, cpu(&args.compute)?);
     let mut memory = Memory::new(&model, CHUNK)?;
 
@@ -40,7 +38,7 @@ pub(crate) fn run(args: &Ask) -> Result<()> {
     ids.extend(prompt.question_ids(&args.question)?);
     let mut stream = match &args.about.state {
         Some(path) => memory
-            .resume(&engine, &snapshot(&model, path)?)
+            .resume(&engine, &read_snapshot(&model, path)?)
             .with_context(|| format!("cannot go on from state {}", path.display()))?,
         None => memory.start(&engine)?,
     };
@@ -74,13 +72,4 @@ fn context(about: &About) -> Result<Option<String>> {
     };
     ensure!(!context.trim().is_empty(), "the context is empty; give the text that the question is about");
     Ok(Some(context))
-}
-
-/// The state file at `path`, of which no more is read than a state of `model` can hold and one byte.
-fn snapshot(model: &Model<'_>, path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(State::snapshot_bytes(model) as u64 + 1).read_to_end(&mut bytes))
-        .with_context(|| format!("cannot read state {}", path.display()))?;
-    Ok(bytes)
 }

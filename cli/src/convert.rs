@@ -17,19 +17,28 @@ const META_LIMIT: u64 = 1 << 20;
 pub(crate) fn run(args: &Convert) -> Result<()> {
     let meta = args.meta.as_deref().map(read_meta).transpose()?.unwrap_or_default();
     let options = Options { weights: args.weights, window: args.window, meta };
+    let report = compile(&args.source, &args.output, &options)?;
+    if args.json {
+        output::print_json(&as_json(&report))
+    } else {
+        output::print(&as_text(&args.output, &report))
+    }
+}
+
+/// Converts with a progress bar, until Ctrl-C.
+pub(crate) fn compile(source: &Path, out: &Path, options: &Options) -> Result<Report> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let signal = Arc::clone(&interrupted);
     ctrlc::set_handler(move || signal.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")?;
 
     let bar = output::bar(0, "converting");
-    let result = sarit_quant::convert(&args.source, &args.output, &options, &mut |progress| {
+    let result = sarit_quant::convert(source, out, options, &mut |progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
         if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
-    let report = result?;
-    if args.json { output::print_json(&as_json(&report)) } else { output::print(&as_text(args, &report)) }
+    Ok(result?)
 }
 
 fn read_meta(path: &Path) -> Result<Map<String, Value>> {
@@ -46,8 +55,9 @@ fn as_json(report: &Report) -> Value {
     json!({ "file_bytes": report.file_bytes, "tensors": tensors })
 }
 
-fn as_text(args: &Convert, report: &Report) -> String {
-    let mut text = format!("wrote {} ({})\n", args.output.display(), HumanBytes(report.file_bytes));
+/// What was written and how exactly.
+pub(crate) fn as_text(out: &Path, report: &Report) -> String {
+    let mut text = format!("wrote {} ({})\n", out.display(), HumanBytes(report.file_bytes));
     let worst = report.tensors.iter().max_by(|a, b| a.relative_error.total_cmp(&b.relative_error));
     if let Some(t) = worst.filter(|t| t.relative_error > 0.0) {
         let (percent, dtype) = (100.0 * t.relative_error, t.dtype.name());

@@ -4,7 +4,7 @@ use crate::args::EvalQa;
 use crate::prompt::Prompt;
 use crate::score::{Means, Score, Tally, normalize, score};
 use crate::session::{CHUNK, Memory, Meta, ModelFile, cpu_with};
-use crate::text::{Specials, Text};
+use crate::text::Text;
 use crate::{output, parallel};
 use anyhow::{Context, Result, anyhow, ensure};
 use sarit_core::{Engine, Sampler, Sampling};
@@ -108,8 +108,9 @@ fn rows(path: &Path) -> Result<Vec<Row>> {
 fn answers(args: &EvalQa, rows: &[Row]) -> Result<Vec<String>> {
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model()?;
-    let text = Text::of(&model, Specials::AsText)?;
-    let prompt = Prompt::new(&Meta::of(&model)?, &text)?;
+    let meta = Meta::of(&model)?;
+    let text = Text::of(&model, Prompt::specials(&meta))?;
+    let prompt = Prompt::new(&meta, &text)?;
     let bar = output::bar(rows.len() as u64, "answering");
     let start = || Ok((Engine::new(model, cpu_with(&args.compute, 1)?), Memory::new(&model, CHUNK)?));
     let answers = parallel::map(rows.len(), args.compute.threads(), &bar, start, |(engine, memory), i| {

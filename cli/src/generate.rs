@@ -1,12 +1,13 @@
 //! `sarit generate`: the continuation of a text.
 
 use crate::args::Generate;
+use crate::chat::{self, Chat, Message, Role};
 use crate::input;
 use crate::output::{self, Live};
 use crate::session::{CHUNK, End, Memory, Meta, ModelFile, cpu};
 use crate::text::{Specials, Text};
 use anyhow::{Context, Result, ensure};
-use sarit_core::{Engine, Sampler, Sampling};
+use sarit_core::Engine;
 use serde::Serialize;
 use std::path::Path;
 
@@ -23,9 +24,7 @@ struct Generated {
 }
 
 pub(crate) fn run(args: &Generate) -> Result<()> {
-    let sampling =
-        Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
-    let mut sampler = Sampler::new(sampling)?;
+    let mut sampler = args.sampling.sampler(0)?;
     let start = match (&args.start.prompt, &args.start.prompt_file) {
         (Some(text), _) => text.clone(),
         (None, path) => input::text(path.as_deref().unwrap_or(Path::new("-")), PROMPT_LIMIT)?,
@@ -34,8 +33,14 @@ pub(crate) fn run(args: &Generate) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model()?;
     let text = Text::of(&model, Specials::AsTokens)?;
-    let prompt = text.encode(&start)?;
-    let stop = stop_tokens(&Meta::of(&model)?, &text)?;
+    let meta = Meta::of(&model)?;
+    let (prompt, stop) = if args.chat {
+        let chat = Chat::new(&meta, &text)?;
+        let rendered = chat.render(&[Message::new(Role::User, start)], chat::now())?;
+        (chat.encode(&rendered)?, chat.stop)
+    } else {
+        (text.encode(&start)?, stop_tokens(&meta, &text)?)
+    };
     let engine = Engine::new(model, cpu(&args.compute)?);
     let mut memory = Memory::new(&model, CHUNK)?;
     let mut stream = memory.start(&engine)?;
@@ -55,9 +60,9 @@ pub(crate) fn run(args: &Generate) -> Result<()> {
     }
 }
 
-/// Tokens that end a text: those that end an answer, if the model states any.
+/// Tokens that end a text: those of the checkpoint, and those that end an answer, if the model states any.
 fn stop_tokens(meta: &Meta, text: &Text) -> Result<Vec<u32>> {
     let names = meta.prompt.iter().flat_map(|format| &format.stop);
     let id = |name: &String| text.special(name).with_context(|| format!("the model has no token {name:?}"));
-    names.map(id).collect()
+    names.map(id).chain(meta.eos_ids().into_iter().map(Ok)).collect()
 }

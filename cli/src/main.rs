@@ -7,6 +7,7 @@
 mod args;
 mod ask;
 mod bench;
+mod chat;
 mod convert;
 mod eval_ppl;
 mod eval_qa;
@@ -17,6 +18,7 @@ mod logits;
 mod output;
 mod parallel;
 mod prompt;
+mod pull;
 mod read;
 mod score;
 mod session;
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
         Command::Ask(args) => ask::run(&args),
         Command::Read(args) => read::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Pull(args) => pull::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Logits(args) => logits::run(&args),

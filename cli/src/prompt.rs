@@ -1,23 +1,38 @@
-//! A question answering model's prompt format, as its meta section states it.
+//! How a model is asked about a text: a question answering model by the prompt format that its meta section states, an
+//! instruct model by its chat template.
 
-use crate::session::Meta;
-use crate::text::Text;
-use anyhow::{Context, Result};
+use crate::chat::Chat;
+use crate::session::{Meta, PromptFormat};
+use crate::text::{Specials, Text};
+use anyhow::{Context, Result, bail};
 
 /// The most tokens of an answer if neither the command line nor the model says.
 const MAX_TOKENS: usize = 64;
+/// The same for instruct models, which answer in sentences.
+const CHAT_MAX_TOKENS: usize = 256;
 
 /// Turns a context and a question into token ids.
 pub(crate) struct Prompt<'t> {
+    format: Format<'t>,
+    /// Tokens that end an answer.
+    pub(crate) stop: Vec<u32>,
+    /// The most tokens of an answer.
+    pub(crate) max_tokens: usize,
+}
+
+enum Format<'t> {
+    Stated(Stated<'t>),
+    /// Context and question are one message.
+    Chat(Box<Chat<'t>>),
+}
+
+/// A prompt format of special tokens and text.
+struct Stated<'t> {
     text: &'t Text,
     /// Up to and with the context.
     before: Vec<Part>,
     /// From there on.
     after: Vec<Part>,
-    /// Tokens that end an answer.
-    pub(crate) stop: Vec<u32>,
-    /// The most tokens of an answer.
-    pub(crate) max_tokens: usize,
 }
 
 enum Part {
@@ -28,11 +43,28 @@ enum Part {
 }
 
 impl<'t> Prompt<'t> {
-    /// The prompt format that `meta` states.
+    /// What the text for [`new`](Self::new) must take special tokens' names for.
+    pub(crate) fn specials(meta: &Meta) -> Specials {
+        if meta.prompt.is_some() { Specials::AsText } else { Specials::AsTokens }
+    }
+
+    /// The prompt format that `meta` states, or else its chat template.
     pub(crate) fn new(meta: &Meta, text: &'t Text) -> Result<Self> {
-        let format = meta.prompt.as_ref().context(
-            "the model has no prompt format, so it cannot be asked; use `sarit generate`, or convert it with --meta",
-        )?;
+        match (&meta.prompt, &meta.chat) {
+            (Some(format), _) => Self::stated(format, text),
+            (None, Some(_)) => {
+                let chat = Box::new(Chat::new(meta, text)?);
+                let stop = chat.stop.clone();
+                Ok(Self { format: Format::Chat(chat), stop, max_tokens: CHAT_MAX_TOKENS })
+            }
+            (None, None) => bail!(
+                "the model has no prompt format and no chat template, so it cannot be asked; use `sarit generate`, or \
+                 convert it with --meta"
+            ),
+        }
+    }
+
+    fn stated(format: &PromptFormat, text: &'t Text) -> Result<Self> {
         let template = &format.template;
         let (before, rest) = template
             .split_once("{context}")
@@ -51,9 +83,7 @@ impl<'t> Prompt<'t> {
         let mut before = parts(text, before);
         before.push(Part::Slot);
         Ok(Self {
-            text,
-            before,
-            after,
+            format: Format::Stated(Stated { text, before, after }),
             stop: format.stop.iter().map(stop).collect::<Result<_>>()?,
             max_tokens: format.max_tokens.unwrap_or(MAX_TOKENS),
         })
@@ -61,14 +91,22 @@ impl<'t> Prompt<'t> {
 
     /// Ids of the prompt up to and with the context.
     pub(crate) fn context_ids(&self, context: &str) -> Result<Vec<u32>> {
-        self.encode(&self.before, context)
+        match &self.format {
+            Format::Stated(stated) => stated.encode(&stated.before, context),
+            Format::Chat(chat) => chat.encode(&chat.question(context, "q")?.0),
+        }
     }
 
     /// Ids of the rest of the prompt.
     pub(crate) fn question_ids(&self, question: &str) -> Result<Vec<u32>> {
-        self.encode(&self.after, question)
+        match &self.format {
+            Format::Stated(stated) => stated.encode(&stated.after, question),
+            Format::Chat(chat) => chat.encode(&chat.question("c", question)?.1),
+        }
     }
+}
 
+impl Stated<'_> {
     /// Text between special tokens is encoded as one segment, in which nothing is taken for a special token.
     fn encode(&self, parts: &[Part], slot: &str) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
@@ -141,7 +179,8 @@ mod tests {
 
     fn meta(template: &str, stop: &[&str]) -> Meta {
         let stop = stop.iter().map(|name| name.to_string()).collect();
-        Meta { prompt: Some(PromptFormat { template: template.to_owned(), stop, max_tokens: None }) }
+        let prompt = PromptFormat { template: template.to_owned(), stop, max_tokens: None };
+        Meta { prompt: Some(prompt), ..Meta::default() }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::args::Read;
 use crate::prompt::Prompt;
 use crate::session::{CHUNK, Memory, Meta, ModelFile, cpu};
-use crate::text::{Specials, Text};
+use crate::text::Text;
 use crate::{input, output};
 use anyhow::{Context, Result, ensure};
 use indicatif::HumanBytes;
@@ -25,8 +25,9 @@ struct Written {
 pub(crate) fn run(args: &Read) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model()?;
-    let text = Text::of(&model, Specials::AsText)?;
-    let prompt = Prompt::new(&Meta::of(&model)?, &text)?;
+    let meta = Meta::of(&model)?;
+    let text = Text::of(&model, Prompt::specials(&meta))?;
+    let prompt = Prompt::new(&meta, &text)?;
     let engine = Engine::new(model, cpu(&args.compute)?);
     let mut memory = Memory::new(&model, CHUNK)?;
 

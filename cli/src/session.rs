@@ -5,6 +5,9 @@ use anyhow::{Context, Result, anyhow};
 use sarit_core::{Engine, Kernels, Model, ModelError, Sampler, Scratch, State, StepError};
 use sarit_cpu::{AlignedBytes, Cpu, Isa, Mapped};
 use serde::Deserialize;
+use serde_json::Value;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// Tokens that are read at once unless a command says otherwise.
@@ -59,6 +62,19 @@ fn remedy(error: ModelError) -> &'static str {
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Meta {
     pub(crate) prompt: Option<PromptFormat>,
+    pub(crate) chat: Option<ChatFormat>,
+    /// Tokens that end a text, as the checkpoint lists them.
+    #[serde(default)]
+    pub(crate) eos_token_ids: Vec<Value>,
+}
+
+/// How an instruct model is talked to.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ChatFormat {
+    /// Jinja, as Hugging Face writes it.
+    pub(crate) template: String,
+    pub(crate) bos_token: Option<String>,
+    pub(crate) eos_token: Option<String>,
 }
 
 /// How a question answering model is asked.
@@ -77,6 +93,11 @@ impl Meta {
     /// The meta section of `model`.
     pub(crate) fn of(model: &Model<'_>) -> Result<Self> {
         serde_json::from_str(model.meta()).context("the model's meta section is not as Sarit writes it")
+    }
+
+    /// Tokens that end a text.
+    pub(crate) fn eos_ids(&self) -> Vec<u32> {
+        self.eos_token_ids.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect()
     }
 }
 
@@ -140,6 +161,15 @@ impl Memory {
     }
 }
 
+/// The state file at `path`, of which no more is read than a state of `model` can hold and one byte.
+pub(crate) fn read_snapshot(model: &Model<'_>, path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(State::snapshot_bytes(model) as u64 + 1).read_to_end(&mut bytes))
+        .with_context(|| format!("cannot read state {}", path.display()))?;
+    Ok(bytes)
+}
+
 /// A running model.
 pub(crate) struct Stream<'a, 'm, K> {
     engine: &'a Engine<'m, K>,
@@ -160,6 +190,11 @@ impl<K: Kernels> Stream<'_, '_, K> {
     /// What the stream remembers.
     pub(crate) fn state(&self) -> &State<'_> {
         &self.state
+    }
+
+    /// Forgets everything.
+    pub(crate) fn reset(&mut self) {
+        self.state.reset();
     }
 
     /// Reads tokens without computing logits.

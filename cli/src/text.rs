@@ -18,6 +18,8 @@ pub(crate) struct Text {
     tokenizer: Tokenizer,
     /// Names and ids of the special tokens.
     specials: Vec<(String, u32)>,
+    /// Names of the other added tokens: those that are found in any text.
+    others: Vec<String>,
 }
 
 impl Text {
@@ -40,7 +42,9 @@ impl Text {
         let added = tokenizer.get_added_tokens_decoder();
         let specials = added.iter().filter(|(_, token)| token.special && !token.content.is_empty());
         let specials = specials.map(|(&id, token)| (token.content.clone(), id)).collect();
-        Ok(Self { tokenizer, specials })
+        let others =
+            added.values().filter(|token| !token.special).map(|token| token.content.clone()).collect();
+        Ok(Self { tokenizer, specials, others })
     }
 
     /// Ids of `text`, with nothing added at its ends.
@@ -55,6 +59,14 @@ impl Text {
     pub(crate) fn special_at_start(&self, text: &str) -> Option<(usize, u32)> {
         let matching = self.specials.iter().filter(|(name, _)| text.starts_with(name));
         matching.map(|(name, id)| (name.len(), *id)).max()
+    }
+
+    /// Names that a message must not spell in a chat with `template`: those of the special tokens, and of the other
+    /// added tokens that the template writes.
+    pub(crate) fn names_to_guard(&self, template: &str) -> Vec<String> {
+        let specials = self.specials.iter().map(|(name, _)| name);
+        let others = self.others.iter().filter(|name| !name.trim().is_empty() && template.contains(*name));
+        specials.chain(others).cloned().collect()
     }
 
     /// Id of the special token `name`.

@@ -6,7 +6,9 @@ use std::fs;
 
 #[test]
 fn every_command_has_help_with_examples() {
-    let commands = ["ask", "read", "generate", "convert", "inspect", "logits", "eval", "bench", "verify"];
+    let commands = [
+        "ask", "read", "generate", "chat", "pull", "convert", "inspect", "logits", "eval", "bench", "verify",
+    ];
     for args in
         commands.iter().map(|name| vec![*name]).chain([vec![], vec!["eval", "qa"], vec!["eval", "ppl"]])
     {

@@ -1,9 +1,12 @@
 //! The command as its users meet it: arguments, files, standard streams and exit codes.
 
 mod answers;
+mod chat;
 mod commands;
 mod conversion;
 mod failures;
+mod instruct;
+mod pull;
 mod readme;
 
 use std::ffi::OsStr;

@@ -1,0 +1,86 @@
+//! A conversation in files: the state, as `sarit read` writes states, and beside it a JSON file with the text.
+
+use super::conversation::Conversation;
+use crate::input;
+use crate::session::{Memory, read_snapshot};
+use anyhow::{Context, Result, ensure};
+use sarit_core::{Engine, Kernels, Model, State};
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The longest text of a conversation, in bytes.
+const LIMIT: u64 = 64 << 20;
+/// Version of the JSON file.
+const VERSION: u32 = 1;
+
+/// A conversation to go on with.
+pub(crate) struct Saved {
+    pub(crate) snapshot: Vec<u8>,
+    pub(crate) conversation: Conversation,
+}
+
+/// The JSON file: the conversation, and which state it belongs to.
+#[derive(Serialize, Deserialize)]
+struct Sidecar {
+    version: u32,
+    /// Hash of the state, 16 hex digits.
+    state_hash: String,
+    conversation: Conversation,
+}
+
+impl Saved {
+    pub(crate) fn write(
+        model: &Model<'_>,
+        state: &State<'_>,
+        conversation: &Conversation,
+        path: &Path,
+    ) -> Result<()> {
+        let mut snapshot = vec![0; State::snapshot_bytes(model)];
+        state.save(&mut snapshot)?;
+        let state_hash = format!("{:016x}", state.hash());
+        let sidecar = Sidecar { version: VERSION, state_hash, conversation: conversation.clone() };
+        let text = serde_json::to_vec(&sidecar)?;
+        for (path, bytes) in [(path, &snapshot), (&beside(path), &text)] {
+            sarit_quant::atomic::write(path, |file| file.write_all(bytes))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The conversation at `path`, whole and of the engine's model.
+    pub(crate) fn read<K: Kernels>(engine: &Engine<'_, K>, path: &Path) -> Result<Self> {
+        let cannot = || format!("cannot go on from {}", path.display());
+        let snapshot = read_snapshot(engine.model(), path)?;
+        let mut memory = Memory::new(engine.model(), 1)?;
+        let state_hash = memory.resume(engine, &snapshot).with_context(cannot)?.state().hash();
+
+        let beside = beside(path);
+        ensure!(
+            beside.exists(),
+            "{} holds a text and no conversation ({} is missing); ask about it with `sarit ask --state`",
+            path.display(),
+            beside.display()
+        );
+        let unreadable = || format!("{} is not a conversation that Sarit has saved", beside.display());
+        let text = input::text(&beside, LIMIT)?;
+        let sidecar: Sidecar = serde_json::from_str(&text).with_context(unreadable)?;
+        ensure!(sidecar.version == VERSION, "{} is of a newer Sarit; use that one", beside.display());
+        ensure!(
+            sidecar.state_hash == format!("{state_hash:016x}"),
+            "{} and {} were not saved together; load the pair that was",
+            path.display(),
+            beside.display()
+        );
+        sidecar.conversation.check().with_context(unreadable)?;
+        Ok(Self { snapshot, conversation: sidecar.conversation })
+    }
+}
+
+/// The JSON file beside the state at `path`.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(".json");
+    PathBuf::from(name)
+}
