@@ -15,19 +15,23 @@ use super::metadata::{Metadata, Value};
 use super::names::{self, Found, Heads};
 use super::{GgufError, tokenizer};
 
-/// Keys of an architecture that need no reading: sizes that the shapes tell, and notes.
-const KNOWN: [&str; 14] = [
+/// Keys that need no reading: sizes that the shapes tell, notes, and what only other architectures heed.
+const KNOWN: [&str; 18] = [
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
     "context_length",
-    "embedding_length",
     "expert_feed_forward_length",
     "expert_shared_feed_forward_length",
     "feed_forward_length",
     "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.finetuned",
     "rope.scaling.original_context_length",
     "shortconv.l_cache",
     "ssm.conv_kernel",
-    "ssm.inner_size",
-    "ssm.state_size",
+    "ssm.group_count",
     "ssm.time_step_rank",
     "tensor_data_layout",
     "vocab_size",
@@ -44,6 +48,9 @@ pub(super) struct Family {
 pub(super) fn family(metadata: &Metadata, tensors: &BTreeMap<String, Found>) -> Result<Family, GgufError> {
     let keys = Keys::new(metadata)?;
     keys.refuse_shards()?;
+    if !keys.flag("attention.causal", true)? {
+        return Err(keys.refused("attention.causal"));
+    }
     let layers = keys.count("block_count")?;
     // A layer has at least one tensor.
     if layers == 0 || layers > tensors.len() {
@@ -87,6 +94,7 @@ pub(super) fn family(metadata: &Metadata, tensors: &BTreeMap<String, Found>) -> 
     let (bos, eos) = (tokenizer::token_id(metadata, "bos")?, tokenizer::stop_ids(metadata)?);
     config.insert("bos_token_id".into(), bos.into());
     config.insert("eos_token_id".into(), eos.into());
+    keys.check_shapes(tensors)?;
     keys.refuse_others()?;
     Ok(Family { config: config.into(), map, heads })
 }
@@ -192,6 +200,34 @@ impl<'m> Keys<'m> {
         }
     }
 
+    /// Checks the sizes of which the shapes tell only the product: a wrong number of groups would go unseen.
+    fn check_shapes(&self, tensors: &BTreeMap<String, Found>) -> Result<(), GgufError> {
+        let [d_model, d_inner, d_state, groups] =
+            ["embedding_length", "ssm.inner_size", "ssm.state_size", "ssm.group_count"]
+                .map(|key| self.find_count(key).map(|n| n.map(|n| (key, n))));
+        let (d_model, d_inner, d_state, groups) = (d_model?, d_inner?, d_state?, groups?);
+        let is_grouped = self.architecture != "mamba" && self.architecture != "jamba";
+        for (name, tensor) in tensors {
+            let shape = tensor.listed.shape.as_slice();
+            let agrees = |found: usize, (key, wanted): (&str, usize)| match found == wanted {
+                true => Ok(()),
+                false => Err(GgufError::Contradiction { tensor: name.clone(), key: self.name(key) }),
+            };
+            if let ("token_embd.weight", [.., columns], Some(d_model)) = (name.as_str(), shape, d_model) {
+                agrees(*columns, d_model)?;
+            }
+            if let (true, [channels, _], Some(inner), Some(state), Some(groups)) =
+                (is_grouped && name.ends_with(".ssm_conv1d.weight"), shape, d_inner, d_state, groups)
+            {
+                agrees(*channels, (state.0, inner.1 + 2 * state.1 * groups.1))?;
+            }
+            if let (true, [rows, _], Some(groups)) = (name.ends_with(".ssm_norm.weight"), shape, groups) {
+                agrees(*rows, groups)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses keys that nothing has asked for.
     fn refuse_others(&self) -> Result<(), GgufError> {
         let prefix = self.name("");
@@ -263,7 +299,6 @@ impl<'m> Keys<'m> {
 
     fn mamba(&self) -> Result<Json, GgufError> {
         let eps = self.eps()?;
-        self.find_count("attention.head_count")?;
         Ok(if self.flag("ssm.dt_b_c_rms", false)? {
             // llama.cpp has one epsilon for all norms.
             json!({ "model_type": "falcon_mamba", "layer_norm_epsilon": eps, "mixer_rms_eps": eps })
@@ -273,7 +308,6 @@ impl<'m> Keys<'m> {
     }
 
     fn mamba2(&self) -> Result<Json, GgufError> {
-        self.find_count("attention.head_count")?;
         Ok(json!({
             "model_type": "mamba2",
             "layer_norm_epsilon": self.eps()?,
@@ -308,7 +342,6 @@ impl<'m> Keys<'m> {
         // Granite's converter says with this key whether positions rotate.
         let rope = self.flag("rope.scaling.finetuned", true)?;
         let parameters = if rope { self.rope(head_dim)? } else { Json::Null };
-        self.find_number("rope.freq_base")?;
         let scale = self.factor("attention.scale")?.unwrap_or(1.0 / (head_dim as f64).sqrt());
         let config = json!({
             "model_type": "granitemoehybrid",
@@ -355,8 +388,6 @@ impl<'m> Keys<'m> {
             _ => "mlp",
         };
         let kinds: Vec<&str> = kv.iter().zip(&ff).map(kind).collect();
-        self.flag("rope.scaling.finetuned", false)?;
-        self.find_number("rope.freq_base")?;
         // llama.cpp has no bound on dt.
         let config = json!({
             "model_type": "nemotron_h",

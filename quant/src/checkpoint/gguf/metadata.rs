@@ -266,9 +266,10 @@ impl Reader<'_> {
         for _ in 0..dimensions {
             shape.push(self.u64(WHAT)?);
         }
-        // Up to 2^48 elements no product below overflows; no file holds as many.
-        let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d)).filter(|n| *n < 1 << 48);
-        if elements.is_none_or(|n| n == 0) {
+        // Up to 2^48 elements no number of bytes overflows; no file holds as many.
+        let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
+        let elements = elements.filter(|n| (1..1 << 48).contains(n) && usize::try_from(*n).is_ok());
+        if elements.is_none() {
             return Err(self.bad(GgufError::Dimensions(name)));
         }
         let shape = shape.iter().rev().map(|d| *d as usize).collect();

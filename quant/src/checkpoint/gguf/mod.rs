@@ -89,7 +89,7 @@ fn locate(head: &Head, file_len: u64) -> Result<BTreeMap<String, Found>, GgufErr
             return Err(GgufError::Misaligned(name()));
         }
         // At most 2^48 elements of at most 8 bytes.
-        let bytes = (elements / block.elements * block.bytes) as u64;
+        let bytes = (elements / block.elements) as u64 * block.bytes as u64;
         let offset = head.data.checked_add(listed.offset);
         let end = offset.and_then(|offset| offset.checked_add(bytes)).filter(|end| *end <= file_len);
         let (Some(offset), Some(end)) = (offset, end) else {

@@ -198,11 +198,12 @@ fn byte_level(metadata: &Metadata, tokens: &Tokens<'_>) -> Result<Json, GgufErro
         // The first part may be a space itself.
         let after_first = merge.chars().next().map_or(0, char::len_utf8);
         let space = merge[after_first..].find(' ').map(|at| after_first + at);
-        let parts = space.map(|at| (&merge[..at], &merge[at + 1..]));
-        let known = |part: &str| tokens.ids.contains_key(part);
-        match parts {
-            Some((a, b)) if known(a) && known(b) && known(&format!("{a}{b}")) => merges.push(json!([a, b])),
-            _ => return Err(bad(format!("the merge {merge:?} is not of two tokens to one"))),
+        let (a, b) = space
+            .map(|at| (&merge[..at], &merge[at + 1..]))
+            .ok_or_else(|| bad(format!("the merge {merge:?} is not of two parts")))?;
+        // A merge that leads to no token is of no use, and the tokenizers library would not have it.
+        if [a, b, &format!("{a}{b}")].iter().all(|part| tokens.ids.contains_key(part)) {
+            merges.push(json!([a, b]));
         }
     }
     Ok(json!({
