@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::gguf::GgufError;
 use super::pickle::PickleError;
 
 /// Why a checkpoint could not be opened or read. Each message is one sentence: what, where, and what to do.
@@ -167,6 +168,15 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What was found, and where.
         source: PickleError,
+    },
+
+    /// A GGUF file cannot be used.
+    #[error("cannot take a model from {path}: {source}")]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        source: GgufError,
     },
 
     /// The data of a tensor is not in the archive.

@@ -8,6 +8,9 @@
 //! 3. `pytorch_model.bin`, as `torch.save` writes it since PyTorch 1.6
 //! 4. `pytorch_model.bin.index.json` and the shards that it names
 //!
+//! Or it is one GGUF file of version 2 or 3, which has everything in it: its configuration, tokenizer and tensor names
+//! are given as a folder would give them, and its blocks are read as the numbers that they stand for.
+//!
 //! Opening reads the names, shapes and positions of the tensors only, and checks that each lies inside its file.
 //! [`Checkpoint::read`] then converts any part of a tensor to `f32` through a buffer of at most 1 MiB, so a checkpoint
 //! larger than memory is no obstacle. Nothing in a file is ever executed, and no file makes this module panic.
@@ -25,6 +28,7 @@
 
 mod error;
 mod file;
+mod gguf;
 pub mod json;
 mod pickle;
 mod pytorch;
@@ -40,6 +44,7 @@ use serde_json::Value;
 
 pub use error::CheckpointError;
 use file::DataFile;
+pub use gguf::{BlockType, GgufError};
 pub use pickle::PickleError;
 
 /// Weights files looked for in a folder, the preferred one first.
@@ -62,11 +67,13 @@ pub struct Checkpoint {
     folder: PathBuf,
     config: Value,
     weights: Weights,
+    /// What a GGUF file has in place of the folder's other files.
+    gguf: Option<gguf::Companions>,
 }
 
 impl Checkpoint {
     /// Opens a folder, or one weights file (`.safetensors`, a `torch.save` file or an `.index.json`) whose folder has
-    /// the `config.json`. Tensor data is not read, but every tensor is checked to lie inside its file.
+    /// the `config.json`, or a GGUF file. Tensor data is not read, but every tensor is checked to lie inside its file.
     ///
     /// # Errors
     /// Any [`CheckpointError`] but those of [`Checkpoint::read`].
@@ -79,6 +86,15 @@ impl Checkpoint {
         let parent = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
         let folder = if found.is_dir() { path } else { parent }.to_owned();
 
+        if !found.is_dir() {
+            let file = DataFile::open(path.to_owned())?;
+            let file = file.ok_or_else(|| CheckpointError::NotFound(path.to_owned()))?;
+            if has_suffix(path, ".gguf") || file.starts_with(gguf::MAGIC)? {
+                let gguf::Gguf { config, tensors, companions } = gguf::open(&file)?;
+                let weights = Weights { files: vec![file], tensors };
+                return Ok(Self { folder, config, weights, gguf: Some(companions) });
+            }
+        }
         let config = DataFile::open(folder.join("config.json"))?
             .ok_or_else(|| CheckpointError::NoConfig(folder.clone()))
             .and_then(|file| json_object(&file))?;
@@ -89,12 +105,24 @@ impl Checkpoint {
             let file = DataFile::open(path.to_owned())?;
             weights.add(file.ok_or_else(|| CheckpointError::NotFound(path.to_owned()))?, &folder)?;
         }
-        Ok(Self { folder, config, weights })
+        Ok(Self { folder, config, weights, gguf: None })
     }
 
     /// The `config.json`, always an object. Infinite and undefined numbers are as [`json::number`] understands them.
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// What the model is called: what a GGUF file says, or the name of that file, or of the folder.
+    pub fn name(&self) -> String {
+        let path = match &self.gguf {
+            Some(gguf) => match gguf.name() {
+                Some(name) => return name,
+                None => self.weights.files[0].path().with_extension(""),
+            },
+            None => self.folder.canonicalize().unwrap_or(self.folder.clone()),
+        };
+        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     /// The folder that the checkpoint is in.
@@ -125,43 +153,75 @@ impl Checkpoint {
             folder: self.folder.clone(),
             tensor: tensor(),
         })?;
-        let file = &self.weights.files[info.file];
-        let path = || file.path().to_owned();
-        let element = info.dtype.size().ok_or_else(|| CheckpointError::UnsupportedDtype {
-            path: path(),
-            tensor: tensor(),
-            dtype: info.dtype.to_string(),
-        })?;
         if !info.row_major {
-            return Err(CheckpointError::NotContiguous { path: path(), tensor: tensor() });
+            return Err(CheckpointError::NotContiguous { path: self.path_of(info), tensor: tensor() });
         }
         let (elements, len) = (info.elements(), out.len());
-        if start.checked_add(len).is_none_or(|end| end > elements) {
-            return Err(CheckpointError::ReadRange { tensor: tensor(), elements, start, len });
-        }
+        let end = start.checked_add(len).filter(|end| *end <= elements);
+        let end = end.ok_or_else(|| CheckpointError::ReadRange { tensor: tensor(), elements, start, len })?;
 
-        let at_once = (READ_BYTES / element).min(len).max(1);
-        let mut buffer = vec![0; at_once * element];
-        // In range, because the whole tensor was found to lie inside its file.
-        let mut offset = info.offset + start as u64 * element as u64;
-        for piece in out.chunks_mut(at_once) {
-            let bytes = &mut buffer[..piece.len() * element];
-            file.read_at(bytes, offset)?;
-            info.dtype.to_f32(bytes, piece);
-            offset += bytes.len() as u64;
+        let mut out = out;
+        let mut buffer = Vec::new();
+        // The first part begins at 0, so there is one before `start`.
+        let first = info.parts.partition_point(|part| part.start <= start).saturating_sub(1);
+        for (i, part) in info.parts.iter().enumerate().skip(first).take_while(|(_, part)| part.start < end) {
+            let part_end = info.parts.get(i + 1).map_or(elements, |next| next.start).min(end);
+            let from = start.max(part.start);
+            let piece = out.split_off_mut(..part_end - from).unwrap_or_default();
+            let block = part.dtype.block().ok_or_else(|| CheckpointError::UnsupportedDtype {
+                path: self.path_of(info),
+                tensor: tensor(),
+                dtype: part.dtype.to_string(),
+            })?;
+            self.read_part(part, block, from - part.start, piece, &mut buffer)?;
         }
         Ok(())
     }
 
+    /// Reads elements of one part of a tensor from number `at` of the part on.
+    fn read_part(
+        &self,
+        part: &Part,
+        block: Block,
+        mut at: usize,
+        mut out: &mut [f32],
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), CheckpointError> {
+        while !out.is_empty() {
+            let (first, skip) = (at / block.elements, at % block.elements);
+            let blocks = (skip + out.len()).div_ceil(block.elements).min(READ_BYTES / block.bytes);
+            let count = (blocks * block.elements - skip).min(out.len());
+            let piece = out.split_off_mut(..count).unwrap_or_default();
+            buffer.resize(blocks * block.bytes, 0);
+            // In range, because the whole tensor was found to lie inside its file.
+            let offset = part.offset + first as u64 * block.bytes as u64;
+            self.weights.files[part.file].read_at(buffer, offset)?;
+            part.dtype.to_f32(buffer, skip, piece);
+            at += count;
+        }
+        Ok(())
+    }
+
+    fn path_of(&self, info: &TensorInfo) -> PathBuf {
+        let part = info.parts.first().map_or(0, |part| part.file);
+        self.weights.files[part].path().to_owned()
+    }
+
     /// Reads a companion of the weights whole, such as `tokenizer.json`, `tokenizer_config.json` or
-    /// `generation_config.json`: at most 128 MiB. `None` if the folder has no file of this name.
+    /// `generation_config.json`: at most 128 MiB. `None` if the folder has no file of this name. Of a GGUF file, the
+    /// first two are made from what it holds.
     ///
     /// # Errors
     /// [`FileName`](CheckpointError::FileName) unless `name` is a plain file name,
     /// [`TooLarge`](CheckpointError::TooLarge), [`NotAFile`](CheckpointError::NotAFile),
-    /// [`GitLfsPointer`](CheckpointError::GitLfsPointer), [`Io`](CheckpointError::Io).
+    /// [`GitLfsPointer`](CheckpointError::GitLfsPointer), [`Io`](CheckpointError::Io), [`Gguf`](CheckpointError::Gguf).
     pub fn file(&self, name: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
         check_file_name(name, &self.folder)?;
+        if let Some(gguf) = &self.gguf {
+            let bad =
+                |source| CheckpointError::Gguf { path: self.weights.files[0].path().to_owned(), source };
+            return gguf.file(name).map_err(bad);
+        }
         DataFile::open(self.folder.join(name))?.map(|file| file.whole(COMPANION_LIMIT)).transpose()
     }
 }
@@ -173,15 +233,38 @@ pub struct TensorInfo {
     pub dtype: SourceDtype,
     /// Sizes of the dimensions, the slowest first; empty for a single number.
     pub shape: Vec<usize>,
-    /// Which of the checkpoint's files.
-    file: usize,
-    /// Bytes before the first element in that file.
-    offset: u64,
+    /// Where the elements are: at least one part, in the order of the elements.
+    parts: Vec<Part>,
     /// Whether the elements can be read one after the other.
     row_major: bool,
 }
 
+/// Elements of a tensor that lie one after the other, up to where the next part starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Part {
+    dtype: SourceDtype,
+    /// Elements of the tensor before it.
+    start: usize,
+    /// Which of the checkpoint's files.
+    file: usize,
+    /// Bytes before the first element in that file.
+    offset: u64,
+}
+
+/// Elements that are stored together.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    elements: usize,
+    bytes: usize,
+}
+
 impl TensorInfo {
+    /// A tensor that lies in one piece, `offset` bytes after the start of the first file.
+    fn whole(dtype: SourceDtype, shape: Vec<usize>, offset: u64, row_major: bool) -> Self {
+        let part = Part { dtype: dtype.clone(), start: 0, file: 0, offset };
+        Self { dtype, shape, parts: vec![part], row_major }
+    }
+
     /// Number of elements: the product of `shape`.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
@@ -200,24 +283,39 @@ pub enum SourceDtype {
     BF16,
     /// IEEE-754 binary64.
     F64,
+    /// Blocks of a few numbers with common scales, in GGUF files.
+    Blocks(BlockType),
     /// A type that is listed but cannot be read, by its name in the file: `I64` and so on in safetensors files,
     /// `LongStorage` and so on in PyTorch files.
     Other(String),
 }
 
 impl SourceDtype {
-    /// Bytes of an element; `None` for a type that cannot be read.
+    /// Bytes of an element; `None` for a type that cannot be read, or whose elements come in blocks.
     pub fn size(&self) -> Option<usize> {
-        match self {
-            Self::F16 | Self::BF16 => Some(2),
-            Self::F32 => Some(4),
-            Self::F64 => Some(8),
-            Self::Other(_) => None,
-        }
+        self.block().filter(|block| block.elements == 1).map(|block| block.bytes)
     }
 
-    /// Converts the elements in `bytes`, [`size`](Self::size) bytes each, to as many numbers in `out`.
-    fn to_f32(&self, bytes: &[u8], out: &mut [f32]) {
+    /// The elements that are read together: one, unless they come in blocks. `None` for a type that cannot be read.
+    fn block(&self) -> Option<Block> {
+        let bytes = match self {
+            Self::F16 | Self::BF16 => 2,
+            Self::F32 => 4,
+            Self::F64 => 8,
+            Self::Blocks(kind) => return Some(Block { elements: kind.elements(), bytes: kind.bytes() }),
+            Self::Other(_) => return None,
+        };
+        Some(Block { elements: 1, bytes })
+    }
+
+    /// Bytes of this many elements; `None` if they are not whole blocks, or of a type that cannot be read.
+    fn bytes(&self, elements: usize) -> Option<usize> {
+        let block = self.block()?;
+        elements.is_multiple_of(block.elements).then(|| elements / block.elements * block.bytes)
+    }
+
+    /// Converts the elements in the blocks `bytes` from number `skip` on to as many numbers as `out` has.
+    fn to_f32(&self, bytes: &[u8], skip: usize, out: &mut [f32]) {
         fn each<const N: usize>(bytes: &[u8], out: &mut [f32], convert: impl Fn([u8; N]) -> f32) {
             let (elements, _) = bytes.as_chunks();
             for (number, element) in out.iter_mut().zip(elements) {
@@ -229,6 +327,7 @@ impl SourceDtype {
             Self::F16 => each(bytes, out, |element| f16::from_le_bytes(element).to_f32()),
             Self::BF16 => each(bytes, out, |element| bf16::from_le_bytes(element).to_f32()),
             Self::F64 => each(bytes, out, |element| f64::from_le_bytes(element) as f32),
+            Self::Blocks(kind) => blocks_to_f32(*kind, bytes, skip, out),
             Self::Other(_) => unreachable!("a type without a size is refused before it is read"),
         }
     }
@@ -241,8 +340,25 @@ impl fmt::Display for SourceDtype {
             Self::F16 => f.write_str("F16"),
             Self::BF16 => f.write_str("BF16"),
             Self::F64 => f.write_str("F64"),
+            Self::Blocks(kind) => kind.fmt(f),
             Self::Other(name) => f.write_str(name),
         }
+    }
+}
+
+/// Converts blocks, of the first one only what comes after `skip` elements, and of the last one what `out` has room for.
+fn blocks_to_f32(kind: BlockType, bytes: &[u8], mut skip: usize, mut out: &mut [f32]) {
+    let elements = kind.elements();
+    for block in bytes.chunks_exact(kind.bytes()) {
+        let piece = out.split_off_mut(..(elements - skip).min(out.len())).unwrap_or_default();
+        if piece.len() == elements {
+            kind.decode(block, piece);
+        } else {
+            let mut whole = [0.0; gguf::MOST_ELEMENTS];
+            kind.decode(block, &mut whole[..elements]);
+            piece.copy_from_slice(&whole[skip..skip + piece.len()]);
+        }
+        skip = 0;
     }
 }
 
@@ -300,8 +416,8 @@ impl Weights {
         } else {
             pytorch::tensors(&file)?
         };
-        for (_, info) in &mut tensors {
-            info.file = self.files.len();
+        for part in tensors.iter_mut().flat_map(|(_, info)| &mut info.parts) {
+            part.file = self.files.len();
         }
         self.files.push(file);
         Ok(tensors)

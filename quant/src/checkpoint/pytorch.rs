@@ -34,7 +34,7 @@ pub(super) fn tensors(file: &DataFile) -> Result<Vec<(String, TensorInfo)>, Chec
     for (name, tensor) in state {
         let offset = archive.locate(name, &tensor, &mut storages)?;
         let Tensor { dtype, shape, row_major, .. } = tensor;
-        tensors.push((name.to_owned(), TensorInfo { dtype, shape, file: 0, offset, row_major }));
+        tensors.push((name.to_owned(), TensorInfo::whole(dtype, shape, offset, row_major)));
     }
     Ok(tensors)
 }

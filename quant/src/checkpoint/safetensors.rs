@@ -37,12 +37,9 @@ pub(super) fn tensors(file: &DataFile) -> Result<Vec<(String, TensorInfo)>, Chec
         return Err(wrong_length(data_end));
     }
 
-    let info = |tensor: &safetensors::tensor::TensorInfo| TensorInfo {
-        dtype: dtype(tensor.dtype),
-        shape: tensor.shape.clone(),
-        file: 0,
-        offset: data_start + tensor.data_offsets.0 as u64,
-        row_major: true,
+    let info = |tensor: &safetensors::tensor::TensorInfo| {
+        let offset = data_start + tensor.data_offsets.0 as u64;
+        TensorInfo::whole(dtype(tensor.dtype), tensor.shape.clone(), offset, true)
     };
     Ok(metadata.tensors().into_iter().map(|(name, tensor)| (name, info(tensor))).collect())
 }

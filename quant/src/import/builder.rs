@@ -293,17 +293,26 @@ impl<'c> Builder<'c> {
         Ok(self.push_values(name, width, transposed))
     }
 
-    /// `A_log` as the engine reads it: `-exp(A_log) · log2(e)`, computed in f64.
+    /// Name of the decay rates under `prefix`: `A_log`, or `A` in checkpoints that have them as `-exp(A_log)`.
+    pub(super) fn decay_name(&self, prefix: &str) -> String {
+        let ready = format!("{prefix}.A");
+        if self.has(&ready) { ready } else { format!("{prefix}.A_log") }
+    }
+
+    /// The decay rates as the engine reads them: `A · log2(e)`, computed in f64. `name` is of
+    /// [`decay_name`](Self::decay_name).
     pub(super) fn a_log2(&mut self, name: &str, shape: &[usize]) -> Result<u32, ImportError> {
         let values = self.values(name, shape)?;
-        let ready: Vec<f32> =
-            values.iter().map(|&a| (-f64::from(a).exp() * std::f64::consts::LOG2_E) as f32).collect();
-        match ready.iter().position(|a| !a.is_finite()) {
-            Some(element) => {
-                Err(ImportError::NotFinite { tensor: name.to_owned(), element, value: ready[element] })
-            }
-            None => Ok(self.push_values(name, shape[0], ready)),
+        let a = |x: f32| if name.ends_with("_log") { -f64::from(x).exp() } else { f64::from(x) };
+        let ready: Vec<f32> = values.iter().map(|&x| (a(x) * std::f64::consts::LOG2_E) as f32).collect();
+        let bad = |element: usize| (name.to_owned(), element, ready[element]);
+        if let Some((tensor, element, value)) = ready.iter().position(|a| !a.is_finite()).map(bad) {
+            return Err(ImportError::NotFinite { tensor, element, value });
         }
+        if let Some((tensor, element, value)) = ready.iter().position(|a| *a > 0.0).map(bad) {
+            return Err(ImportError::Growth { tensor, element, value });
+        }
+        Ok(self.push_values(name, shape[0], ready))
     }
 
     /// Whether two tensors have the same shape and elements.

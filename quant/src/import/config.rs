@@ -63,7 +63,13 @@ pub(super) fn positive(config: &Value, key: &str, default: f64) -> Result<f64, I
     if number > 0.0 { Ok(number) } else { Err(wrong(config, key, "a positive number")) }
 }
 
-/// The same for an epsilon.
+/// A finite number of at least 0, as f32; `default` where it is absent or null.
+pub(super) fn bound(config: &Value, key: &str, default: f64) -> Result<f32, ImportError> {
+    let number = finite(config, key, default)?;
+    if number >= 0.0 { Ok(number as f32) } else { Err(wrong(config, key, "a number of at least 0")) }
+}
+
+/// A positive, finite number for an epsilon.
 pub(super) fn eps(config: &Value, key: &str, default: f64) -> Result<f32, ImportError> {
     Ok(positive(config, key, default)? as f32)
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::ImportError;
 use super::attention::{Heads, Layer, attention, names};
 use super::builder::{Builder, Frame, NormStyle};
-use super::config::{activation_of, count, eps, expect_silu, find_count, find_flag};
+use super::config::{Kind, activation_of, count, eps, expect_silu, find_count, find_flag, layer_kinds};
 use super::mlp;
 use super::ssm::{Mamba1, SelectionNorms, mamba1};
 use crate::checkpoint::Checkpoint;
@@ -27,11 +27,16 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
     let heads = Heads::of(&b, window)?;
     let activation = activation_of(config, "hidden_act", "silu")?;
     let experts = find_count(config, "num_experts")?.unwrap_or(16);
+    let kinds = layer_kinds(config)?;
 
     for i in 0..count(config, "num_hidden_layers", 0)? {
         let layer = format!("model.layers.{i}");
         let join = b.join(&format!("{layer}.input_layernorm"), norm)?;
-        if recurs(config, "attn", i, [8, 4])? {
+        let attends = match &kinds {
+            Some(kinds) => kinds.get(i) == Some(&Kind::Attention),
+            None => recurs(config, "attn", i, [8, 4])?,
+        };
+        if attends {
             let names = names(&format!("{layer}.self_attn"));
             attention(&mut b, join, &heads, &Layer::new(names.each_ref().map(String::as_str)))?;
         } else {
@@ -45,7 +50,8 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         }
         let join = b.join(&format!("{layer}.pre_ff_layernorm"), norm)?;
         let feed_forward = format!("{layer}.feed_forward");
-        if experts > 1 && recurs(config, "expert", i, [2, 1])? {
+        // Whether a layer chooses among experts is plain from its tensors.
+        if b.has(&format!("{feed_forward}.router.weight")) {
             let chosen = count(config, "num_experts_per_tok", 2)?;
             mixture(&mut b, join, &feed_forward, [experts, chosen], activation)?;
         } else {

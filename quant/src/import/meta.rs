@@ -11,9 +11,7 @@ pub(crate) fn meta(
 ) -> Result<Map<String, Value>, CheckpointError> {
     let config = checkpoint.config();
     let mut meta = Map::new();
-    let folder = checkpoint.folder().canonicalize().unwrap_or(checkpoint.folder().to_owned());
-    let name = folder.file_name().map(|n| n.to_string_lossy().into_owned());
-    meta.insert("name".into(), name.unwrap_or_default().into());
+    meta.insert("name".into(), checkpoint.name().into());
     meta.insert("family".into(), super::family(config).unwrap_or_default().into());
 
     let generation = checkpoint.file("generation_config.json")?;

@@ -92,6 +92,18 @@ pub enum ImportError {
         /// What stands there.
         value: f32,
     },
+    /// A rate at which a state should decay makes it grow.
+    #[error(
+        "tensor {tensor:?} of the checkpoint holds {value} at element {element}; decay rates must not be positive"
+    )]
+    Growth {
+        /// The tensor.
+        tensor: String,
+        /// Which element, in row-major order.
+        element: usize,
+        /// What stands there.
+        value: f32,
+    },
     /// The checkpoint cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

@@ -7,8 +7,8 @@ use super::ImportError;
 use super::attention::{Heads, Layer, attention, names};
 use super::builder::{Builder, Frame, NormStyle};
 use super::config::{
-    Kind, activation_of, count, expect_silu, factor, find_count, find_flag, flag, layer_kinds, positive,
-    refused,
+    Kind, activation_of, bound, count, expect_silu, factor, find_count, find_flag, flag, layer_kinds,
+    positive, refused,
 };
 use super::mlp;
 use super::ssm::{Mamba2, join_same, mamba2};
@@ -31,7 +31,7 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
     let heads = Heads::of(&b, window)?;
     let activation = activation_of(config, "mlp_hidden_act", "relu2")?;
     let groups = count(config, either(config, "n_groups", "mamba_n_groups"), 0)?;
-    let dt_min = positive(config, either(config, "time_step_min", "mamba_dt_min"), 1e-3)? as f32;
+    let dt_min = bound(config, either(config, "time_step_min", "mamba_dt_min"), 1e-3)?;
 
     for (i, kind) in kinds(config)?.into_iter().enumerate() {
         let layer = format!("backbone.layers.{i}");

@@ -37,7 +37,8 @@ pub(super) enum SelectionNorms {
 /// Adds a Mamba-1 block.
 pub(super) fn mamba1(b: &mut Builder<'_>, join: JoinRecord, p: &Mamba1<'_>) -> Result<(), ImportError> {
     let name = |part: &str| format!("{}.{part}", p.prefix);
-    let [d_inner, d_state] = b.shape(&name("A_log"))?;
+    let a = b.decay_name(p.prefix);
+    let [d_inner, d_state] = b.shape(&a)?;
     let [_, dt_rank] = b.shape(&name("dt_proj.weight"))?;
     let [_, _, conv_width] = b.shape(&name("conv1d.weight"))?;
     let d_model = b.d_model();
@@ -77,7 +78,7 @@ pub(super) fn mamba1(b: &mut Builder<'_>, join: JoinRecord, p: &Mamba1<'_>) -> R
         dt_bias: b.vector(&name("dt_proj.bias"), d_inner)?,
         dt_min: 0.0,
         dt_max: f32::INFINITY,
-        a_log2: b.a_log2(&name("A_log"), &[d_inner, d_state])?,
+        a_log2: b.a_log2(&a, &[d_inner, d_state])?,
         d: b.vector(&name("D"), d_inner)?,
         gate_norm: NormRecord::IDENTITY,
         norm_before_gate: 0,
@@ -128,7 +129,8 @@ impl<'a> Mamba2<'a> {
 /// Adds a Mamba-2 block; and, where in_proj begins with `[z0 | x0]` (state-spaces' `d_ssm`), the gated MLP beside it.
 pub(super) fn mamba2(b: &mut Builder<'_>, join: JoinRecord, p: &Mamba2<'_>) -> Result<(), ImportError> {
     let name = |part: &str| format!("{}.{part}", p.prefix);
-    let [heads] = b.shape(&name("A_log"))?;
+    let a = b.decay_name(p.prefix);
+    let [heads] = b.shape(&a)?;
     let [in_rows, d_model] = b.shape(&name("in_proj.weight"))?;
     let [_, out_cols] = b.shape(&name("out_proj.weight"))?;
     let [conv_channels, _, conv_width] = b.shape(&name("conv1d.weight"))?;
@@ -141,7 +143,7 @@ pub(super) fn mamba2(b: &mut Builder<'_>, join: JoinRecord, p: &Mamba2<'_>) -> R
     let bc = conv_channels.checked_sub(d_inner).filter(|n| *n > 0 && n % (2 * p.n_groups) == 0);
     let bc = bc.ok_or_else(|| b.bad_shape(&name("conv1d.weight")))?;
     if d_inner % heads != 0 || heads % p.n_groups != 0 {
-        return Err(b.bad_shape(&name("A_log")));
+        return Err(b.bad_shape(&a));
     }
 
     let mut start = 2 * d_mlp;
@@ -192,7 +194,7 @@ pub(super) fn mamba2(b: &mut Builder<'_>, join: JoinRecord, p: &Mamba2<'_>) -> R
         dt_bias: b.vector(&name("dt_bias"), heads)?,
         dt_min: p.dt_limits.0,
         dt_max: p.dt_limits.1,
-        a_log2: b.a_log2(&name("A_log"), &[heads])?,
+        a_log2: b.a_log2(&a, &[heads])?,
         d: b.push_values(&skip, 1, d),
         gate_norm,
         norm_before_gate: p.norm_before_gate.into(),
