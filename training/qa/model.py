@@ -1,0 +1,213 @@
+"""Mamba-2 for training: the parameters of Hugging Face's `Mamba2ForCausalLM`, a chunked scan, rows of packed documents.
+
+Shapes: B rows, T positions, H heads of P channels, N states per channel, D = H * P inner channels, d hidden.
+State and convolution restart at every <bos>, so a row may hold several documents.
+"""
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+BOS, EOS = 1, 2
+RESET = -40.0     # log decay of the state at a document's start: exp(-40) is 4e-18
+
+
+@dataclass(frozen=True)
+class Config:
+    vocab: int = 16384
+    hidden: int = 384
+    layers: int = 14
+    states: int = 128
+    head: int = 64
+    expand: int = 2
+    kernel: int = 4
+    eps: float = 1e-5
+
+    @property
+    def inner(self):
+        return self.hidden * self.expand
+
+    @property
+    def heads(self):
+        return self.inner // self.head
+
+    @property
+    def conv(self):
+        return self.inner + 2 * self.states
+
+
+def rms_norm(x, weight, eps):
+    x = x.float()
+    return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
+
+
+def scan(x, dt, a, b, c, start, chunk, dtype):
+    """Selective scan in chunks of `chunk` positions.
+
+    x [B,T,H,P], dt [B,T,H] step sizes, a [H] negative rates, b and c [B,T,N], start [B,T] document starts.
+    Returns [B,T,H,P] float32; matrix products run in `dtype`.
+    """
+    B, T, H, P = x.shape
+    N, n = b.shape[-1], T // chunk
+    decay = torch.where(start[..., None], RESET, dt * a).view(B, n, chunk, H).cumsum(2)
+    u = (x.float() * dt[..., None]).view(B, n, chunk, H, P)
+    b, c = b.view(B, n, chunk, N), c.view(B, n, chunk, N)
+
+    # Within a chunk: every earlier position through the decay between the two.
+    d = decay.transpose(2, 3)                                                     # [B,n,H,chunk]
+    lower = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).tril()
+    between = (d[..., :, None] - d[..., None, :]).masked_fill(~lower, float("-inf")).exp()
+    mix = ((c @ b.transpose(-1, -2))[:, :, None].float() * between).to(dtype)     # [B,n,H,chunk,chunk]
+    inside = (mix @ u.to(dtype).transpose(2, 3)).transpose(2, 3)                  # [B,n,chunk,H,P]
+
+    # Across chunks: the state each chunk adds, carried on by the chunk's whole decay.
+    to_end = (decay[:, :, -1:] - decay).exp()
+    added = (u * to_end[..., None]).to(dtype).view(B, n, chunk, H * P).transpose(2, 3) @ b
+    added = added.view(B, n, H, P, N)
+    whole = decay[:, :, -1].exp()
+    state, before = torch.zeros(B, H, P, N, device=x.device), []
+    for i in range(n):
+        before.append(state.to(dtype))
+        state = state * whole[:, i, :, None, None] + added[:, i].float()
+    before = torch.stack(before, 1).view(B, n, H * P, N)
+    outside = (c @ before.transpose(-1, -2)).view(B, n, chunk, H, P)
+    return (inside.float() + outside.float() * decay.exp()[..., None]).reshape(B, T, H, P)
+
+
+def weight_holder(size):
+    """A module with a `weight` of ones, named as Hugging Face names its norms."""
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.ones(size))
+    return module
+
+
+class Mixer(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.cfg = cfg
+        self.in_proj = nn.Linear(cfg.hidden, cfg.inner + cfg.conv + cfg.heads, bias=False)
+        self.conv1d = nn.Conv1d(cfg.conv, cfg.conv, cfg.kernel, groups=cfg.conv, padding=cfg.kernel - 1)
+        dt = torch.exp(torch.rand(cfg.heads) * math.log(100) + math.log(0.001)).clamp(min=1e-4)   # 0.001 .. 0.1
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+        self.A_log = nn.Parameter(torch.log(torch.arange(1, cfg.heads + 1).float()))
+        self.D = nn.Parameter(torch.ones(cfg.heads))
+        self.norm = weight_holder(cfg.inner)
+        self.out_proj = nn.Linear(cfg.inner, cfg.hidden, bias=False)
+        nn.init.normal_(self.in_proj.weight, std=cfg.hidden ** -0.5)
+        nn.init.normal_(self.out_proj.weight, std=(2 * cfg.hidden * cfg.layers) ** -0.5)
+        nn.init.zeros_(self.conv1d.bias)
+
+    def forward(self, x, start, same, chunk, dtype):
+        """x [B,T,d]; `same` = 3 masks [B,T]: is the position 1, 2, 3 back of the same document?"""
+        cfg = self.cfg
+        B, T, _ = x.shape
+        gate, xbc, dt = F.linear(x.to(dtype), self.in_proj.weight.to(dtype)).split([cfg.inner, cfg.conv, cfg.heads], -1)
+        w, wide = self.conv1d.weight[:, 0], xbc.float()
+        mixed = wide * w[:, 3] + self.conv1d.bias
+        for back in (1, 2, 3):
+            shifted = F.pad(wide, (0, 0, back, 0))[:, :T]
+            mixed = mixed + torch.where(same[back - 1][..., None], shifted, 0.0) * w[:, 3 - back]
+        u, b, c = F.silu(mixed).to(dtype).split([cfg.inner, cfg.states, cfg.states], -1)
+        u = u.reshape(B, T, cfg.heads, cfg.head)
+        dt = F.softplus(dt.float() + self.dt_bias)
+        y = scan(u, dt, -torch.exp(self.A_log), b, c, start, chunk, dtype) + u.float() * self.D[:, None]
+        y = rms_norm(y.reshape(B, T, cfg.inner) * F.silu(gate.float()), self.norm.weight, cfg.eps)
+        return F.linear(y.to(dtype), self.out_proj.weight.to(dtype))
+
+
+class Block(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.eps = cfg.eps
+        self.norm = weight_holder(cfg.hidden)
+        self.mixer = Mixer(cfg)
+
+    def forward(self, x, start, same1, same2, same3, chunk: int, dtype: torch.dtype):
+        return x + self.mixer(rms_norm(x, self.norm.weight, self.eps), start, (same1, same2, same3), chunk, dtype).float()
+
+
+def head_loss(x, norm, embedding, target, weight, eps, dtype, text_weight):
+    """Mean answer loss + text_weight * mean text loss; weight [B,T]: 0 nothing, 1 text, 2 answer."""
+    logits = F.linear(rms_norm(x, norm, eps).to(dtype), embedding.to(dtype)).float()
+    loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), target.reshape(-1), reduction="none").view(target.shape)
+    answer, text = (weight == 2).float(), (weight == 1).float()
+    answer_loss = (loss * answer).sum() / answer.sum().clamp(min=1)
+    text_loss = (loss * text).sum() / text.sum().clamp(min=1)
+    right = ((logits.argmax(-1) == target).float() * answer).sum() / answer.sum().clamp(min=1)
+    return answer_loss + text_weight * text_loss, answer_loss.detach(), text_loss.detach(), right
+
+
+class LanguageModel(nn.Module):
+    def __init__(self, cfg=Config()):
+        super().__init__()
+        self.cfg = cfg
+        self.backbone = nn.Module()
+        self.backbone.embeddings = nn.Embedding(cfg.vocab, cfg.hidden)
+        self.backbone.layers = nn.ModuleList(Block(cfg) for _ in range(cfg.layers))
+        self.backbone.norm_f = weight_holder(cfg.hidden)
+        nn.init.normal_(self.backbone.embeddings.weight, std=0.02)
+        self.block, self.head = Block.forward, head_loss
+
+    def compile(self):
+        self.block = torch.compile(Block.forward, dynamic=False)
+        self.head = torch.compile(head_loss, dynamic=False)
+
+    def hidden(self, ids, chunk=128, dtype=torch.float32, compiled=True):
+        """ids [B,T] -> [B,T,d] before the last norm."""
+        T = ids.shape[1]
+        ids = F.pad(ids, (0, -T % chunk))
+        start = ids == BOS
+        document = start.int().cumsum(1)
+        same = []
+        for back in (1, 2, 3):
+            mask = torch.zeros_like(start)
+            mask[:, back:] = document[:, back:] == document[:, :-back]
+            same.append(mask)
+        x = F.embedding(ids, self.backbone.embeddings.weight).float()
+        block = self.block if compiled else Block.forward
+        for layer in self.backbone.layers:
+            x = block(layer, x, start, *same, chunk, dtype)
+        return x[:, :T]
+
+    def logits(self, ids, chunk=128, dtype=torch.float32, at=None):
+        """Logits at every position, or [B,vocab] at position at[b] of each row."""
+        x = self.hidden(ids, chunk, dtype, compiled=False)
+        if at is not None:
+            x = x[torch.arange(len(x), device=x.device), at]
+        x = rms_norm(x, self.backbone.norm_f.weight, self.cfg.eps)
+        return F.linear(x.to(dtype), self.backbone.embeddings.weight.to(dtype)).float()
+
+    def loss(self, ids, weight, text_weight, chunk=128, dtype=torch.bfloat16):
+        """ids and weight [B,T+1]; T a multiple of `chunk`."""
+        x = self.hidden(ids[:, :-1], chunk, dtype)
+        return self.head(x, self.backbone.norm_f.weight, self.backbone.embeddings.weight, ids[:, 1:], weight[:, 1:],
+                         self.cfg.eps, dtype, text_weight)
+
+
+@torch.no_grad()
+def greedy(model, prompts, max_new=40, batch=128, dtype=torch.float32):
+    """Greedy continuations (token ids, without <eos>) of prompts (token ids), longest batches last."""
+    device = model.backbone.embeddings.weight.device
+    outputs = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for first in range(0, len(order), batch):
+        rows = order[first:first + batch]
+        length = torch.tensor([len(prompts[i]) for i in rows], device=device)
+        begin = length.clone()
+        ids = torch.zeros(len(rows), int(length.max()) + max_new, dtype=torch.long, device=device)
+        for r, i in enumerate(rows):
+            ids[r, :len(prompts[i])] = torch.tensor(prompts[i])
+        done = torch.zeros(len(rows), dtype=torch.bool, device=device)
+        for _ in range(max_new):
+            token = model.logits(ids[:, :int(length.max())], dtype=dtype, at=length - 1).argmax(-1)
+            ids[torch.arange(len(rows), device=device), length] = token.masked_fill(done, 0)
+            done |= token == EOS
+            length = length + 1
+            if bool(done.all()):
+                break
+        for r, i in enumerate(rows):
+            tokens = ids[r, begin[r]:length[r]].tolist()
+            outputs[i] = tokens[:tokens.index(EOS)] if EOS in tokens else tokens
+    return outputs

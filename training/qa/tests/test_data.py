@@ -1,0 +1,132 @@
+"""The generator: answers stand in their context, splits do not leak, measuring sets stay out of training."""
+import json
+import random
+import re
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parents[1]
+sys.path.insert(0, str(HERE))
+import clauses
+import documents
+import grammar
+import records
+from batches import ROW, Packer, pieces, tokens
+from names import KINDS, load_names
+from records_wording import LANGS, NOTGIVEN
+from text import load_text
+from tokenizer import BOS, EOS
+
+DRAWS = 600    # documents per source
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return load_text()
+
+
+def natural_rows():
+    return [json.loads(line) for line in open(HERE / "natural-dev.jsonl", encoding="utf-8")]
+
+
+@pytest.mark.parametrize("source", ["records", "scene", "clause", "cloze"])
+def test_every_answer_stands_in_its_context_or_is_not_given(texts, source):
+    rng = random.Random(11)
+    kinds = set()
+    for i in range(DRAWS):
+        lang, context, questions = documents.draw(rng, texts, LANGS[i % len(LANGS)], source)
+        assert unicodedata.is_normalized("NFC", context)
+        for kind, question, answer in questions:
+            none = answer == unicodedata.normalize("NFC", NOTGIVEN[lang])
+            kinds.add(none)
+            assert question and (none or answer in context), (lang, kind, question, answer)
+            assert none == ("none" in kind.split("/")[1:]), (lang, kind, question, answer)
+    assert kinds == {True, False}
+
+
+def test_names_of_a_language_belong_to_one_split():
+    for lang, table in load_names().items():
+        split = [{x for kind in KINDS for x in table[kind][s]} for s in ("train", "eval", "test")]
+        assert not split[0] & split[1] and not split[0] & split[2] and not split[1] & split[2], lang
+
+
+def test_numbers_and_invented_names_of_records_belong_to_one_split(texts):
+    """No number of an eval record is ever drawn for a training record."""
+    seen = {"train": set(), "eval": set()}
+    for split in seen:
+        rng = random.Random(5)
+        for i in range(1500):
+            context, _ = records.sample(rng, "en", split, 6, 1, texts)
+            seen[split] |= set(re.findall(r"\d+(?:[.:]\d+)*", context.replace(",", "")))
+    # Two-part cells ("12.50", "12,34,567") are split as a whole, so only plain numbers are compared.
+    plain = lambda numbers: {n for n in numbers if n.isdigit()}
+    assert len(plain(seen["eval"])) > 100 and not plain(seen["train"]) & plain(seen["eval"])
+
+
+def test_held_out_wordings_are_not_asked_in_training(texts):
+    """Two wordings may give the same question once their names are filled in, but seldom."""
+    rng = random.Random(3)
+    for lang in LANGS:
+        train = {q for _ in range(150) for _, q, _ in grammar.sample(rng, lang, 4, texts, "train")[1]}
+        held = {q for _ in range(150) for _, q, _ in grammar.sample(rng, lang, 4, texts, "dev")[1]}
+        assert train and held and len(train & held) <= 0.02 * len(held), (lang, train & held)
+
+
+def test_every_grammar_line_can_be_drawn(texts):
+    rng = random.Random(9)
+    for lang in LANGS:
+        assert len(grammar.GRAMMAR[lang].scenes) == 12 and len(grammar.CLAUSES[lang].lines) >= 15, lang
+        for name, scene in grammar.GRAMMAR[lang].scenes.items():
+            for context in scene.contexts:
+                draw = grammar.Draw(rng, lang, texts)
+                assert draw.context(context) and draw.spans, (lang, name)
+            labels = {re.fullmatch(r"([a-z]+)\d?", label).group(1) for c in scene.contexts for s in c for label in spans_of(s)}
+            assert set(scene.questions) <= labels, (lang, name, set(scene.questions) - labels)
+        for line in grammar.CLAUSES[lang].lines:
+            assert clauses.Sentence(grammar.Draw(rng, lang, texts), line).text()
+
+
+def spans_of(sequence):
+    for part in sequence:
+        if not isinstance(part, str) and part[0] != "slot":
+            if part[0] == "span":
+                yield part[1]
+            for branch in part[-1]:
+                yield from spans_of(branch)
+
+
+def test_measuring_rows_are_not_in_the_training_text(texts):
+    rows = natural_rows()
+    for lang in LANGS:
+        own = {r["context"] for r in rows if r["lang"] == lang}
+        lines = "\n".join(line for block in texts[lang].blocks for line in block)
+        assert own and not any(c in lines for c in own), lang
+
+
+def test_natural_rows_are_well_formed():
+    rows = natural_rows()
+    for lang in LANGS:
+        own = [r for r in rows if r["lang"] == lang]
+        assert len(own) >= 20, lang
+        assert sum(r["answer"] == NOTGIVEN[lang] for r in own) >= 4, lang
+        for r in own:
+            assert r["answer"] == NOTGIVEN[lang] or any(a in r["context"] for a in [r["answer"], *r["accept"]]), r
+
+
+def test_rows_hold_whole_documents():
+    packer = Packer(open_rows=4)
+    for n in (700, 300, 900, 20, 600, 1000, 200):
+        packer.add([BOS] + [9] * (n - 2) + [EOS], [0] + [1] * (n - 1))
+    for row in packer.rows + packer.full:
+        assert len(row[0]) == len(row[1]) <= ROW and row[0][0] == BOS and row[0].count(BOS) == row[0].count(EOS)
+
+
+def test_token_classes_follow_the_prompt_format():
+    context, questions = "c", [("k", "q", "a")]
+    assert pieces(context, questions) == ["c", "q", "a"]
+    document, classes = tokens([[10, 11], [12], [13, 14]], True)
+    assert document == [1, 3, 10, 11, 4, 12, 5, 13, 14, 2]
+    assert classes == [0, 1, 1, 1, 1, 1, 1, 2, 2, 2]

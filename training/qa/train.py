@@ -1,0 +1,135 @@
+"""Trains the model for a given time. A run may be cut into legs: --resume goes on from the last leg's state.
+
+    python train.py --out run --seconds 500 --total 1200 --warm ../../models/indic-qa-base
+    python train.py --out run --seconds 500 --total 1200 --resume run/state.pt
+"""
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+import checkpoint
+import documents
+import warm
+from batches import ROW, Batches
+from model import Config, LanguageModel
+from optim import optimizers
+
+HERE = Path(__file__).parent
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--out", required=True, help="folder for ckpt-*.safetensors, state.pt and train.log")
+    p.add_argument("--seconds", type=float, required=True, help="training time of this leg, compilation not counted")
+    p.add_argument("--total", type=float, required=True, help="training time of the whole run: the rate falls to its end")
+    p.add_argument("--tokenizer", default=str(HERE / "tokenizer.json"))
+    p.add_argument("--layers", type=int, default=Config.layers)
+    p.add_argument("--hidden", type=int, default=Config.hidden)
+    p.add_argument("--lr", type=float, default=1.5e-3)
+    p.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
+    p.add_argument("--text-weight", type=float, default=0.3, help="weight of the text loss next to the answer loss")
+    p.add_argument("--batch", type=int, default=64, help=f"rows of {ROW - 1} positions per step")
+    p.add_argument("--workers", type=int, default=14)
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--mix", type=json.loads, default=documents.MIX, help="JSON: share of documents per source")
+    p.add_argument("--warm", help="Hugging Face folder of an earlier checkpoint to start from")
+    p.add_argument("--weights", help="stem of checkpoint parts to start from, with a fresh optimizer")
+    p.add_argument("--done", type=float, default=0.0, help="with --weights: seconds already trained")
+    p.add_argument("--resume", help="state.pt to go on from")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return p.parse_args()
+
+
+def rate(args, step, seconds):
+    """Warm-up over 100 steps of a leg, then a cosine over the whole run down to 2 %."""
+    part = min(1.0, seconds / args.total)
+    return args.lr * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+
+
+def start(args, model):
+    """Loads what the run starts from; returns the saved state of a --resume."""
+    if args.resume:
+        state = torch.load(args.resume, map_location=args.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        return state
+    if args.weights:
+        model.load_state_dict(checkpoint.load_parts(args.weights))
+    elif args.warm:
+        model.load_state_dict(warm.weights(model, args.warm, Tokenizer.from_file(args.tokenizer)))
+    return {"seconds": args.done, "positions": 0, "step": 0}
+
+
+def main():
+    args = arguments()
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    torch.set_float32_matmul_precision("high")
+    batches = Batches(args.tokenizer, args.seed, args.batch, args.workers, args.mix)
+    model = LanguageModel(Config(layers=args.layers, hidden=args.hidden))
+    state = start(args, model)
+    model.to(args.device)
+    cuda = args.device == "cuda"
+    if cuda:
+        model.compile()
+    optims = optimizers(model, args.lr, args.optimizer)
+    for o, saved in zip(optims, state.get("optimizers", [])):
+        o.load_state_dict(saved)
+
+    log = open(out / "train.log", "a", encoding="utf-8")
+
+    def report(**fields):
+        line = json.dumps(fields)
+        print(line, flush=True)
+        log.write(line + "\n")
+        log.flush()
+
+    machine = torch.cuda.get_device_name() if cuda else "cpu"
+    report(event="start", machine=machine, torch=torch.__version__, parameters=sum(p.numel() for p in model.parameters()), **vars(args))
+    before, positions, step = state["seconds"], state["positions"], state["step"]
+    begun, clock, elapsed = time.time(), None, 0.0
+    for ids, classes in batches:
+        ids = torch.from_numpy(ids.astype("int64")).to(args.device, non_blocking=True)
+        classes = torch.from_numpy(classes).to(args.device, non_blocking=True)
+        lr = rate(args, step - state["step"], before + elapsed)
+        for o in optims:
+            for group in o.param_groups:
+                group["lr"] = lr
+        loss, answer, text, right = model.loss(ids, classes, args.text_weight, dtype=torch.bfloat16 if cuda else torch.float32)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for o in optims:
+            o.step()
+        model.zero_grad(set_to_none=True)
+        step += 1
+        positions += args.batch * (ROW - 1)
+        if clock is None:                      # the first step compiles: the clock starts after it
+            loss.item()
+            clock = mark_time = time.time()
+            mark = positions
+            report(event="compiled", seconds=round(clock - begun, 1))
+        elapsed = time.time() - clock
+        if step % 50 == 0:
+            values = [round(float(v), 4) for v in (answer, text, right, norm)]
+            now = time.time()
+            report(step=step, seconds=round(before + now - clock, 1), answer_loss=values[0], text_loss=values[1],
+                   answer_accuracy=values[2], gradient=values[3], rate=round(lr, 7), positions=positions,
+                   positions_per_s=round((positions - mark) / (now - mark_time)), queued=batches.queue.qsize())
+            mark, mark_time = positions, now
+        if elapsed >= args.seconds:
+            break
+    batches.close()
+    seconds = before + elapsed
+    report(event="end", seconds=round(seconds, 1), positions=positions, steps=step)
+    torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optims], "seconds": seconds,
+                "positions": positions, "step": step}, out / "state.pt")
+    checkpoint.save_parts(model, out / "ckpt")
+
+
+if __name__ == "__main__":
+    main()
