@@ -28,9 +28,10 @@ struct Row {
 }
 
 impl Row {
-    /// Kinds are written record/layout/answer/phrasing; the answer `none` means that the context has none.
+    /// A kind has one part or several, such as record/layout/answer/phrasing; `none` means that the context holds no
+    /// answer.
     fn is_unanswerable(&self) -> bool {
-        self.kind.split('/').nth(2) == Some("none")
+        self.kind.split('/').any(|part| part == "none")
     }
 }
 

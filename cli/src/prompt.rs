@@ -168,11 +168,19 @@ mod tests {
     use crate::session::{ModelFile, PromptFormat};
     use crate::text::Specials;
     use serde_json::Value;
+    use std::path::Path;
 
     const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/indic-qa/golden.json");
 
+    /// The model that the reference's ids come from.
+    const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/indic-qa.sarit");
+
     fn with_bundled(test: impl FnOnce(&Meta, &Text)) {
-        let file = ModelFile::open(None).unwrap();
+        with_model(None, test);
+    }
+
+    fn with_model(path: Option<&Path>, test: impl FnOnce(&Meta, &Text)) {
+        let file = ModelFile::open(path).unwrap();
         let model = file.model().unwrap();
         test(&Meta::of(&model).unwrap(), &Text::of(&model, Specials::AsText).unwrap());
     }
@@ -186,7 +194,7 @@ mod tests {
     #[test]
     fn ids_are_those_of_the_reference() {
         let golden: Value = serde_json::from_slice(&std::fs::read(GOLDEN).unwrap()).unwrap();
-        with_bundled(|meta, text| {
+        with_model(Some(REFERENCE.as_ref()), |meta, text| {
             let prompt = Prompt::new(meta, text).unwrap();
             for row in golden["prompts"].as_array().unwrap() {
                 let whole = row["prompt"].as_str().unwrap();

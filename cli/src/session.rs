@@ -17,7 +17,7 @@ pub(crate) const CHUNK: usize = 64;
 #[repr(C, align(64))]
 struct Aligned<B: ?Sized>(B);
 
-static BUNDLED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/indic-qa.sarit"));
+static BUNDLED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/indic-qa-natural.sarit"));
 const _: () = assert!(sarit_core::ALIGN == align_of::<Aligned<[u8; 0]>>());
 
 /// The bytes of a model: the bundled one, or a file mapped into memory.

@@ -1,6 +1,6 @@
 //! Asking, reading and generating with the bundled model.
 
-use crate::{bundled, data, fails, json, output, relabelled, str};
+use crate::{bundled, data, fails, json, output, reference, relabelled, str};
 use serde_json::Value;
 use std::fs;
 use std::io::Write;
@@ -20,9 +20,11 @@ fn golden() -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn the_bundled_model_answers_as_the_reference() {
+fn answers_are_those_of_the_reference() {
+    let model = reference();
     for (context, question, answer) in golden() {
-        assert_eq!(output(&["ask", "--context", &context, "--question", &question]), answer + "\n");
+        let args = ["ask", str(&model), "--context", &context, "--question", &question];
+        assert_eq!(output(&args), answer + "\n");
     }
 }
 
@@ -56,7 +58,8 @@ fn a_text_is_read_once_and_asked_often() {
 #[test]
 fn a_context_comes_from_standard_input() {
     let (context, question, answer) = golden().remove(0);
-    let mut child = crate::command(&["ask", "--context-file", "-", "--question", &question])
+    let model = reference();
+    let mut child = crate::command(&["ask", str(&model), "--context-file", "-", "--question", &question])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -24,6 +24,17 @@ fn the_first_command_answers_as_stated() {
 }
 
 #[test]
+fn the_examples_answer_as_stated() {
+    let examples: Vec<_> =
+        README.lines().filter(|line| line.starts_with("sarit ask --context \"")).collect();
+    assert!(examples.len() >= 3);
+    for example in examples {
+        let (command, answer) = example.split_once("    # ").unwrap();
+        assert_eq!(output(&words(command)[1..]), format!("{answer}\n"));
+    }
+}
+
+#[test]
 fn the_table_of_models_names_every_family() {
     let (_, table) = README.split_once("## Models").unwrap();
     let rows = table.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
