@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use sarit_core::{DType, SampleError, Sampler, Sampling};
-use sarit_cpu::Isa;
+use sarit_cpu::{Isa, UnknownIsa};
 use std::path::PathBuf;
 
 /// Answers questions about a text, in Indic languages and English, on this machine and in constant memory.
@@ -57,7 +57,7 @@ pub(crate) struct Compute {
     /// Threads to use [default: the machine's, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
-    /// Instruction set: scalar, avx2 or avx512; the results are the same bits [default: the fastest here]
+    /// Instruction set: scalar, avx2, avx512, neon, dotprod or i8mm; the results are the same bits [default: the fastest here]
     #[arg(long, value_name = "B", value_parser = parse_isa)]
     pub(crate) backend: Option<Isa>,
 }
@@ -72,7 +72,7 @@ impl Compute {
 }
 
 fn parse_isa(text: &str) -> Result<Isa, String> {
-    text.parse().map_err(|_| "choose scalar, avx2 or avx512".to_owned())
+    text.parse().map_err(|error: UnknownIsa| error.to_string())
 }
 
 fn parse_dtype(text: &str) -> Result<DType, String> {

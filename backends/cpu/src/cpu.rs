@@ -56,6 +56,12 @@ macro_rules! call {
             Level::Avx2(avx2) => avx2.$operation($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(avx512) => avx512.$operation($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(neon) => neon.$operation($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            Level::DotProd(dotprod) => dotprod.$operation($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            Level::I8mm(i8mm) => i8mm.$operation($($arg),*),
         }
     };
 }

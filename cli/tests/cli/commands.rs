@@ -146,7 +146,7 @@ fn a_backend_that_the_machine_lacks_is_named() {
     let runs = json(&["verify", str(tiny()), "--json"])["runs"].clone();
     let here: Vec<&str> =
         runs.as_array().unwrap().iter().map(|run| run["backend"].as_str().unwrap()).collect();
-    for backend in ["scalar", "avx2", "avx512"] {
+    for backend in ["scalar", "avx2", "avx512", "neon", "dotprod", "i8mm"] {
         let bench = ["bench", str(tiny()), "--runs", "1", "--backend", backend];
         if here.contains(&backend) {
             assert_eq!(run(&bench).code, Some(0));
