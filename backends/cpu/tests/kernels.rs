@@ -253,6 +253,20 @@ fn matmul_large_enough_for_threads() {
     }
 }
 
+/// By hardware and in software: every f16 but NaN, whose bits nobody promises.
+#[test]
+fn every_f16_is_read_exactly() {
+    let (rows, cols) = (1 << 16, 1);
+    let number = |bits| Some(f16::from_bits(bits)).filter(|x| !x.is_nan()).unwrap_or(f16::ZERO);
+    let data: Vec<f16> = (0..=u16::MAX).map(number).collect();
+    let w = Matrix::F16(Dense { rows, cols, data: &data });
+    compare(&"f16", |kernels| {
+        let mut y = vec![0.0; rows];
+        kernels.matmul(&w, Input::Float(Rows::new(&[1.0], 1, 1, 1)), RowsMut::new(&mut y, 1, rows, rows));
+        y
+    });
+}
+
 #[test]
 fn norm() {
     let random = &mut Random(3);
@@ -489,6 +503,15 @@ fn activate() {
                 });
             }
         }
+    }
+}
+
+/// `SARIT_BEST` names what the CPU must have where it is known, as an emulated one's is: then nothing is left untested
+/// unseen.
+#[test]
+fn the_best_is_as_expected() {
+    if let Ok(best) = std::env::var("SARIT_BEST") {
+        assert_eq!(Cpu::new(1).isa().name(), best);
     }
 }
 
