@@ -26,7 +26,11 @@
 //! with more vector instructions enabled.
 
 use crate::plan::{Activation, Norm};
+#[cfg(doc)]
+use crate::state::STATE_GROUP;
 use crate::tensor::{GROUP, Matrix};
+use core::ops::Range;
+use half::f16;
 
 pub mod scalar;
 
@@ -80,6 +84,13 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     pub fn row(&self, t: usize) -> &'a [f32] {
         &self.data[t * self.stride..t * self.stride + self.cols]
+    }
+
+    /// The same rows without those before and behind `rows`.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        assert!(rows.end <= self.count);
+        let start = (rows.start * self.stride).min(self.data.len());
+        Self { data: &self.data[start..], count: rows.len(), ..*self }
     }
 
     /// The same columns of all rows.
@@ -244,6 +255,22 @@ pub struct Scan<'a> {
     pub d: &'a [f32],
 }
 
+/// The state that a scan steps: `[heads][head_dim]` rows of `[d_state]` elements.
+#[derive(Debug)]
+pub enum SsmState<'a> {
+    /// The elements.
+    F32(&'a mut [f32]),
+    /// The elements.
+    F16(&'a mut [f16]),
+    /// In codes.
+    I8 {
+        /// One per element, -127..=127.
+        codes: &'a mut [i8],
+        /// One per [`STATE_GROUP`] elements of a row, `[heads][head_dim][ceil(d_state / 256)]`.
+        scales: &'a mut [f32],
+    },
+}
+
 /// How raw time steps become dt.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeStep<'a> {
@@ -323,7 +350,7 @@ pub trait Kernels {
     }
 
     /// Steps the state `[heads][head_dim][d_state]` through all tokens; `y` `[heads · head_dim]`.
-    fn scan(&self, p: &Scan<'_>, state: &mut [f32], mut y: RowsMut<'_>) {
+    fn scan(&self, p: &Scan<'_>, state: SsmState<'_>, mut y: RowsMut<'_>) {
         scalar::scan(p, 0..p.heads, state, &mut y);
     }
 
@@ -377,7 +404,7 @@ impl<K: Kernels + ?Sized> Kernels for &K {
     fn decay(&self, a_log2: &[f32], dt: Rows<'_>, y: RowsMut<'_>) {
         (**self).decay(a_log2, dt, y);
     }
-    fn scan(&self, p: &Scan<'_>, state: &mut [f32], y: RowsMut<'_>) {
+    fn scan(&self, p: &Scan<'_>, state: SsmState<'_>, y: RowsMut<'_>) {
         (**self).scan(p, state, y);
     }
     fn attend(&self, p: &Attend<'_>, scores: &mut [f32], y: &mut [f32]) {
