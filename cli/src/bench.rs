@@ -124,7 +124,7 @@ fn bytes_per_token(model: &Model<'_>) -> usize {
         place.contains(&head) || !place.contains(&embedding)
     };
     let weights: usize = model.tensors().filter(is_read).map(|tensor| tensor.data.len()).sum();
-    weights + 2 * 4 * model.state_len()
+    weights + 2 * model.state_bytes()
 }
 
 /// A place in a matrix's data.

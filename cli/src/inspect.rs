@@ -115,10 +115,10 @@ fn type_sum(model: &Model<'_>, dtype: DType) -> Option<TypeSum> {
 }
 
 fn blocks(model: &Model<'_>) -> Vec<BlockSizes> {
-    let ends = model.blocks().skip(1).map(|(_, start)| start).chain([model.state_len()]);
+    let ends = model.blocks().skip(1).map(|(_, start)| start).chain([model.state_bytes()]);
     let sizes = |((block, start), end)| {
         let (kind, sizes) = block_sizes(&block);
-        BlockSizes { kind, sizes: sizes.into_iter().collect(), state_bytes: 4 * (end - start) }
+        BlockSizes { kind, sizes: sizes.into_iter().collect(), state_bytes: end - start }
     };
     model.blocks().zip(ends).map(sizes).collect()
 }

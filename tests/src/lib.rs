@@ -119,8 +119,8 @@ impl Lent {
     }
 }
 
-/// Logits `[T][vocab]` of all tokens read in chunks from a fresh state, and the final state.
-pub fn run(model: Model<'_>, kernels: impl Kernels, ids: &[u32], chunk: usize) -> (Vec<f32>, Vec<f32>) {
+/// Logits `[T][vocab]` of all tokens read in chunks from a fresh state, and the final state's hash.
+pub fn run(model: Model<'_>, kernels: impl Kernels, ids: &[u32], chunk: usize) -> (Vec<f32>, u64) {
     let mut lent = Lent::new(&model, chunk);
     let mut state = State::init(&model, &mut lent.state).expect("memory as asked for");
     let mut scratch = Scratch::new(&model, &mut lent.scratch, chunk).expect("memory as asked for");
@@ -128,7 +128,7 @@ pub fn run(model: Model<'_>, kernels: impl Kernels, ids: &[u32], chunk: usize) -
     Engine::new(model, kernels)
         .feed_each(&mut state, &mut scratch, ids, |_, logits| all.extend_from_slice(logits))
         .expect("valid tokens");
-    (all, state.data().to_vec())
+    (all, state.hash())
 }
 
 /// Panics unless both slices have the same bits.

@@ -28,13 +28,13 @@ fn every_back_end_and_chunk_size_gives_the_same_bits() {
             let model = Model::from_bytes(&file).unwrap();
             let ids = tokens(200, model.vocab_len());
             let (logits, state) = run(model, Scalar, &ids, 1);
-            assert!(logits.iter().chain(&state).all(|x| x.is_finite()));
+            assert!(logits.iter().all(|x| x.is_finite()));
             for cpu in &backends {
                 for chunk in [1, 7, 40, 200] {
                     let what = format!("{name} {} {cpu:?} chunk {chunk}", weights.name());
                     let (got_logits, got_state) = run(model, cpu, &ids, chunk);
                     assert_same_bits(&got_logits, &logits, &what);
-                    assert_same_bits(&got_state, &state, &what);
+                    assert_eq!(got_state, state, "{what}");
                 }
             }
         }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use sarit_core::{DType, Engine, Model, Scalar, Scratch, State, StateError, StepError};
 use sarit_cpu::AlignedBytes;
-use sarit_tests::{Lent, aligned, assert_same_bits, converted, golden, run, tokens};
+use sarit_tests::{Lent, aligned, converted, golden, run, tokens};
 
 /// One small model per recurrence, quantized so that every kind of operand occurs.
 fn models() -> Vec<AlignedBytes> {
@@ -28,7 +28,7 @@ proptest! {
             engine.feed(&mut state, &mut scratch, &ids[..cut]).unwrap();
             engine.feed(&mut state, &mut scratch, &ids[cut..]).unwrap();
             prop_assert_eq!(state.position(), ids.len() as u64);
-            assert_same_bits(state.data(), &whole, "fed in two parts");
+            prop_assert_eq!(state.hash(), whole);
         }
     }
 
@@ -51,7 +51,7 @@ proptest! {
             prop_assert_eq!(second.position(), cut as u64);
             prop_assert_eq!(second.hash(), first.hash());
             engine.feed(&mut second, &mut scratch, &ids[cut..]).unwrap();
-            assert_same_bits(second.data(), &whole, "gone on from a snapshot");
+            prop_assert_eq!(second.hash(), whole);
         }
     }
 }
@@ -74,7 +74,7 @@ fn streams_do_not_touch_each_other() {
             }
         }
         for (text, state) in texts.iter().zip(&states) {
-            assert_same_bits(state.data(), &run(model, Scalar, text, 1).1, "interleaved streams");
+            assert_eq!(state.hash(), run(model, Scalar, text, 1).1);
         }
     }
 }
@@ -90,7 +90,7 @@ fn a_reset_state_is_a_fresh_one() {
         engine.feed(&mut state, &mut scratch, &tokens(20, 97)).unwrap();
         state.reset();
         assert_eq!(state.position(), 0);
-        assert!(state.data().iter().all(|x| x.to_bits() == 0));
+        assert!(state.data().iter().all(|byte| *byte == 0));
     }
 }
 
@@ -147,7 +147,7 @@ fn every_snapshot_error() {
     let end = infinite.len() - 8;
     let sum = sarit_core::hash(&infinite[..end]);
     infinite[end..].copy_from_slice(&sum.to_le_bytes());
-    assert_eq!(load(&infinite), Some(StateError::NotFinite(5)));
+    assert_eq!(load(&infinite), Some(StateError::NotFinite(4 * 5)));
     for cut in 0..good.len() {
         let error = load(&good[..cut]);
         assert!(matches!(error, Some(StateError::Length { .. } | StateError::Magic)), "{cut}: {error:?}");

@@ -4,7 +4,7 @@
 
 use half::f16;
 use sarit_core::kernels::{
-    Attend, Conv, Decay, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, TimeStep,
+    Attend, Conv, Decay, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, SsmState, TimeStep,
 };
 use sarit_core::plan::{Activation, Norm, NormKind};
 use sarit_core::{DType, Dense, GROUP, Matrix, Scalar, TILE_ROWS, Tiled};
@@ -373,7 +373,7 @@ fn check_scan(random: &mut Random, s: Shape) {
             d: &d,
         };
         let (mut y, stride) = output(tokens, d_inner);
-        kernels.scan(&scan, &mut state, RowsMut::new(&mut y, tokens, d_inner, stride));
+        kernels.scan(&scan, SsmState::F32(&mut state), RowsMut::new(&mut y, tokens, d_inner, stride));
         y.extend(state);
         y
     });

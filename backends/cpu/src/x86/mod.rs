@@ -13,7 +13,7 @@ use crate::columns::Part;
 use crate::operations::Operations;
 use core::ops::Range;
 use sarit_core::Matrix;
-use sarit_core::kernels::{Attend, Conv, Input, QuantizedMut, Rows, Scan, TimeStep, scalar};
+use sarit_core::kernels::{Attend, Conv, Input, QuantizedMut, Rows, Scan, SsmState, TimeStep, scalar};
 use sarit_core::plan::{Activation, Norm};
 
 mod avx2;
@@ -105,8 +105,11 @@ macro_rules! operations {
                 scalar::decay(a_log2, dt, y)
             }
             compiled! { $proof, $features,
-                scan(simd, p: &Scan<'_>, heads: Range<usize>, state: &mut [f32], y: &mut Part<'_>)
-                scan::scan(simd, p, heads, state, y)
+                scan(simd, p: &Scan<'_>, heads: Range<usize>, state: SsmState<'_>, y: &mut Part<'_>)
+                match state {
+                    SsmState::F32(state) => scan::scan(simd, p, heads, state, y),
+                    state => scalar::scan(p, heads, state, y),
+                }
             }
             compiled! { $proof, $features,
                 gate(
