@@ -156,7 +156,12 @@ impl fmt::Display for StateError {
                 write!(f, "the state belongs to another model (fingerprint {print:016x})")
             }
             Self::OtherDType { need, have } => {
-                write!(f, "the state's elements are {}, the model was told to use {}", have.name(), need.name())
+                write!(
+                    f,
+                    "the state's elements are {}, the model was told to use {}",
+                    have.name(),
+                    need.name()
+                )
             }
             Self::Length { need, have } => {
                 write!(f, "the state should be {need} bytes long but has {have}: it is truncated or damaged")
@@ -243,7 +248,12 @@ impl fmt::Display for StepError {
             Self::OtherState => f.write_str("the state was made for another model"),
             Self::OtherScratch => f.write_str("the scratch was made for another model"),
             Self::OtherStateDType { need, have } => {
-                write!(f, "the state's elements are {}, the model was told to use {}", have.name(), need.name())
+                write!(
+                    f,
+                    "the state's elements are {}, the model was told to use {}",
+                    have.name(),
+                    need.name()
+                )
             }
             Self::TokenCount { streams, tokens } => {
                 write!(f, "{streams} streams need one token each but were given {tokens}")

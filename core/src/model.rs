@@ -160,8 +160,7 @@ impl<'m> Model<'m> {
     #[must_use]
     pub fn with_state(mut self, dtype: StateDType) -> Self {
         self.state_dtype = dtype;
-        self.state_bytes =
-            self.blocks().map(|(block, _)| padded_bytes(&block, dtype).expect(CHECKED)).sum();
+        self.state_bytes = self.blocks().map(|(block, _)| padded_bytes(&block, dtype).expect(CHECKED)).sum();
         self
     }
 

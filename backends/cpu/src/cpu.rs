@@ -195,8 +195,7 @@ impl Kernels for Cpu {
         self.split_at(LANES.div_ceil(dim), p.heads, tokens * p.heads * dim * n * element, |heads| {
             let channels = heads.start * dim..heads.end * dim;
             // SAFETY: parts are different heads, of either.
-            let (state, mut y) =
-                unsafe { (state.rows(channels.clone(), n), y.part(0..tokens, channels)) };
+            let (state, mut y) = unsafe { (state.rows(channels.clone(), n), y.part(0..tokens, channels)) };
             call!(self, scan(p, heads, state, &mut y));
         });
     }

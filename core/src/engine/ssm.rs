@@ -51,7 +51,7 @@ impl<K: Kernels> Engine<'_, K> {
         let decay = self.decay(p, count, s.dt, s.decay);
 
         let dt = Rows::new(s.dt, count, p.heads, p.heads);
-        for Stream { rows, state: [_, elements, scales], .. } in chunk.streams() {
+        for Stream { rows, position, state: [_, elements, scales] } in chunk.streams() {
             let scan = Scan {
                 heads: p.heads,
                 head_dim: p.head_dim,
@@ -66,6 +66,7 @@ impl<K: Kernels> Engine<'_, K> {
                 b: b.rows(rows.clone()),
                 c: c.rows(rows.clone()),
                 d: p.d,
+                position,
             };
             let state = match self.model.state_dtype() {
                 StateDType::F32 => SsmState::F32(bytemuck::cast_slice_mut(elements)),

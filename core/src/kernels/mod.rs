@@ -13,7 +13,8 @@
 //! | a group's term | `(codes · codes as an integer, then f32) · (weight scale · activation scale)` |
 //! | softmax | scores of all ring rows in the order of the ring: their largest, then lanes over `exp(score - largest)`; values are summed row by row, then divided |
 //! | convolution | bias, then oldest to newest input, one after another |
-//! | state | `decay · h + (dt · x) · B`, each operation rounded |
+//! | state | `decay · h + (dt · x) · B`, each operation rounded; `sum_n C·h` takes it as it then is |
+//! | state in f16 or i8 | read exactly (f16) or as `code · scale` (i8) before a token, rounded after every token, also inside a chunk: [`scalar::round_to_halves`], [`scalar::round_to_codes`] |
 //!
 //! A lane that starts at +0 never becomes -0, so filling a row up with zeros changes no bit. Elementary functions
 //! are those of [`crate::math`]. Inputs that are not finite give results that are not finite, not errors.
@@ -253,6 +254,8 @@ pub struct Scan<'a> {
     pub c: Rows<'a>,
     /// Skip, `[heads · head_dim]`.
     pub d: &'a [f32],
+    /// Tokens that the stream has read before.
+    pub position: u64,
 }
 
 /// The state that a scan steps: `[heads][head_dim]` rows of `[d_state]` elements.

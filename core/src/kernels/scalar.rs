@@ -11,7 +11,7 @@ use half::f16;
 
 mod scan;
 
-pub use scan::scan;
+pub use scan::{dither, expand_codes, round_to_codes, round_to_halves, scan};
 
 /// Rows of a matrix that always stay together when a product is split.
 pub const PART_ROWS: usize = TILE_ROWS;
@@ -111,15 +111,17 @@ fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// The largest magnitude of whole lanes.
+/// The largest magnitude.
 #[inline(always)]
 fn largest(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    for part in x.as_chunks::<LANES>().0 {
+    let (x16, tail) = x.as_chunks::<LANES>();
+    for part in x16 {
         for i in 0..LANES {
             lanes[i] = larger(part[i].abs(), lanes[i]);
         }
     }
+    lanes.iter_mut().zip(tail).for_each(|(lane, x)| *lane = larger(x.abs(), *lane));
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {

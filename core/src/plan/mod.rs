@@ -266,7 +266,11 @@ impl<'m> Block<'m> {
         match self {
             Self::Ssm(b) => {
                 let scales = if dtype == StateDType::I8 { b.scales_len() } else { 0 };
-                [StatePart::f32(b.window_len()), StatePart { dtype, len: b.ssm_len() }, StatePart::f32(scales)]
+                [
+                    StatePart::f32(b.window_len()),
+                    StatePart { dtype, len: b.ssm_len() },
+                    StatePart::f32(scales),
+                ]
             }
             Self::Attention(b) => [b.conv_window_len(), b.ring_len(), b.ring_len()].map(StatePart::f32),
             Self::ShortConv(b) => [StatePart::f32(b.window_len()), none, none],

@@ -68,10 +68,7 @@ macro_rules! operations {
                 }
                 compiled! { $proof, $features,
                     scan(simd, p: &Scan<'_>, heads: Range<usize>, state: SsmState<'_>, y: &mut Part<'_>)
-                    match state {
-                        SsmState::F32(state) => scan::scan(simd, p, heads, state, y),
-                        state => scalar::scan(p, heads, state, y),
-                    }
+                    scan::scan(simd, p, heads, state, y)
                 }
                 compiled! { $proof, $features,
                     gate(
