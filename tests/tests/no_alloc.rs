@@ -67,7 +67,8 @@ fn nothing_is_allocated_after_set_up() {
                 let engine = Engine::new(model, &cpu);
                 engine.feed(&mut state, &mut scratch, &ids).unwrap();
                 let mut token = 1;
-                for _ in 0..1000 {
+                // Few enough to end within a minute on a busy machine: the harness allocates when it says that a test is slow.
+                for _ in 0..200 {
                     token = argmax(engine.step(&mut state, &mut scratch, token).unwrap());
                 }
                 state.save(&mut snapshot).unwrap();
