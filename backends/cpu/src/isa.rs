@@ -5,6 +5,11 @@ use core::str::FromStr;
 
 #[cfg(all(any(sarit_backend = "avx2", sarit_backend = "avx512"), not(target_arch = "x86_64")))]
 compile_error!("this sarit_backend needs an x86-64 target");
+#[cfg(all(
+    any(sarit_backend = "neon", sarit_backend = "dotprod", sarit_backend = "i8mm"),
+    not(target_arch = "aarch64")
+))]
+compile_error!("this sarit_backend needs an AArch64 target");
 
 /// An instruction set that [`Cpu`](crate::Cpu) has kernels for; later ones are faster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +20,12 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// AArch64 with NEON.
+    Neon,
+    /// AArch64 with NEON and the dot products of codes (`sdot`).
+    DotProd,
+    /// AArch64 with NEON, `sdot` and the matrix products of codes (`smmla`).
+    I8mm,
 }
 
 /// The only instruction set this build uses, where `--cfg sarit_backend="…"` names one.
@@ -24,13 +35,19 @@ const FORCED: Option<Isa> = if cfg!(sarit_backend = "scalar") {
     Some(Isa::Avx2)
 } else if cfg!(sarit_backend = "avx512") {
     Some(Isa::Avx512)
+} else if cfg!(sarit_backend = "neon") {
+    Some(Isa::Neon)
+} else if cfg!(sarit_backend = "dotprod") {
+    Some(Isa::DotProd)
+} else if cfg!(sarit_backend = "i8mm") {
+    Some(Isa::I8mm)
 } else {
     None
 };
 
 impl Isa {
-    /// All of them, slowest first.
-    pub const ALL: [Isa; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    /// All of them, those of an architecture slowest first.
+    pub const ALL: [Isa; 6] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon, Self::DotProd, Self::I8mm];
 
     /// Name as on the command line.
     pub const fn name(self) -> &'static str {
@@ -38,6 +55,9 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+            Self::DotProd => "dotprod",
+            Self::I8mm => "i8mm",
         }
     }
 
@@ -55,7 +75,7 @@ impl fmt::Display for Isa {
 
 /// No instruction set has this name. Returned by [`Isa::from_str`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the instruction set must be scalar, avx2 or avx512")]
+#[error("the instruction set must be scalar, avx2, avx512, neon, dotprod or i8mm")]
 pub struct UnknownIsa;
 
 impl FromStr for Isa {
@@ -74,6 +94,12 @@ pub(crate) enum Level {
     Avx2(crate::x86::Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(crate::x86::Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(crate::arm::Neon),
+    #[cfg(target_arch = "aarch64")]
+    DotProd(crate::arm::DotProd),
+    #[cfg(target_arch = "aarch64")]
+    I8mm(crate::arm::I8mm),
 }
 
 impl Level {
@@ -90,6 +116,14 @@ impl Level {
             Isa::Avx512 => crate::x86::Avx512::new().map(Self::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::Avx512 => None,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => crate::arm::Neon::new().map(Self::Neon),
+            #[cfg(target_arch = "aarch64")]
+            Isa::DotProd => crate::arm::DotProd::new().map(Self::DotProd),
+            #[cfg(target_arch = "aarch64")]
+            Isa::I8mm => crate::arm::I8mm::new().map(Self::I8mm),
+            #[cfg(not(target_arch = "aarch64"))]
+            Isa::Neon | Isa::DotProd | Isa::I8mm => None,
         }
     }
 
@@ -100,6 +134,12 @@ impl Level {
             Self::Avx2(_) => Isa::Avx2,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => Isa::Avx512,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => Isa::Neon,
+            #[cfg(target_arch = "aarch64")]
+            Self::DotProd(_) => Isa::DotProd,
+            #[cfg(target_arch = "aarch64")]
+            Self::I8mm(_) => Isa::I8mm,
         }
     }
 }

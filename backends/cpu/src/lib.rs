@@ -21,9 +21,11 @@
 //!
 //! # Instruction sets
 //!
-//! [`Isa`] lists them. The choice is made when a [`Cpu`] is made; `--cfg sarit_backend="scalar"` (or `"avx2"`,
-//! `"avx512"`) in `RUSTFLAGS` leaves only that one, for tests and for measurements.
+//! [`Isa`] lists them. The choice is made when a [`Cpu`] is made; `--cfg sarit_backend="scalar"` (or another name:
+//! `"avx2"`, `"avx512"`, `"neon"`, `"dotprod"`, `"i8mm"`) in `RUSTFLAGS` leaves only that one, for tests and for measurements.
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
 mod columns;
 mod cpu;
 mod isa;
@@ -31,6 +33,8 @@ mod map;
 mod memory;
 mod operations;
 mod pool;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod simd;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -23,12 +23,12 @@ fn every_command_has_help_with_examples() {
 #[test]
 fn the_bundled_model_is_shown() {
     let text = output(&["inspect"]);
-    for word in ["fingerprint", "mamba2", "scratch", "vocabulary 12288"] {
+    for word in ["fingerprint", "mamba2", "scratch", "vocabulary 16384"] {
         assert!(text.contains(word), "{text}");
     }
     let inspection = json(&["inspect", "--json"]);
-    assert_eq!(inspection["vocab"], 12288);
-    assert_eq!(inspection["blocks"].as_array().unwrap().len(), 10);
+    assert_eq!(inspection["vocab"], 16384);
+    assert_eq!(inspection["blocks"].as_array().unwrap().len(), 14);
     let bytes = inspection["tensors"].as_array().unwrap().iter().map(|t| t["bytes"].as_u64().unwrap());
     assert!(bytes.sum::<u64>() < inspection["model_bytes"].as_u64().unwrap());
 }
@@ -146,7 +146,7 @@ fn a_backend_that_the_machine_lacks_is_named() {
     let runs = json(&["verify", str(tiny()), "--json"])["runs"].clone();
     let here: Vec<&str> =
         runs.as_array().unwrap().iter().map(|run| run["backend"].as_str().unwrap()).collect();
-    for backend in ["scalar", "avx2", "avx512"] {
+    for backend in ["scalar", "avx2", "avx512", "neon", "dotprod", "i8mm"] {
         let bench = ["bench", str(tiny()), "--runs", "1", "--backend", backend];
         if here.contains(&backend) {
             assert_eq!(run(&bench).code, Some(0));

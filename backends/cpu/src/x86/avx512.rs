@@ -6,7 +6,7 @@
 //! four products of 8 bits are below 2^17, a group's sum below 2^21.
 
 use super::Avx512;
-use super::simd::Simd;
+use crate::simd::Simd;
 use core::arch::x86_64::*;
 use half::f16;
 use sarit_core::GROUP;
@@ -116,6 +116,18 @@ impl Simd for Avx512 {
     fn store(self, x: __m512, to: &mut [f32; LANES]) {
         // SAFETY: `self` proves the instructions; there is room for 16 floats.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
+    }
+
+    #[inline(always)]
+    fn store_f16(self, x: __m512, to: &mut [f16; LANES]) {
+        // SAFETY: `self` proves the instructions; there is room for 16 f16s.
+        unsafe {
+            // In this order the clamps keep what is not a number.
+            let x = _mm512_min_ps(_mm512_set1_ps(65504.0), x);
+            let x = _mm512_max_ps(_mm512_set1_ps(-65504.0), x);
+            let x = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), x);
+        }
     }
 
     #[inline(always)]

@@ -1,21 +1,39 @@
-//! What the algorithms need of an instruction set.
+//! The operations on vectors, for every instruction set.
+//!
+//! Most are the definitions of `sarit-core`, compiled once more with wider vectors: IEEE arithmetic in a stated order
+//! gives the same bits whatever the width. The two that a step spends its time in are written here: matrix products
+//! ([`tiled`], [`dense`]) and the scan ([`scan`]), each once for all widths, over the few operations of [`Simd`] that an
+//! instruction set provides. [`operations`] makes an instruction set of them.
 
-use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use half::f16;
-use sarit_core::kernels::LANES;
+use sarit_core::kernels::{LANES, scalar};
 use sarit_core::{GROUP, TILE_ROWS};
 
-/// Asks for the cache line `bytes` behind `x`, which need not be memory of ours.
+mod compiled;
+pub(crate) mod dense;
+pub(crate) mod scan;
+pub(crate) mod tiled;
+
+pub(crate) use compiled::{compiled, operations};
+
+/// Asks for the cache line `bytes` behind `x`, which need not be memory of ours. On AArch64 it does nothing: what it
+/// would gain there has not been measured.
 #[inline(always)]
-pub(super) fn prefetch<T>(x: &T, bytes: usize) {
+fn prefetch<T>(x: &T, bytes: usize) {
     let ahead = core::ptr::from_ref(x).wrapping_byte_add(bytes);
+    #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 CPU has the instruction, and it may be given any address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
+    unsafe {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = ahead;
 }
 
 /// Sixteen floats at a time, in one register or several: the lanes of the numeric contract, and the rows of a tile.
 /// The value is the proof that the CPU has the instructions, so every method is safe.
-pub(super) trait Simd: Copy {
+pub(crate) trait Simd: Copy {
     /// Sixteen floats.
     type Floats: Copy;
 
@@ -33,6 +51,13 @@ pub(super) trait Simd: Copy {
     fn store(self, x: Self::Floats, to: &mut [f32; LANES]);
     /// Writes the first lanes of `x` to `to`, which has up to 16.
     fn store_part(self, x: Self::Floats, to: &mut [f32]);
+    /// Writes `x` to `to` as f16, to nearest even; what is beyond the largest finite f16 becomes that.
+    #[inline(always)]
+    fn store_f16(self, x: Self::Floats, to: &mut [f16; LANES]) {
+        let mut floats = [0.0; LANES];
+        self.store(x, &mut floats);
+        scalar::round_to_halves(&floats, to);
+    }
     /// `a + b`.
     fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a · b`.
