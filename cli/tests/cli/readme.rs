@@ -25,8 +25,7 @@ fn the_first_command_answers_as_stated() {
 
 #[test]
 fn the_examples_answer_as_stated() {
-    let examples: Vec<_> =
-        README.lines().filter(|line| line.starts_with("sarit ask --context \"")).collect();
+    let examples: Vec<_> = README.lines().filter(|line| line.starts_with("sarit ask --context \"")).collect();
     assert!(examples.len() >= 3);
     for example in examples {
         let (command, answer) = example.split_once("    # ").unwrap();
