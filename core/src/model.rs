@@ -4,10 +4,10 @@ use crate::error::ModelError;
 use crate::format::{
     FINGERPRINT_START, Header, MAGIC, RecordHeader, Section, TensorEntry, TensorTable, VERSION, section,
 };
-use crate::plan::{Block, Expert, LogitsOutput, Moe, Operands, Output, Record, TokenInput, tag};
+use crate::plan::{Block, Expert, Input, Moe, Operands, Output, Record, tag};
 use crate::scratch::ScratchLens;
-use crate::tensor::{DType, Dense, Matrix, Tensor};
-use crate::{ALIGN, hash};
+use crate::tensor::{DType, Tensor};
+use crate::{ALIGN, hash, round_up};
 
 /// A model: a view over bytes that were checked once and are never written.
 #[derive(Debug, Clone, Copy)]
@@ -19,8 +19,7 @@ pub struct Model<'m> {
     names: &'m [u8],
     tokenizer: Option<&'m [u8]>,
     meta: &'m str,
-    embedding: Matrix<'m>,
-    embedding_scale: f32,
+    input: Option<Input<'m>>,
     output: Option<Output<'m>>,
     state_len: usize,
 }
@@ -44,10 +43,6 @@ struct RawRecord<'m> {
 }
 
 impl RawRecord<'_> {
-    fn is(&self, tag: u16) -> bool {
-        self.header.tag == tag
-    }
-
     fn read<R: Record>(&self) -> Result<R, ModelError> {
         let RecordHeader { tag, version, .. } = self.header;
         if (tag, version) != (R::TAG, R::VERSION) {
@@ -107,8 +102,7 @@ impl<'m> Model<'m> {
             tokenizer: optional(section::TOKENIZER)?,
             meta: str::from_utf8(meta).map_err(|_| ModelError::Text)?,
             // Until the plan is read.
-            embedding: Matrix::F32(Dense { rows: 0, cols: 0, data: &[] }),
-            embedding_scale: 1.0,
+            input: None,
             output: None,
             state_len: 0,
         };
@@ -123,10 +117,18 @@ impl<'m> Model<'m> {
     fn check_plan(&mut self) -> Result<(), ModelError> {
         let mut records = Records { rest: self.plan, index: 0 };
         let raw = records.next()?.ok_or(ModelError::PlanEnd(0))?;
-        (self.embedding, self.embedding_scale) = self.operands(raw.index, 0).token_input(&raw.read()?)?;
+        self.input = Some(match raw.header.tag {
+            tag::FRAME_INPUT => Input::Frames(self.operands(0, 0).frame_input(&raw.read()?)?),
+            _ => self.operands(0, 0).token_input(&raw.read()?)?,
+        });
         let raw = records.next()?.ok_or(ModelError::PlanEnd(1))?;
-        self.output =
-            Some(self.operands(raw.index, 0).logits_output(&raw.read::<LogitsOutput>()?, self.vocab_len())?);
+        let output = match self.input() {
+            Input::Tokens { embedding, .. } => {
+                self.operands(1, 0).logits_output(&raw.read()?, embedding.rows())?
+            }
+            Input::Frames(_) => self.operands(1, 0).frame_output(&raw.read()?)?,
+        };
+        self.output = Some(output);
 
         let mut before = 0;
         while let Some(raw) = records.next()? {
@@ -135,6 +137,7 @@ impl<'m> Model<'m> {
             self.state_len =
                 padded_len(&block).and_then(|n| n.checked_add(self.state_len)).ok_or(ModelError::TooLarge)?;
         }
+        self.state_len = pool_padded_len(&output).checked_add(self.state_len).ok_or(ModelError::TooLarge)?;
         if before == 0 {
             return Err(ModelError::PlanEnd(records.index));
         }
@@ -168,7 +171,8 @@ impl<'m> Model<'m> {
         let (mut offset, mut before) = (0, 0);
         let blocks = core::iter::from_fn(move || {
             let raw = records.next().expect(CHECKED)?;
-            if raw.is(TokenInput::TAG) || raw.is(LogitsOutput::TAG) {
+            // Input and output.
+            if raw.index < 2 {
                 return Some(None);
             }
             let block = model.resolve(&raw, before).expect(CHECKED);
@@ -208,34 +212,48 @@ impl<'m> Model<'m> {
         self.bytes.len()
     }
 
-    /// Number of token ids; ids are below it.
+    /// What comes in: tokens or frames.
+    pub fn input(&self) -> Input<'m> {
+        self.input.expect(CHECKED)
+    }
+
+    /// What goes out.
+    pub fn output(&self) -> Output<'m> {
+        self.output.expect(CHECKED)
+    }
+
+    /// Number of token ids; ids are below it. 0 for a frame model.
     pub fn vocab_len(&self) -> usize {
-        self.embedding.rows()
+        match self.input() {
+            Input::Tokens { embedding, .. } => embedding.rows(),
+            Input::Frames(_) => 0,
+        }
+    }
+
+    /// Number of floats in a frame; 0 for a token model.
+    pub fn frame_len(&self) -> usize {
+        match self.input() {
+            Input::Tokens { .. } => 0,
+            Input::Frames(read_in) => read_in.matrix.cols(),
+        }
     }
 
     /// Width of the residual stream.
     pub fn d_model(&self) -> usize {
-        self.embedding.cols()
+        match self.input() {
+            Input::Tokens { embedding, .. } => embedding.cols(),
+            Input::Frames(read_in) => read_in.matrix.rows(),
+        }
     }
 
-    /// Token embedding `[vocab][d_model]`.
-    pub fn embedding(&self) -> Matrix<'m> {
-        self.embedding
+    /// Number of logits, classes or regression values that a step gives.
+    pub fn output_len(&self) -> usize {
+        self.output().head.matrix.rows()
     }
 
-    /// Factor on the embedding.
-    pub fn embedding_scale(&self) -> f32 {
-        self.embedding_scale
-    }
-
-    /// Norm, head, bias and scale.
-    pub(crate) fn output(&self) -> Output<'m> {
-        self.output.expect(CHECKED)
-    }
-
-    /// Language-model head `[vocab][d_model]`; the embedding itself where the two are tied.
-    pub fn head(&self) -> Matrix<'m> {
-        self.output().head
+    /// First element of the pool's state.
+    pub(crate) fn pool_start(&self) -> usize {
+        self.state_len - pool_padded_len(&self.output())
     }
 
     /// `tokenizer.json`, if the file holds one.
@@ -282,6 +300,11 @@ fn padded_len(block: &Block<'_>) -> Option<usize> {
         .state_lens()
         .into_iter()
         .try_fold(0usize, |sum, len| sum.checked_add(len.checked_next_multiple_of(ALIGN / 4)?))
+}
+
+/// Elements (f32) of the pool's state, filled up to a multiple of 64 bytes.
+fn pool_padded_len(output: &Output<'_>) -> usize {
+    round_up(output.pool_len(), ALIGN / 4)
 }
 
 /// Walks the records of a plan.

@@ -3,7 +3,7 @@
 use crate::error::ScratchError;
 use crate::kernels::QuantizedMut;
 use crate::model::Model;
-use crate::plan::{Block, BlockInput, Linear};
+use crate::plan::{Block, BlockInput, BlockOutput, Input, Linear};
 use crate::tensor::{GROUP, Matrix};
 use crate::{ALIGN, round_up};
 
@@ -38,7 +38,10 @@ impl ScratchLens {
     pub(crate) fn checked(model: &Model<'_>, chunk: usize) -> Option<Self> {
         let d_model = model.d_model();
         let mut lens = Self { residual: d_model, hidden: d_model, output: d_model, ..Self::default() };
-        lens.matrix(&model.head());
+        if let Input::Frames(read_in) = model.input() {
+            lens.linear(&read_in);
+        }
+        lens.linear(&model.output().head);
         let mut before = 0;
         for (block, _) in model.blocks() {
             let input = block.join().input;
@@ -54,7 +57,7 @@ impl ScratchLens {
                     (lens.branch, lens.joined) = (d_model, lens.joined.max(before));
                 }
             }
-            if block.join().to_branch {
+            if block.join().output == BlockOutput::Branch {
                 lens.branch = d_model;
             }
             lens.block(&block)?;
@@ -62,7 +65,7 @@ impl ScratchLens {
         for len in lens.per_token() {
             *len = len.checked_mul(chunk)?;
         }
-        grow(&mut lens.logits, model.vocab_len());
+        grow(&mut lens.logits, model.output_len());
         lens.checked_bytes().map(|_| lens)
     }
 
@@ -190,14 +193,14 @@ fn grow(len: &mut usize, to: usize) {
     *len = to.max(*len);
 }
 
-/// Working memory of a step for up to `chunk` tokens at once.
+/// Working memory of a step for up to `chunk` tokens or frames at once.
 #[derive(Debug)]
 pub struct Scratch<'s> {
     pub(crate) fingerprint: u64,
     pub(crate) chunk: usize,
     /// Residual stream `[chunk][d_model]`.
     pub(crate) residual: &'s mut [f32],
-    /// Token embeddings `[chunk][d_model]`, kept for blocks that read them.
+    /// Token embeddings or frames read in `[chunk][d_model]`, kept for blocks that read them.
     pub(crate) embedded: &'s mut [f32],
     /// Branch `[chunk][d_model]`.
     pub(crate) branch: &'s mut [f32],
@@ -225,7 +228,7 @@ pub struct Scratch<'s> {
     pub(crate) adapted: &'s mut [f32],
     /// Attention scores `[heads][window]`, or scores and weights of experts `[2][experts]`.
     pub(crate) scores: &'s mut [f32],
-    /// `[vocab]`.
+    /// Logits `[vocab]`, or the result of a frame.
     pub(crate) logits: &'s mut [f32],
     /// Activations in codes.
     pub(crate) quantized: QuantizedMut<'s>,

@@ -1,7 +1,8 @@
 //! What a stream remembers: one memory block per stream, the same bytes on every back end.
 //!
 //! A state is, block by block, the convolution window `[conv_width - 1][conv_channels]` in time order (oldest
-//! first) and the SSM state `[heads][head_dim][d_state]`, f32, each filled up with zeros to a multiple of 64 bytes.
+//! first) and the SSM state `[heads][head_dim][d_state]`; then, in a frame model whose pool keeps something, the running
+//! mean or maximum `[d_model]`; f32, each filled up with zeros to a multiple of 64 bytes.
 //! A snapshot is a [`SnapshotHeader`], those bytes, and the [`hash`] of both as a little-endian u64.
 
 use crate::error::StateError;

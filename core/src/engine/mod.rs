@@ -1,6 +1,7 @@
-//! The step: tokens through all blocks. The page to read first; each kind of block has a page of its own.
+//! The step: tokens or frames through all blocks. The page to read first; each kind of block has a page of its own.
 
 mod attention;
+mod frame;
 mod linear;
 mod mlp;
 mod moe;
@@ -10,10 +11,13 @@ mod ssm;
 use crate::error::StepError;
 use crate::kernels::{Kernels, Rows, RowsMut};
 use crate::model::Model;
-use crate::plan::{Block, BlockInput, Join};
+use crate::plan::{Block, BlockInput, BlockOutput, Input, Join};
 use crate::scratch::Scratch;
 use crate::state::State;
 use crate::{ALIGN, round_up};
+use linear::linear_buffers;
+
+pub use frame::MAX_INTERVAL;
 
 /// A model and the kernels that run it. Holds no state of its own: one engine serves any number of streams.
 #[derive(Debug, Clone, Copy)]
@@ -24,10 +28,12 @@ pub struct Engine<'m, K> {
 
 /// What a block is given beside its weights and the scratch.
 struct Chunk<'a> {
-    /// Tokens read before this chunk.
+    /// Tokens or frames read before this chunk.
     position: u64,
-    /// Tokens of this chunk.
+    /// Tokens or frames of this chunk.
     count: usize,
+    /// Factor on dt; see [`crate::plan::SsmRecord`].
+    interval: f32,
     /// Length of the normed input in [`Scratch::hidden`].
     input_len: usize,
     /// The parts of the block's state, as [`Block::state_lens`] says.
@@ -64,7 +70,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
     ) -> Result<(), StepError> {
         self.check(state, scratch, tokens)?;
         for chunk in tokens.chunks(scratch.chunk) {
-            self.run(state, scratch, chunk);
+            self.run_tokens(state, scratch, chunk);
         }
         Ok(())
     }
@@ -82,9 +88,10 @@ impl<'m, K: Kernels> Engine<'m, K> {
     ) -> Result<(), StepError> {
         self.check(state, scratch, tokens)?;
         for (c, chunk) in tokens.chunks(scratch.chunk).enumerate() {
-            self.run(state, scratch, chunk);
+            self.run_tokens(state, scratch, chunk);
             for t in 0..chunk.len() {
-                self.head(scratch, t);
+                self.output_norm(scratch, t);
+                self.head(scratch);
                 each(c * scratch.chunk + t, scratch.logits);
             }
         }
@@ -102,34 +109,49 @@ impl<'m, K: Kernels> Engine<'m, K> {
         token: u32,
     ) -> Result<&'l mut [f32], StepError> {
         self.check(state, scratch, &[token])?;
-        self.run(state, scratch, &[token]);
-        self.head(scratch, 0);
+        self.run_tokens(state, scratch, &[token]);
+        self.output_norm(scratch, 0);
+        self.head(scratch);
         Ok(scratch.logits)
     }
 
     fn check(&self, state: &State<'_>, scratch: &Scratch<'_>, tokens: &[u32]) -> Result<(), StepError> {
-        if state.fingerprint() != self.model.fingerprint() {
-            return Err(StepError::OtherState);
-        }
-        if scratch.fingerprint != self.model.fingerprint() {
-            return Err(StepError::OtherScratch);
-        }
-        let vocab = self.model.vocab_len();
+        self.check_memory(state, scratch)?;
+        let vocab = match self.model.input() {
+            Input::Tokens { embedding, .. } => embedding.rows(),
+            Input::Frames(_) => return Err(StepError::TakesFrames),
+        };
         match tokens.iter().find(|&&token| token as usize >= vocab) {
             Some(&token) => Err(StepError::TokenOutOfRange { token, vocab: vocab as u32 }),
             None => Ok(()),
         }
     }
 
+    fn check_memory(&self, state: &State<'_>, scratch: &Scratch<'_>) -> Result<(), StepError> {
+        if state.fingerprint() != self.model.fingerprint() {
+            return Err(StepError::OtherState);
+        }
+        if scratch.fingerprint != self.model.fingerprint() {
+            return Err(StepError::OtherScratch);
+        }
+        Ok(())
+    }
+
     /// Takes at most a chunk of valid tokens through all blocks; leaves the residual stream in the scratch.
-    fn run(&self, state: &mut State<'_>, scratch: &mut Scratch<'_>, tokens: &[u32]) {
+    fn run_tokens(&self, state: &mut State<'_>, scratch: &mut Scratch<'_>, tokens: &[u32]) {
+        let Input::Tokens { embedding, scale } = self.model.input() else { return };
         let d_model = self.model.d_model();
-        let (embedding, scale) = (self.model.embedding(), self.model.embedding_scale());
         for (&token, r) in tokens.iter().zip(scratch.residual.chunks_exact_mut(d_model)) {
             embedding.read_row(token as usize, r);
             r.iter_mut().for_each(|r| *r *= scale);
         }
-        let keep = scratch.embedded.len().min(tokens.len() * d_model);
+        self.run_blocks(state, scratch, tokens.len(), 1.0);
+    }
+
+    /// Takes `count` vectors of the residual stream through all blocks.
+    fn run_blocks(&self, state: &mut State<'_>, scratch: &mut Scratch<'_>, count: usize, interval: f32) {
+        let d_model = self.model.d_model();
+        let keep = scratch.embedded.len().min(count * d_model);
         scratch.embedded[..keep].copy_from_slice(&scratch.residual[..keep]);
 
         let position = state.position();
@@ -137,7 +159,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
         for (block, start) in self.model.blocks() {
             input_len = block.join().input.len(d_model, input_len);
             let state = parts(&mut state.data_mut()[start..], block.state_lens());
-            let chunk = Chunk { position, count: tokens.len(), input_len, state };
+            let chunk = Chunk { position, count, interval, input_len, state };
             self.read_input(block.join(), &chunk, scratch);
             match block {
                 Block::Ssm(b) => self.ssm(&b, chunk, scratch),
@@ -147,9 +169,9 @@ impl<'m, K: Kernels> Engine<'m, K> {
                 Block::ShortConv(b) => self.short_conv(&b, chunk, scratch),
                 Block::Linear(b) => self.linear_block(&b, &chunk, scratch),
             }
-            write_output(block.join(), tokens.len() * d_model, scratch);
+            write_output(block.join(), count * d_model, scratch);
         }
-        state.advance(tokens.len());
+        state.advance(count);
     }
 
     /// Leaves a block's normed input in [`Scratch::hidden`].
@@ -178,17 +200,19 @@ impl<'m, K: Kernels> Engine<'m, K> {
         self.kernels.norm(&join.norm, x, RowsMut::new(s.hidden, chunk.count, len, len));
     }
 
-    /// Logits of token `t` of the chunk.
-    fn head(&self, s: &mut Scratch<'_>, t: usize) {
-        let (d_model, vocab) = (self.model.d_model(), self.model.vocab_len());
-        let output = self.model.output();
+    /// Leaves the normed residual vector `t` of the chunk in [`Scratch::hidden`].
+    fn output_norm(&self, s: &mut Scratch<'_>, t: usize) {
+        let d_model = self.model.d_model();
         let r = Rows::new(&s.residual[t * d_model..], 1, d_model, d_model);
-        self.kernels.norm(&output.norm, r, RowsMut::new(s.hidden, 1, d_model, d_model));
+        self.kernels.norm(&self.model.output().norm, r, RowsMut::new(s.hidden, 1, d_model, d_model));
+    }
+
+    /// Logits, or the result of a frame, from the vector in [`Scratch::hidden`].
+    fn head(&self, s: &mut Scratch<'_>) {
+        let output = self.model.output();
+        let (rows, d_model) = (output.head.matrix.rows(), self.model.d_model());
         let u = Rows::new(s.hidden, 1, d_model, d_model);
-        self.product(&output.head, u, &mut s.quantized, RowsMut::new(s.logits, 1, vocab, vocab));
-        if let Some(bias) = output.bias {
-            s.logits.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-        }
+        self.linear(&output.head, u, linear_buffers!(s), s.logits, rows);
         if output.scale != 1.0 {
             s.logits.iter_mut().for_each(|y| *y *= output.scale);
         }
@@ -208,9 +232,12 @@ fn parts(state: &mut [f32], lens: [usize; 3]) -> [&mut [f32]; 3] {
 /// Takes a block's output, the first `len` elements of [`Scratch::output`], to where it goes.
 fn write_output(join: &Join<'_>, len: usize, s: &mut Scratch<'_>) {
     let output = &s.output[..len];
-    if join.to_branch {
-        s.branch.iter_mut().zip(output).for_each(|(b, o)| *b = join.scale * o);
-    } else {
-        s.residual.iter_mut().zip(output).for_each(|(r, o)| *r += join.scale * o);
-    }
+    let to = match join.output {
+        BlockOutput::Residual => {
+            return s.residual.iter_mut().zip(output).for_each(|(r, o)| *r += join.scale * o);
+        }
+        BlockOutput::Replace => &mut *s.residual,
+        BlockOutput::Branch => &mut *s.branch,
+    };
+    to.iter_mut().zip(output).for_each(|(to, o)| *to = join.scale * o);
 }
