@@ -68,7 +68,8 @@ install -d "$prefix/lib/pkgconfig" "$prefix/lib/cmake/sarit" "$prefix/include"
 roots=()
 for symbol in $(sed -n 's/.*\b\(sarit_[a-z_]*\)(.*/\1/p' include/sarit.h | sort -u); do roots+=(-u "$symbol"); done
 "${LD:-$(tool ld)}" -r --gc-sections "${roots[@]}" -o "$work/whole.o" --whole-archive "$archive"
-"${OBJCOPY:-$(tool objcopy)}" --wildcard --keep-global-symbol='sarit_*' --strip-debug "$work/whole.o" "$work/sarit.o"
+"${OBJCOPY:-$(tool objcopy)}" --wildcard --keep-global-symbol='sarit_*' --strip-debug \
+    --remove-section='.llvmbc' --remove-section='.llvmcmd' "$work/whole.o" "$work/sarit.o"
 rm -f "$prefix/lib/libsarit.a"
 "${AR:-ar}" rcs "$prefix/lib/libsarit.a" "$work/sarit.o"
 
