@@ -68,7 +68,7 @@ enum sarit_status
    */
   SARIT_LENGTH = 6,
   /*
-   The state, snapshot or scratch belongs to another model.
+   The state, snapshot or scratch belongs to another model, or has elements of another type.
    */
   SARIT_OTHER_MODEL = 7,
   /*
