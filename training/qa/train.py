@@ -22,8 +22,8 @@ from optim import optimizers
 HERE = Path(__file__).parent
 
 
-def arguments():
-    p = argparse.ArgumentParser(description=__doc__)
+def parser(description):
+    p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", required=True, help="folder for ckpt-*.safetensors, state.pt and train.log")
     p.add_argument("--seconds", type=float, required=True, help="training time of this leg, compilation not counted")
     p.add_argument("--total", type=float, required=True, help="training time of the whole run: the rate falls to its end")
@@ -42,7 +42,7 @@ def arguments():
     p.add_argument("--done", type=float, default=0.0, help="with --weights: seconds already trained")
     p.add_argument("--resume", help="state.pt to go on from")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return p.parse_args()
+    return p
 
 
 def rate(args, step, seconds):
@@ -64,19 +64,24 @@ def start(args, model):
     return {"seconds": args.done, "positions": 0, "step": 0}
 
 
-def main():
-    args = arguments()
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+def create(args, mixer):
+    """The model to train, on its device, and the saved state that its run goes on from."""
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
-    batches = Batches(args.tokenizer, args.seed, args.batch, args.workers, args.mix)
-    model = LanguageModel(Config(layers=args.layers, hidden=args.hidden))
+    model = LanguageModel(Config(layers=args.layers, hidden=args.hidden, mixer=mixer))
     state = start(args, model)
     model.to(args.device)
-    cuda = args.device == "cuda"
-    if cuda:
+    if args.device == "cuda":
         model.compile()
+    return model, state
+
+
+def run(args, model, state, loss_of):
+    """Trains `model` for a leg. `loss_of(ids, classes, dtype)` -> loss, {name in the log: value}; both [B,T+1]."""
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    batches = Batches(args.tokenizer, args.seed, args.batch, args.workers, args.mix)
+    cuda = args.device == "cuda"
     optims = optimizers(model, args.lr, args.optimizer)
     for o, saved in zip(optims, state.get("optimizers", [])):
         o.load_state_dict(saved)
@@ -90,7 +95,8 @@ def main():
         log.flush()
 
     machine = torch.cuda.get_device_name() if cuda else "cpu"
-    report(event="start", machine=machine, torch=torch.__version__, parameters=sum(p.numel() for p in model.parameters()), **vars(args))
+    parameters = sum(p.numel() for p in model.parameters())
+    report(event="start", machine=machine, torch=torch.__version__, parameters=parameters, **vars(args))
     before, positions, step = state["seconds"], state["positions"], state["step"]
     begun, clock, elapsed = time.time(), None, 0.0
     for ids, classes in batches:
@@ -100,7 +106,7 @@ def main():
         for o in optims:
             for group in o.param_groups:
                 group["lr"] = lr
-        loss, answer, text, right = model.loss(ids, classes, args.text_weight, dtype=torch.bfloat16 if cuda else torch.float32)
+        loss, measures = loss_of(ids, classes, torch.bfloat16 if cuda else torch.float32)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in optims:
@@ -115,10 +121,9 @@ def main():
             report(event="compiled", seconds=round(clock - begun, 1))
         elapsed = time.time() - clock
         if step % 50 == 0:
-            values = [round(float(v), 4) for v in (answer, text, right, norm)]
+            values = {name: round(float(v), 4) for name, v in {**measures, "gradient": norm}.items()}
             now = time.time()
-            report(step=step, seconds=round(before + now - clock, 1), answer_loss=values[0], text_loss=values[1],
-                   answer_accuracy=values[2], gradient=values[3], rate=round(lr, 7), positions=positions,
+            report(step=step, seconds=round(before + now - clock, 1), **values, rate=round(lr, 7), positions=positions,
                    positions_per_s=round((positions - mark) / (now - mark_time)), queued=batches.queue.qsize())
             mark, mark_time = positions, now
         if elapsed >= args.seconds:
@@ -129,6 +134,19 @@ def main():
     torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optims], "seconds": seconds,
                 "positions": positions, "step": step}, out / "state.pt")
     checkpoint.save_parts(model, out / "ckpt")
+
+
+def main():
+    p = parser(__doc__)
+    p.add_argument("--mixer", choices=("mamba2", "attention"), default="mamba2", help="attention: a teacher for distill.py")
+    args = p.parse_args()
+    model, state = create(args, args.mixer)
+
+    def loss_of(ids, classes, dtype):
+        loss, answer, text, right = model.loss(ids, classes, args.text_weight, dtype=dtype)
+        return loss, {"answer_loss": answer, "text_loss": text, "answer_accuracy": right}
+
+    run(args, model, state, loss_of)
 
 
 if __name__ == "__main__":
