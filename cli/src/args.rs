@@ -38,6 +38,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Eval(Eval),
     Bench(Bench),
+    Stream(Stream),
     Verify(Verify),
 }
 
@@ -427,11 +428,51 @@ pub(crate) struct Bench {
     pub(crate) json: bool,
 }
 
+/// Step a frame model through rows of numbers, one result a row, as the rows arrive.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without names, a row has as many numbers as a frame, in the order of training. A model that states the names of its
+columns, or --columns, takes those from a file whose first line has names. A first line without any number is a line of
+names. Numbers are separated by commas.
+
+One line is printed for each row: the likeliest class and its probability, or the values, separated by tabs.
+How many rows a second were read, and how long each took, is printed to standard error at the end.
+
+Examples:
+  sarit stream motion.sarit --csv walk.csv
+  sensor | sarit stream motion.sarit --csv - --json
+  sarit stream motion.sarit --csv walk.csv --columns ax,ay,az,gx,gy,gz --time-column t --skip-bad"
+)]
+pub(crate) struct Stream {
+    /// Model file of a frame model
+    pub(crate) model: PathBuf,
+    /// File with the rows; `-` reads standard input
+    #[arg(long, value_name = "F")]
+    pub(crate) csv: PathBuf,
+    /// Columns that make a frame, in this order, by their names; by numbers from 1 where there are no names
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    pub(crate) columns: Option<Vec<String>>,
+    /// Column with the time of a row in seconds: a longer interval than in training moves the model's state on further
+    #[arg(long, value_name = "NAME")]
+    pub(crate) time_column: Option<String>,
+    /// Seconds from one frame to the next in training [default: as the model states]
+    #[arg(long, value_name = "S", requires = "time_column")]
+    pub(crate) frame_interval: Option<f64>,
+    /// Pass over rows that cannot be used, and count them
+    #[arg(long)]
+    pub(crate) skip_bad: bool,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print one JSON object for each row, and one with the summary at the end
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Check that every instruction set of this machine gives the same bits.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Reads 200 tokens with each instruction set, 1 and 2 threads, and chunks of 1, 7 and 64 tokens, and compares the
-hashes of all logits and of the state with those of the scalar definition.
+    after_help = "Reads 200 tokens or frames with each instruction set, 1 and 2 threads, and chunks of 1, 7 and 64 tokens, and compares the
+hashes of the results and of the state with those of the scalar definition.
 
 Examples:
   sarit verify

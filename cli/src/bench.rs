@@ -5,6 +5,7 @@ use crate::output;
 use crate::session::{CHUNK, Memory, ModelFile, Stream, cpu, random_ids};
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
+use sarit_core::plan::Input;
 use sarit_core::{Engine, Kernels, Matrix, Model, Tensor};
 use serde::Serialize;
 use std::hint::black_box;
@@ -51,7 +52,7 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
     let mut memory = Memory::new(&model, CHUNK)?;
     let need = model.memory(CHUNK).context("the model needs more memory than there can be")?;
     let (prompt, generate, runs) = (args.prompt as usize, args.generate as usize, args.runs as usize);
-    let ids = random_ids(model.vocab_len(), prompt + generate);
+    let ids = random_ids(&model, prompt + generate)?;
     let (prompt_ids, generate_ids) = ids.split_at(prompt);
 
     let bar = output::bar(runs as u64 + 2, "measuring");
@@ -118,10 +119,14 @@ fn median_and_range(values: &mut [f64]) -> (f64, [f64; 2]) {
 /// Bytes that one decoded token needs: all weights but an embedding that is not the head too, the state read and
 /// written.
 fn bytes_per_token(model: &Model<'_>) -> usize {
-    let (embedding, head) = (start(&model.embedding()), start(&model.head()));
+    let head = start(&model.output().head.matrix);
+    let embedding = match model.input() {
+        Input::Tokens { embedding, .. } => Some(start(&embedding)),
+        Input::Frames(_) => None,
+    };
     let is_read = |tensor: &Tensor<'_>| {
         let place = tensor.data.as_ptr_range();
-        place.contains(&head) || !place.contains(&embedding)
+        place.contains(&head) || !embedding.is_some_and(|embedding| place.contains(&embedding))
     };
     let weights: usize = model.tensors().filter(is_read).map(|tensor| tensor.data.len()).sum();
     weights + 2 * 4 * model.state_len()

@@ -22,6 +22,7 @@ mod pull;
 mod read;
 mod score;
 mod session;
+mod stream;
 mod text;
 mod verify;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Eval(Eval::Qa(args)) => eval_qa::run(&args),
         Command::Eval(Eval::Ppl(args)) => eval_ppl::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Stream(args) => stream::run(&args),
         Command::Verify(args) => verify::run(&args),
     };
     match result {

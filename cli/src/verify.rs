@@ -2,13 +2,14 @@
 
 use crate::args::Verify;
 use crate::output;
-use crate::session::{Memory, ModelFile, random_ids};
+use crate::session::{Memory, ModelFile, random_frames, random_ids};
 use anyhow::{Context, Result, ensure};
 use sarit_core::{Engine, Hasher, Kernels, Model, Scalar};
 use sarit_cpu::{Cpu, Isa};
 use serde::Serialize;
 use std::fmt::Write;
 
+/// Tokens or frames that are read.
 const TOKENS: usize = 200;
 const THREADS: [usize; 2] = [1, 2];
 const CHUNKS: [usize; 3] = [1, 7, 64];
@@ -34,11 +35,11 @@ struct Run {
 pub(crate) fn run(args: &Verify) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model()?;
-    let ids = random_ids(model.vocab_len(), TOKENS);
+    let inputs = Inputs::random(&model)?;
     let isas: Vec<Isa> = Isa::available().collect();
     let count = isas.len() * THREADS.len() * CHUNKS.len();
     let bar = output::bar(count as u64 + 1, "verifying");
-    let expected = hashes(&model, Scalar, 1, &ids)?;
+    let expected = hashes(&model, Scalar, 1, &inputs)?;
     bar.inc(1);
     let mut runs = Vec::new();
     for isa in isas {
@@ -46,7 +47,7 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
             for chunk in CHUNKS {
                 let backend = isa.name();
                 let cpu = Cpu::with_isa(isa, threads).with_context(|| format!("{backend} cannot be used"))?;
-                let (logits, state) = hashes(&model, cpu, chunk, &ids)?;
+                let (logits, state) = hashes(&model, cpu, chunk, &inputs)?;
                 let same = (logits, state) == expected;
                 let (logits_hash, state_hash) = (format!("{logits:016x}"), format!("{state:016x}"));
                 runs.push(Run { backend, threads, chunk, logits_hash, state_hash, same });
@@ -70,13 +71,37 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     Ok(())
 }
 
-/// Hashes of all logits and of the final state.
-fn hashes<K: Kernels>(model: &Model<'_>, kernels: K, chunk: usize, ids: &[u32]) -> Result<(u64, u64)> {
+/// What is read.
+enum Inputs {
+    Tokens(Vec<u32>),
+    Frames(Vec<f32>),
+}
+
+impl Inputs {
+    fn random(model: &Model<'_>) -> Result<Self> {
+        Ok(match model.frame_len() {
+            0 => Self::Tokens(random_ids(model, TOKENS)?),
+            _ => Self::Frames(random_frames(model, TOKENS)),
+        })
+    }
+}
+
+/// Hashes of all logits, or of the result after the last frame, and of the final state.
+fn hashes<K: Kernels>(model: &Model<'_>, kernels: K, chunk: usize, inputs: &Inputs) -> Result<(u64, u64)> {
     let engine = Engine::new(*model, kernels);
     let mut memory = Memory::new(model, chunk)?;
     let mut stream = memory.start(&engine)?;
     let mut hasher = Hasher::new();
-    stream.feed_each(ids, |_, logits| hasher.update(bytemuck::cast_slice(logits)))?;
+    match inputs {
+        Inputs::Tokens(ids) => {
+            stream.feed_each(ids, |_, logits| hasher.update(bytemuck::cast_slice(logits)))?;
+        }
+        Inputs::Frames(frames) => {
+            let (before, last) = frames.split_at(frames.len() - model.frame_len());
+            stream.feed_frames(before, 1.0)?;
+            hasher.update(bytemuck::cast_slice(stream.step_frame(last, 1.0)?));
+        }
+    }
     Ok((hasher.finish(), stream.state().hash()))
 }
 

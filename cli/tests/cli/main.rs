@@ -8,6 +8,7 @@ mod failures;
 mod instruct;
 mod pull;
 mod readme;
+mod stream;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
