@@ -50,6 +50,28 @@ fn the_keyword_spotter_gives_the_golden_logits_after_every_frame() {
     }
 }
 
+/// A walk; what the shipped file makes of the whole test set is a test of `sarit eval frames`.
+#[test]
+fn the_motion_classifier_gives_the_golden_logits_after_every_frame() {
+    let (frames, want) = (golden_tensor("motion", "input"), golden_tensor("motion", "logits"));
+    let run = |weights| {
+        let file = converted(&golden_frames("motion"), weights);
+        run_frames(Model::from_bytes(&file).unwrap(), Scalar, &frames, 1).0
+    };
+    let exact = run(DType::F32);
+    assert_eq!(exact.len(), 100 * 4);
+    let worst = exact.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    let q8 = run(DType::Q8);
+    println!(
+        "f32: largest difference of a logit {worst:.1e}; q8: {:.4} of a frame's largest",
+        worst_share(&q8, &want, 4)
+    );
+    assert!(worst <= 1e-4);
+    let classes = |logits: &[f32]| logits.chunks(4).map(argmax).collect::<Vec<_>>();
+    assert_eq!(classes(&q8)[20..], classes(&want)[20..]);
+    assert_eq!(classes(&want)[99], 2);
+}
+
 /// Shape of a checkpoint as `training/sensors` writes it.
 struct Shape {
     layers: usize,
