@@ -46,10 +46,12 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
   sarit eval qa tests/data/indic-qa/eval.jsonl
-  sarit eval ppl tests/data/indic-qa/lm-text.txt --json")]
+  sarit eval ppl tests/data/indic-qa/lm-text.txt --json
+  sarit eval frames models/motion.sarit tests/data/motion/test.csv")]
 pub(crate) enum Eval {
     Qa(EvalQa),
     Ppl(EvalPpl),
+    Frames(EvalFrames),
 }
 
 /// What a model runs on.
@@ -399,6 +401,41 @@ pub(crate) struct EvalPpl {
     pub(crate) json: bool,
 }
 
+/// Accuracy of a classifier of frames over series of rows, and which classes it mistakes.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The file has a first line with names, one row a frame, and the rows of a series together. A series is read from a
+fresh state; what the model says after its last frame counts.
+
+Examples:
+  sarit eval frames models/motion.sarit tests/data/motion/test.csv
+  sarit eval frames models/motion.sarit tests/data/motion/test.csv --first 20
+  sarit eval frames motion.sarit rows.csv --series-column id --label-column activity --time-column t --json"
+)]
+pub(crate) struct EvalFrames {
+    /// Model file of a classifier of frames
+    pub(crate) model: PathBuf,
+    /// Rows of series, labels and frames; `-` reads standard input
+    #[arg(value_name = "DATA.csv")]
+    pub(crate) data: PathBuf,
+    /// Column with the name or number of the row's series
+    #[arg(long, value_name = "NAME", default_value = "series")]
+    pub(crate) series_column: String,
+    /// Column with the true class, as the model names it
+    #[arg(long, value_name = "NAME", default_value = "label")]
+    pub(crate) label_column: String,
+    #[command(flatten)]
+    pub(crate) columns: Columns,
+    /// Read only the first frames of each series
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) first: Option<u64>,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Measure reading and generating speed against the machine's memory bandwidth.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -449,6 +486,21 @@ pub(crate) struct Stream {
     /// File with the rows; `-` reads standard input
     #[arg(long, value_name = "F")]
     pub(crate) csv: PathBuf,
+    #[command(flatten)]
+    pub(crate) columns: Columns,
+    /// Pass over rows that cannot be used, and count them
+    #[arg(long)]
+    pub(crate) skip_bad: bool,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print one JSON object for each row, and one with the summary at the end
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which columns of a file are read.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Columns {
     /// Columns that make a frame, in this order, by their names; by numbers from 1 where there are no names
     #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
     pub(crate) columns: Option<Vec<String>>,
@@ -458,14 +510,6 @@ pub(crate) struct Stream {
     /// Seconds from one frame to the next in training [default: as the model states]
     #[arg(long, value_name = "S", requires = "time_column")]
     pub(crate) frame_interval: Option<f64>,
-    /// Pass over rows that cannot be used, and count them
-    #[arg(long)]
-    pub(crate) skip_bad: bool,
-    #[command(flatten)]
-    pub(crate) compute: Compute,
-    /// Print one JSON object for each row, and one with the summary at the end
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Check that every instruction set of this machine gives the same bits.

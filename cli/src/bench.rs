@@ -3,10 +3,10 @@
 use crate::args::Bench;
 use crate::output;
 use crate::session::{CHUNK, Memory, ModelFile, Stream, cpu, random_ids};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use indicatif::HumanBytes;
 use sarit_core::plan::Input;
-use sarit_core::{Engine, Kernels, Matrix, Model, Tensor};
+use sarit_core::{Engine, Kernels, Matrix, Model, StepError, Tensor};
 use serde::Serialize;
 use std::hint::black_box;
 use std::time::Instant;
@@ -52,7 +52,8 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
     let mut memory = Memory::new(&model, CHUNK)?;
     let need = model.memory(CHUNK).context("the model needs more memory than there can be")?;
     let (prompt, generate, runs) = (args.prompt as usize, args.generate as usize, args.runs as usize);
-    let ids = random_ids(&model, prompt + generate)?;
+    ensure!(model.frame_len() == 0, StepError::TakesFrames);
+    let ids = random_ids(model.vocab_len(), prompt + generate);
     let (prompt_ids, generate_ids) = ids.split_at(prompt);
 
     let bar = output::bar(runs as u64 + 2, "measuring");

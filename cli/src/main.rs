@@ -9,6 +9,7 @@ mod ask;
 mod bench;
 mod chat;
 mod convert;
+mod eval_frames;
 mod eval_ppl;
 mod eval_qa;
 mod generate;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Eval(Eval::Qa(args)) => eval_qa::run(&args),
         Command::Eval(Eval::Ppl(args)) => eval_ppl::run(&args),
+        Command::Eval(Eval::Frames(args)) => eval_frames::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Stream(args) => stream::run(&args),
         Command::Verify(args) => verify::run(&args),

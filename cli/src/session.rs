@@ -255,12 +255,9 @@ impl<K: Kernels> Stream<'_, '_, K> {
     }
 }
 
-/// Valid token ids, `count` of them, the same every time.
-pub(crate) fn random_ids(model: &Model<'_>, count: usize) -> Result<Vec<u32>, StepError> {
-    match model.vocab_len() as u64 {
-        0 => Err(StepError::TakesFrames),
-        vocab => Ok(random().map(|x| (x % vocab) as u32).take(count).collect()),
-    }
+/// Token ids below `vocab`, `count` of them, the same every time.
+pub(crate) fn random_ids(vocab: usize, count: usize) -> Vec<u32> {
+    random().map(|x| (x % vocab as u64) as u32).take(count).collect()
 }
 
 /// Frames of numbers from -1 to 1, `count` of them, the same every time.

@@ -1,5 +1,6 @@
 //! `sarit stream`: a frame model steps through rows of numbers as they arrive.
 
+mod clock;
 mod rows;
 
 use crate::args::Stream as Args;
@@ -7,12 +8,14 @@ use crate::output;
 use crate::session::{Memory, Meta, ModelFile, cpu_with};
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
-use rows::Rows;
 use sarit_core::plan::Readout;
-use sarit_core::{Engine, MAX_INTERVAL, argmax};
+use sarit_core::{Engine, argmax};
 use serde::Serialize;
 use std::io::Write;
 use std::time::{Duration, Instant};
+
+pub(crate) use clock::Clock;
+pub(crate) use rows::Rows;
 
 /// Longer times than this, an hour, count as this.
 const LONGEST_NS: u64 = 3_600_000_000_000;
@@ -79,8 +82,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "{} takes tokens, not rows of numbers; `sarit stream` needs a frame model",
         file.name()
     );
-    let mut clock = Clock::new(args, &meta).with_context(|| format!("cannot use model {}", file.name()))?;
-    let mut rows = Rows::open(args, &meta, model.frame_len())?;
+    let mut clock =
+        Clock::new(&args.columns, &meta).with_context(|| format!("cannot use model {}", file.name()))?;
+    let mut rows = Rows::open(&args.csv, &args.columns, &[], &meta, model.frame_len())?;
     let engine = Engine::new(model, cpu_with(&args.compute, args.compute.threads.map_or(1, usize::from))?);
     let mut memory = Memory::new(&model, 1)?;
     let mut stream = memory.start(&engine)?;
@@ -129,47 +133,6 @@ fn outcome<'a>(readout: Readout, meta: &'a Meta, result: &'a [f32]) -> Outcome<'
     let sum: f64 = result.iter().map(|score| f64::from(score - result[class]).exp()).sum();
     let label = meta.labels.as_ref().and_then(|labels| labels.get(class)).map(String::as_str);
     Outcome::Class { class, label, probability: 1.0 / sum, scores: result }
-}
-
-/// Time from row to row, in intervals of training.
-struct Clock {
-    /// Seconds from one frame to the next in training; none without a time column.
-    trained: Option<f64>,
-    last: Option<f64>,
-}
-
-impl Clock {
-    fn new(args: &Args, meta: &Meta) -> Result<Self> {
-        let trained = match args.time_column {
-            None => None,
-            Some(_) => {
-                let stated = args.frame_interval.or(meta.frame_interval_s);
-                let stated = stated.context("it states no interval between frames; give --frame-interval")?;
-                ensure!(stated > 0.0 && stated.is_finite(), "an interval between frames must be above 0");
-                Some(stated)
-            }
-        };
-        Ok(Self { trained, last: None })
-    }
-
-    /// The interval before a row at `time`; 1 before the first row and without times.
-    fn interval(&mut self, time: Option<f64>) -> Result<f32> {
-        let (Some(trained), Some(time)) = (self.trained, time) else { return Ok(1.0) };
-        let interval = match self.last {
-            None => 1.0,
-            Some(last) => {
-                ensure!(time > last, "a time later than {last} was expected, but there is {time}");
-                ((time - last) / trained) as f32
-            }
-        };
-        ensure!(
-            interval > 0.0 && interval <= MAX_INTERVAL,
-            "the time since the row before is {interval} intervals of training; it must be above 0 and at most \
-             {MAX_INTERVAL}"
-        );
-        self.last = Some(time);
-        Ok(interval)
-    }
 }
 
 impl Answer<'_> {

@@ -1,6 +1,6 @@
 //! Rows of numbers out of CSV text, line by line, as the lines arrive.
 
-use crate::args::Stream;
+use crate::args::Columns;
 use crate::session::Meta;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs::File;
@@ -19,6 +19,8 @@ pub(crate) struct Row {
     pub(crate) frame: Vec<f32>,
     /// Seconds, if there is a time column.
     pub(crate) time: Option<f64>,
+    /// What stands in the key columns, in the order asked for.
+    pub(crate) keys: Vec<String>,
 }
 
 /// Rows of one file or of standard input.
@@ -36,6 +38,7 @@ pub(crate) struct Rows {
     /// Which of them make a frame.
     frame: Vec<Field>,
     time: Option<Field>,
+    keys: Vec<Field>,
 }
 
 /// A column that is read.
@@ -46,13 +49,20 @@ struct Field {
 }
 
 impl Rows {
-    /// Opens the text and reads its first line, which says where the columns are. Frames have `frame_len` numbers.
-    pub(crate) fn open(args: &Stream, meta: &Meta, frame_len: usize) -> Result<Self> {
-        let (name, input): (_, Box<dyn BufRead>) = if args.csv == Path::new("-") {
+    /// Opens the text and reads its first line, which says where the columns are: those of a frame of `frame_len` numbers,
+    /// and `keys`, which are kept as text.
+    pub(crate) fn open(
+        csv: &Path,
+        columns: &Columns,
+        keys: &[&str],
+        meta: &Meta,
+        frame_len: usize,
+    ) -> Result<Self> {
+        let (name, input): (_, Box<dyn BufRead>) = if csv == Path::new("-") {
             ("standard input".to_owned(), Box::new(BufReader::new(std::io::stdin())))
         } else {
-            let name = args.csv.display().to_string();
-            let file = File::open(&args.csv).with_context(|| format!("cannot open {name}"))?;
+            let name = csv.display().to_string();
+            let file = File::open(csv).with_context(|| format!("cannot open {name}"))?;
             (name, Box::new(BufReader::new(file)))
         };
         let mut rows = Self {
@@ -65,6 +75,7 @@ impl Rows {
             width: 0,
             frame: Vec::new(),
             time: None,
+            keys: Vec::new(),
         };
         let first = rows.fields()?.with_context(|| {
             format!(
@@ -74,14 +85,16 @@ impl Rows {
         })?;
         rows.width = first.len();
         let names = first.iter().all(|field| field.parse::<f64>().is_err()).then_some(&first);
-        let column = |name: &String| rows.column(name, names).with_context(|| rows.place());
-        let time = args.time_column.as_ref().map(column).transpose()?;
-        let wanted = args.columns.as_ref().or(meta.columns.as_ref().filter(|_| names.is_some()));
+        let column = |name: &str| rows.column(name, names).with_context(|| rows.place());
+        let keys: Vec<Field> = keys.iter().map(|name| column(name)).collect::<Result<_>>()?;
+        let time = columns.time_column.as_deref().map(column).transpose()?;
+        let wanted = columns.columns.as_ref().or(meta.columns.as_ref().filter(|_| names.is_some()));
         let frame: Vec<Field> = match wanted {
-            Some(wanted) => wanted.iter().map(column).collect::<Result<_>>()?,
+            Some(wanted) => wanted.iter().map(|name| column(name)).collect::<Result<_>>()?,
             None => {
                 let name = |i: usize| names.map_or_else(|| (i + 1).to_string(), |names| names[i].clone());
-                let all = (0..rows.width).filter(|i| time.as_ref().is_none_or(|time| time.index != *i));
+                let other = |i: &usize| keys.iter().chain(&time).all(|field| field.index != *i);
+                let all = (0..rows.width).filter(other);
                 all.map(|index| Field { index, name: name(index) }).collect()
             }
         };
@@ -93,7 +106,7 @@ impl Rows {
             frame.len()
         );
         rows.first = names.is_none().then_some(first);
-        (rows.frame, rows.time) = (frame, time);
+        (rows.frame, rows.time, rows.keys) = (frame, time, keys);
         Ok(rows)
     }
 
@@ -133,6 +146,7 @@ impl Rows {
             line: self.line,
             frame: frame.collect::<Result<_>>()?,
             time: self.time.as_ref().map(number).transpose()?,
+            keys: self.keys.iter().map(|field| fields[field.index].clone()).collect(),
         })
     }
 

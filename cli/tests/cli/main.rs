@@ -5,6 +5,7 @@ mod chat;
 mod commands;
 mod conversion;
 mod failures;
+mod frames;
 mod instruct;
 mod pull;
 mod readme;
