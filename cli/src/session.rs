@@ -1,7 +1,7 @@
 //! A model file, what it runs on, and one stream with its memory.
 
 use crate::args::Compute;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use sarit_core::{Engine, Kernels, Model, ModelError, Sampler, Scratch, State, StepError};
 use sarit_cpu::{AlignedBytes, Cpu, Isa, Mapped};
 use serde::Deserialize;
@@ -227,9 +227,12 @@ impl<K: Kernels> Stream<'_, '_, K> {
         self.engine.feed_frames(&mut self.state, &mut self.scratch, frames, interval)
     }
 
-    /// Reads one frame of numbers and returns the result after it.
-    pub(crate) fn step_frame(&mut self, frame: &[f32], interval: f32) -> Result<&mut [f32], StepError> {
-        self.engine.step_frame(&mut self.state, &mut self.scratch, frame, interval)
+    /// Reads one frame of numbers and returns the result after it, which must be finite.
+    pub(crate) fn step_frame(&mut self, frame: &[f32], interval: f32) -> Result<&mut [f32]> {
+        let result = self.engine.step_frame(&mut self.state, &mut self.scratch, frame, interval)?;
+        let finite = result.iter().all(|x| x.is_finite());
+        ensure!(finite, "the result is not finite; the numbers are too large for this model");
+        Ok(result)
     }
 
     /// Reads `prompt` and hands the tokens that follow to `each`, up to a stop token or `max_tokens`.

@@ -105,12 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 continue;
             }
         };
-        let result = stream.step_frame(&row.frame, interval)?;
-        ensure!(
-            result.iter().all(|x| x.is_finite()),
-            "{}: the result is not finite; the numbers are too large for this model",
-            rows.place()
-        );
+        let result = stream.step_frame(&row.frame, interval).with_context(|| rows.place())?;
         let answer = Answer { line: row.line, time: row.time, outcome: outcome(readout, &meta, result) };
         if args.json {
             output::print_json(&answer)?
