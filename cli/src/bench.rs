@@ -2,7 +2,7 @@
 
 use crate::args::Bench;
 use crate::output;
-use crate::session::{CHUNK, Memory, ModelFile, Stream, cpu, random_ids};
+use crate::session::{Memory, ModelFile, Stream, cpu, random_ids};
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
 use sarit_core::{Engine, Kernels, Matrix, Model, Tensor};
@@ -28,6 +28,8 @@ struct Measured {
     runs: usize,
     state_bytes: usize,
     scratch_bytes: usize,
+    /// On the GPU, model and states included; 0 on the processor.
+    device_bytes: usize,
     chunk: usize,
     model_bytes: usize,
     /// Of the process, before the bandwidth is measured.
@@ -36,7 +38,8 @@ struct Measured {
     backend: &'static str,
     /// Weights read, state read and written.
     bytes_per_token: usize,
-    /// Measured in this run over a buffer larger than the cache, with the same threads.
+    /// Measured in this run: over a buffer larger than the cache, with the same threads; on a GPU by a copy within its
+    /// memory, reads and writes counted.
     read_bandwidth_bytes_per_s: f64,
     /// Bytes per token times tokens per second over the read bandwidth.
     decode_bandwidth_fraction: f64,
@@ -46,32 +49,41 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model()?;
     let cpu = cpu(&args.compute)?;
-    let (threads, backend) = (cpu.threads(), cpu.isa().name());
+    let (mut threads, mut backend) = (cpu.threads(), cpu.isa().name());
     let engine = Engine::new(model, cpu);
-    let mut memory = Memory::new(&model, CHUNK)?;
-    let need = model.memory(CHUNK).context("the model needs more memory than there can be")?;
+    let chunk = args.compute.chunk();
+    let mut memory = Memory::new(&model, chunk, &args.compute)?;
+    let need = model.memory(chunk).context("the model needs more memory than there can be")?;
+    let (state_bytes, mut scratch_bytes, mut device_bytes) = (need.state_bytes, need.scratch_bytes, 0);
+    if let Some(gpu) = memory.gpu() {
+        let memory = gpu.memory();
+        (threads, backend) = (1, "cuda");
+        (scratch_bytes, device_bytes) = (memory.scratch_bytes, memory.total());
+    }
     let (prompt, generate, runs) = (args.prompt as usize, args.generate as usize, args.runs as usize);
     let ids = random_ids(model.vocab_len(), prompt + generate);
     let (prompt_ids, generate_ids) = ids.split_at(prompt);
 
     let bar = output::bar(runs as u64 + 2, "measuring");
-    warm_up(&mut memory.start(&engine)?, &ids[..CHUNK.min(ids.len())])?;
+    warm_up(&mut memory.start(&engine)?, &ids[..chunk.min(ids.len())])?;
     bar.inc(1);
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         let mut stream = memory.start(&engine)?;
         let start = Instant::now();
         stream.feed(prompt_ids)?;
+        stream.wait()?;
         prefill.push(prompt as f64 / start.elapsed().as_secs_f64());
         let start = Instant::now();
-        for &id in generate_ids {
-            black_box(stream.step(id)?);
-        }
+        stream.decode(generate_ids)?;
         decode.push(generate as f64 / start.elapsed().as_secs_f64());
         bar.inc(1);
     }
     let peak_rss_bytes = peak_rss_bytes()?;
-    let read_bandwidth = read_bandwidth(threads);
+    let read_bandwidth = match memory.gpu() {
+        Some(gpu) => gpu.device().copy_bandwidth(BANDWIDTH_BUFFER.0)?,
+        None => read_bandwidth(threads),
+    };
     bar.finish_and_clear();
 
     let (prefill_tokens_per_s, prefill_range) = median_and_range(&mut prefill);
@@ -85,9 +97,10 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
         prompt,
         generate,
         runs,
-        state_bytes: need.state_bytes,
-        scratch_bytes: need.scratch_bytes,
-        chunk: CHUNK,
+        state_bytes,
+        scratch_bytes,
+        device_bytes,
+        chunk,
         model_bytes: model.file_bytes(),
         peak_rss_bytes,
         threads,
@@ -102,10 +115,7 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
 /// Brings the model into memory and the processor up to speed.
 fn warm_up<K: Kernels>(stream: &mut Stream<'_, '_, K>, ids: &[u32]) -> Result<()> {
     stream.feed(ids)?;
-    for &id in ids {
-        stream.step(id)?;
-    }
-    Ok(())
+    stream.decode(ids)
 }
 
 /// Median, and least and greatest value.

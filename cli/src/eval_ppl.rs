@@ -2,7 +2,7 @@
 
 use crate::args::EvalPpl;
 use crate::prompt::leading_special;
-use crate::session::{CHUNK, Memory, Meta, ModelFile, cpu_with};
+use crate::session::{Memory, Meta, ModelFile, cpu_with};
 use crate::text::{Specials, Text};
 use crate::{output, parallel};
 use anyhow::{Context, Result, ensure};
@@ -32,8 +32,11 @@ pub(crate) fn run(args: &EvalPpl) -> Result<()> {
     let leading = leading_special(&Meta::of(&model)?, &text);
 
     let bar = output::bar(lines.len() as u64, "reading");
-    let start = || Ok((Engine::new(model, cpu_with(&args.compute, 1)?), Memory::new(&model, CHUNK)?));
-    let sums = parallel::map(lines.len(), args.compute.threads(), &bar, start, |(engine, memory), i| {
+    let start = || {
+        let engine = Engine::new(model, cpu_with(&args.compute, 1)?);
+        Ok((engine, Memory::new(&model, args.compute.chunk(), &args.compute)?))
+    };
+    let sums = parallel::map(lines.len(), args.compute.workers(), &bar, start, |(engine, memory), i| {
         let mut ids: Vec<u32> = leading.into_iter().chain(text.encode(lines[i])?).collect();
         ids.truncate(MAX_TOKENS);
         let Some((_, expected)) = ids.split_first().filter(|(_, rest)| !rest.is_empty()) else {
