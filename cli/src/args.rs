@@ -1,9 +1,9 @@
 //! The command line.
 
+use crate::session::{CHUNK, GPU_CHUNK};
 use clap::{Parser, Subcommand};
 use sarit_core::{DType, SampleError, Sampler, Sampling};
 use sarit_cpu::Isa;
-use crate::session::{CHUNK, GPU_CHUNK};
 use std::path::PathBuf;
 
 /// Answers questions about a text, in Indic languages and English, on this machine and in constant memory.

@@ -167,7 +167,10 @@ impl<'m> Memory<'m> {
     }
 
     /// A stream that has read nothing.
-    pub(crate) fn start<'a, K: Kernels>(&'a mut self, engine: &'a Engine<'m, K>) -> Result<Stream<'a, 'm, K>> {
+    pub(crate) fn start<'a, K: Kernels>(
+        &'a mut self,
+        engine: &'a Engine<'m, K>,
+    ) -> Result<Stream<'a, 'm, K>> {
         let state = State::init(engine.model(), &mut self.state)?;
         let scratch = Scratch::new(engine.model(), &mut self.scratch, self.chunk)?;
         let mut stream = Stream { engine, state, scratch, gpu: self.gpu.as_mut() };

@@ -38,7 +38,10 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     let has_gpu = args.backend == Some(Backend::Cuda);
     let asked = |isa: &Isa| args.backend.is_none_or(|backend| backend == Backend::Cpu(*isa));
     let isas: Vec<Isa> = Isa::available().filter(asked).collect();
-    ensure!(has_gpu || !isas.is_empty(), "this machine lacks that instruction set; `sarit devices` lists those it has");
+    ensure!(
+        has_gpu || !isas.is_empty(),
+        "this machine lacks that instruction set; `sarit devices` lists those it has"
+    );
     let count = isas.len() * THREADS.len() * CHUNKS.len() + if has_gpu { CHUNKS.len() + 1 } else { 0 };
     let bar = output::bar(count as u64 + 1, "verifying");
     let scalar = Engine::new(model, Scalar);

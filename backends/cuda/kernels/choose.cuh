@@ -142,6 +142,8 @@ __device__ inline void op_choose(const Run& run, const Op& op, const Choose& p) 
         u32 token = 0xffffffffu - (u32)run.p.best[s];
         const float* logits = run.at(p.logits, s);
         float highest = logits[token];
+        // All have read what thread 0 sets back.
+        __syncthreads();
         // Only where the largest logit is finite; then no smaller one is +infinity, and none chosen is NaN.
         if (sampling.temperature != 0.0f && highest - highest == 0.0f) {
             float* weights = run.shared.row;

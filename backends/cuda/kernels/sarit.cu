@@ -59,6 +59,8 @@ struct Grid {
         __syncthreads();
     }
     __device__ void leave() {
+        // All have read whether to stop.
+        __syncthreads();
         if (threadIdx.x == 0 && atomicAdd(control + CONTROL_LEFT, 1u) == gridDim.x - 1) {
             control[CONTROL_BARRIER] = 0;
             control[CONTROL_LEFT] = 0;

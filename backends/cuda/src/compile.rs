@@ -131,7 +131,8 @@ pub fn compile(arch: &str) -> Result<Vec<u8>, CudaError> {
             }
             Err(error) => {
                 let log = output(program, sys::nvrtcGetProgramLogSize, sys::nvrtcGetProgramLog);
-                let log = log.map_or_else(|_| error.to_string(), |log| String::from_utf8_lossy(&log).into_owned());
+                let log =
+                    log.map_or_else(|_| error.to_string(), |log| String::from_utf8_lossy(&log).into_owned());
                 Err(refused(log.trim_matches('\0').trim().to_owned()))
             }
         };

@@ -26,7 +26,9 @@ pub enum CudaError {
         minor: u32,
     },
     /// The compiler's library is not there.
-    #[error("NVRTC, which compiles the kernels for this device, is not installed (libnvrtc.so): install the CUDA toolkit")]
+    #[error(
+        "NVRTC, which compiles the kernels for this device, is not installed (libnvrtc.so): install the CUDA toolkit"
+    )]
     NoCompiler,
     /// The compiler refused the kernels.
     #[error("the kernels do not compile for {arch}: {log}")]
@@ -37,7 +39,9 @@ pub enum CudaError {
         log: String,
     },
     /// The device has too little memory.
-    #[error("the device has too little memory: {0} bytes more are needed; use fewer streams, a smaller chunk or a smaller model")]
+    #[error(
+        "the device has too little memory: {0} bytes more are needed; use fewer streams, a smaller chunk or a smaller model"
+    )]
     OutOfMemory(usize),
     /// The driver reports an error.
     #[error("CUDA failed to {action}: {reason}")]
@@ -48,7 +52,9 @@ pub enum CudaError {
         reason: String,
     },
     /// Scratch or states would not fit into what places can name.
-    #[error("the model needs more scratch or states than the kernels can address: use fewer streams or a smaller chunk")]
+    #[error(
+        "the model needs more scratch or states than the kernels can address: use fewer streams or a smaller chunk"
+    )]
     TooLarge,
     /// A row of activations does not fit into a block's shared memory.
     #[error("the model's rows are longer than the kernels can hold in shared memory")]

@@ -492,9 +492,7 @@ impl<'m, D: Device> Streams<'m, D> {
             reserved: 0,
         };
         // SAFETY: the buffers were made for these programs, and the launch has no more rows and streams than they hold.
-        unsafe {
-            self.device.run(many, self.grids[usize::from(many)], self.programs.shared_bytes(), &params)
-        }
+        unsafe { self.device.run(many, self.grids[usize::from(many)], self.programs.shared_bytes(), &params) }
     }
 }
 

@@ -60,7 +60,11 @@ impl Drop for Buffer {
         let (first, last) = (self.start / 8, (self.start + self.bytes).div_ceil(8));
         let words = self.words.get_mut();
         let is_whole = words[..first].iter().chain(&words[last..]).all(|&word| word == GUARD);
-        assert!(is_whole || std::thread::panicking(), "a kernel has written outside a buffer of {} bytes", self.bytes);
+        assert!(
+            is_whole || std::thread::panicking(),
+            "a kernel has written outside a buffer of {} bytes",
+            self.bytes
+        );
     }
 }
 

@@ -168,7 +168,11 @@ impl<'m> Builder<'m> {
             scan.dt_proj = self.mat(&select.dt_proj);
             scan.select = self.buffer(Buffer::Select, select.x_proj.rows());
         }
-        if self.one { self.scan_one(p, scan)? } else { self.scan_many(p, scan)? }
+        if self.one {
+            self.scan_one(p, scan)?
+        } else {
+            self.scan_many(p, scan)?
+        }
 
         let mut gated = Source::plain(inner, d_inner);
         if has_norm {
@@ -391,12 +395,7 @@ impl<'m> Builder<'m> {
         self.products(&gated, &[to])
     }
 
-    fn linear_block(
-        &mut self,
-        p: &LinearBlock<'m>,
-        input: &Source,
-        output: Target,
-    ) -> Result<(), CudaError> {
+    fn linear_block(&mut self, p: &LinearBlock<'m>, input: &Source, output: Target) -> Result<(), CudaError> {
         let to = map(self, &p.linear, output);
         self.products(input, &[to])
     }
@@ -466,8 +465,7 @@ impl<'m> Builder<'m> {
         let down: Vec<_> = experts.iter().map(|e| e.down).collect();
         self.experts(&down, Experts { shared: 0, rows: width as u32, y: parts, codes, ..first });
 
-        let mut combine =
-            Combine { parts, weights, chosen: chosen as u32, width: width as u32, to: output };
+        let mut combine = Combine { parts, weights, chosen: chosen as u32, width: width as u32, to: output };
         let units = (rows * width).div_ceil(THREADS);
         let Some((_, latent_out)) = &p.latent else {
             self.op(Kind::Combine, units, &combine);

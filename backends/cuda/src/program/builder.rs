@@ -108,11 +108,14 @@ impl Layout {
             start
         };
         for (i, (start, len)) in self.starts.iter_mut().zip(self.lens).enumerate() {
-            *start = take(len, match i {
-                _ if i == Buffer::Scores as usize => extent.grid,
-                _ if i == Buffer::Logits as usize => extent.logit_rows,
-                _ => extent.rows,
-            });
+            *start = take(
+                len,
+                match i {
+                    _ if i == Buffer::Scores as usize => extent.grid,
+                    _ if i == Buffer::Logits as usize => extent.logit_rows,
+                    _ => extent.rows,
+                },
+            );
         }
         let rows = extent.padded_rows();
         for (starts, groups) in self.code_starts.iter_mut().zip(self.groups) {
@@ -171,8 +174,7 @@ impl<'m> Builder<'m> {
 
     /// A set of codes for `multiple` rows of `len` elements for each row.
     fn codes(&mut self, set: usize, len: usize, multiple: usize, quantized: bool, floats: bool) -> Codes {
-        let mut codes =
-            Codes { codes: NONE, scales: NONE, sums: NONE, stride: 0, floats: Vector::NONE };
+        let mut codes = Codes { codes: NONE, scales: NONE, sums: NONE, stride: 0, floats: Vector::NONE };
         if quantized {
             let groups = len.div_ceil(GROUP);
             self.layout.groups[set] = self.layout.groups[set].max(groups * multiple);
@@ -253,10 +255,8 @@ impl<'m> Builder<'m> {
         let has_norm = source.norm.kind != 0;
         let floats = if has_norm || floats { len } else { 0 };
         let groups = if quantized { len.div_ceil(GROUP) } else { 0 };
-        let fits = shared_bytes(
-            self.layout.shared_floats.max(floats),
-            self.layout.shared_groups.max(groups),
-        ) <= FUSED_BYTES;
+        let fits = shared_bytes(self.layout.shared_floats.max(floats), self.layout.shared_groups.max(groups))
+            <= FUSED_BYTES;
         let read = [source.a, source.b, source.after].map(|v| v.start);
         let is_changed = |map: &Map<'_, 'm>| read.contains(&map.to.y.start);
         self.one && fits && !maps.iter().any(is_changed)
@@ -374,7 +374,8 @@ impl<'m> Builder<'m> {
 
 /// Whether any of the maps takes codes, and whether any takes floats.
 fn kinds(maps: &[Map<'_, '_>]) -> (bool, bool) {
-    let all = || maps.iter().flat_map(|map| map.adapter.map(|(down, _)| down).into_iter().chain([map.matrix]));
+    let all =
+        || maps.iter().flat_map(|map| map.adapter.map(|(down, _)| down).into_iter().chain([map.matrix]));
     (all().any(Matrix::is_quantized), all().any(|matrix| !matrix.is_quantized()))
 }
 

@@ -17,8 +17,8 @@ use sarit_core::plan::BlockInput;
 use sarit_core::{Block, Model};
 
 pub(crate) use builder::THREADS;
-pub(crate) use records::{SamplingOf, Sequence};
 pub use records::{Params, SIZES};
+pub(crate) use records::{SamplingOf, Sequence};
 
 /// The most tokens among which the device can choose.
 pub(crate) const TOP_K_MOST: usize = 256;
@@ -86,14 +86,10 @@ fn program(
     let mut b = Builder::new(*model, layout, extent, one);
     let d_model = model.d_model();
     let blocks: Vec<(Block<'_>, usize)> = model.blocks().collect();
-    let reads_embedding = |(block, _): &(Block<'_>, usize)| {
-        block.join().input == BlockInput::ResidualAndEmbedding
-    };
-    let embedded = if blocks.iter().any(reads_embedding) {
-        b.buffer(Buffer::Embedded, d_model)
-    } else {
-        Vector::NONE
-    };
+    let reads_embedding =
+        |(block, _): &(Block<'_>, usize)| block.join().input == BlockInput::ResidualAndEmbedding;
+    let embedded =
+        if blocks.iter().any(reads_embedding) { b.buffer(Buffer::Embedded, d_model) } else { Vector::NONE };
     let residual = b.buffer(Buffer::Residual, d_model);
     let embed = Embed { w: b.mat(&model.embedding()), scale: model.embedding_scale(), residual, embedded };
     b.op(Kind::Embed, 1, &embed);
