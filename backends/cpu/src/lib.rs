@@ -32,6 +32,8 @@ mod memory;
 mod operations;
 mod pool;
 #[cfg(target_arch = "x86_64")]
+mod simd;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use cpu::Cpu;

@@ -6,7 +6,7 @@
 //! 30,480 together, can be added in 16 bits before they are widened; `8 · sum(x)` too much is then taken away.
 
 use super::Avx2;
-use super::simd::Simd;
+use crate::simd::Simd;
 use core::arch::x86_64::*;
 use half::f16;
 use sarit_core::GROUP;

@@ -6,7 +6,7 @@
 //! four products of 8 bits are below 2^17, a group's sum below 2^21.
 
 use super::Avx512;
-use super::simd::Simd;
+use crate::simd::Simd;
 use core::arch::x86_64::*;
 use half::f16;
 use sarit_core::GROUP;

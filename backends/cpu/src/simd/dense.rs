@@ -4,7 +4,7 @@
 //! little more than one, so products are computed sixteen at a time: of 16 rows with one token, or of 4 rows with
 //! 4 tokens. Rows or tokens that are missing at the end repeat the last one; their products are not written.
 
-use super::simd::{Simd, prefetch};
+use super::{Simd, prefetch};
 use crate::columns::Part;
 use core::ops::Range;
 use half::f16;
@@ -16,7 +16,7 @@ use sarit_core::kernels::{LANES, RowSink, Rows};
 const BLOCK: usize = 4;
 
 /// An element type of float matrices.
-pub(super) trait Element: Copy {
+pub(crate) trait Element: Copy {
     /// Sixteen elements as floats.
     fn load<S: Simd>(simd: S, x: &[Self; LANES]) -> S::Floats;
     /// Up to 16 elements as floats, filled up with zeros.
@@ -49,7 +49,7 @@ impl Element for f16 {
 
 /// See [`sarit_core::kernels::scalar::matmul`].
 #[inline(always)]
-pub(super) fn matmul<S: Simd, W: Element>(
+pub(crate) fn matmul<S: Simd, W: Element>(
     simd: S,
     w: &Dense<'_, W>,
     x: Rows<'_>,

@@ -11,7 +11,7 @@
 //! of the contract, `((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7))`, then grows from the left, with at most three
 //! sums set aside. A tile row stays in the cache while all tokens pass, so memory is read once a chunk.
 
-use super::simd::{Simd, prefetch};
+use super::{Simd, prefetch};
 use crate::columns::Part;
 use core::ops::Range;
 use half::f16;
@@ -28,7 +28,7 @@ const LINE: usize = 64;
 const LANE_ORDER: [usize; GROUP_LANES] = [0, 4, 2, 6, 1, 5, 3, 7];
 
 /// A format of tiles of `BYTES` bytes.
-pub(super) trait Format<const BYTES: usize>: Copy {
+pub(crate) trait Format<const BYTES: usize>: Copy {
     /// `codes · codes` of the rows of a tile and a group of each of `T` tokens.
     fn products<S: Simd, const T: usize>(
         self,
@@ -41,7 +41,7 @@ pub(super) trait Format<const BYTES: usize>: Copy {
 
 /// Codes of 8 bits.
 #[derive(Clone, Copy)]
-pub(super) struct Q8;
+pub(crate) struct Q8;
 
 impl Format<512> for Q8 {
     #[inline(always)]
@@ -58,7 +58,7 @@ impl Format<512> for Q8 {
 
 /// Codes of 4 bits.
 #[derive(Clone, Copy)]
-pub(super) struct Q4;
+pub(crate) struct Q4;
 
 impl Format<256> for Q4 {
     #[inline(always)]
@@ -82,7 +82,7 @@ struct TileRow<'a, const BYTES: usize> {
 
 /// See [`sarit_core::kernels::scalar::matmul`].
 #[inline(always)]
-pub(super) fn matmul<S: Simd, const BYTES: usize>(
+pub(crate) fn matmul<S: Simd, const BYTES: usize>(
     simd: S,
     format: impl Format<BYTES>,
     w: &Tiled<'_>,

@@ -1,21 +1,36 @@
-//! What the algorithms need of an instruction set.
+//! The operations on vectors, for every instruction set.
+//!
+//! Most are the definitions of `sarit-core`, compiled once more with wider vectors: IEEE arithmetic in a stated order
+//! gives the same bits whatever the width. The two that a step spends its time in are written here: matrix products
+//! ([`tiled`], [`dense`]) and the scan ([`scan`]), each once for all widths, over the few operations of [`Simd`] that an
+//! instruction set provides. [`operations`] makes an instruction set of them.
 
-use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use half::f16;
 use sarit_core::kernels::LANES;
 use sarit_core::{GROUP, TILE_ROWS};
 
+mod compiled;
+pub(crate) mod dense;
+pub(crate) mod scan;
+pub(crate) mod tiled;
+
+pub(crate) use compiled::{compiled, operations};
+
 /// Asks for the cache line `bytes` behind `x`, which need not be memory of ours.
 #[inline(always)]
-pub(super) fn prefetch<T>(x: &T, bytes: usize) {
+fn prefetch<T>(x: &T, bytes: usize) {
     let ahead = core::ptr::from_ref(x).wrapping_byte_add(bytes);
-    // SAFETY: every x86-64 CPU has the instruction, and it may be given any address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
+    // SAFETY: every CPU of the architecture has the instruction, and it may be given any address.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+    }
 }
 
 /// Sixteen floats at a time, in one register or several: the lanes of the numeric contract, and the rows of a tile.
 /// The value is the proof that the CPU has the instructions, so every method is safe.
-pub(super) trait Simd: Copy {
+pub(crate) trait Simd: Copy {
     /// Sixteen floats.
     type Floats: Copy;
 

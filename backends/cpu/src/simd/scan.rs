@@ -5,7 +5,7 @@
 //! Mamba-1, whose heads have one channel. They share B and C, so a block of channels ends where its group ends. All
 //! tokens pass through a block before the next block begins: its state stays in the first-level cache.
 
-use super::simd::Simd;
+use super::Simd;
 use crate::columns::Part;
 use core::ops::Range;
 use sarit_core::kernels::{Decay, LANES, RowSink, Scan};
@@ -16,7 +16,7 @@ const BLOCK: usize = 4;
 
 /// See [`sarit_core::kernels::scalar::scan`].
 #[inline(always)]
-pub(super) fn scan<S: Simd>(simd: S, p: &Scan<'_>, heads: Range<usize>, state: &mut [f32], y: &mut Part<'_>) {
+pub(crate) fn scan<S: Simd>(simd: S, p: &Scan<'_>, heads: Range<usize>, state: &mut [f32], y: &mut Part<'_>) {
     let (dim, n) = (p.head_dim, p.d_state);
     let channels = heads.start * dim..heads.end * dim;
     let group_channels = p.heads / p.n_groups * dim;
