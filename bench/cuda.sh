@@ -96,25 +96,14 @@ step_streams() {
     for case in "mamba-130m q8" "mamba2-130m q8"; do
         for streams in 1 8 64; do
             # shellcheck disable=SC2086
-            shown "$sarit" bench "$(model $case)" --backend cuda --gpu-streams "$streams" --generate 512 --json
+            shown "$sarit" bench "$(model $case)" --gpu-streams "$streams" --generate 512 --json
         done
     done
 }
 
-# Device memory before and after 10,000 steps, and while they run.
+# Free device memory before and after 3 times 10,000 steps.
 step_memory() {
-    local file
-    file=$(model mamba2-130m q8)
-    "$sarit" bench "$file" --backend cuda --prompt 64 --generate 10000 --runs 3 --json >"$out/memory.json" &
-    local bench=$! used
-    while kill -0 "$bench" 2>/dev/null; do
-        used=$(nvidia-smi --query-gpu=memory.used --format=csv,noheader)
-        echo "$used"
-        sleep 0.2
-    done | uniq -c
-    wait "$bench"
-    say "$sarit bench $file --backend cuda --prompt 64 --generate 10000 --runs 3 --json"
-    cat "$out/memory.json"
+    shown "$sarit" bench "$(model mamba2-130m q8)" --gpu-streams 1 --generate 10000 --runs 3 --json
 }
 
 step_sanitizer() {

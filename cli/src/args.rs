@@ -450,6 +450,9 @@ pub(crate) struct Bench {
     /// Runs, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) runs: u32,
+    /// Only decode, this many streams beside each other on a GPU, and show its free memory before and after
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) gpu_streams: Option<u16>,
     #[command(flatten)]
     pub(crate) compute: Compute,
     /// Print one JSON object

@@ -1,8 +1,8 @@
 //! `sarit bench`: tokens per second, and how much of the memory bandwidth they use.
 
 use crate::args::Bench;
-use crate::output;
-use crate::session::{Memory, ModelFile, Stream, cpu, random_ids};
+use crate::session::{Memory, ModelFile, Stream, cpu, median_and_range, random_ids};
+use crate::{bench_streams, output};
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
 use sarit_core::{Engine, Kernels, Matrix, Model, Tensor};
@@ -46,6 +46,9 @@ struct Measured {
 }
 
 pub(crate) fn run(args: &Bench) -> Result<()> {
+    if let Some(streams) = args.gpu_streams {
+        return bench_streams::run(args, streams.into());
+    }
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model()?;
     let cpu = cpu(&args.compute)?;
@@ -116,13 +119,6 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
 fn warm_up<K: Kernels>(stream: &mut Stream<'_, '_, K>, ids: &[u32]) -> Result<()> {
     stream.feed(ids)?;
     stream.decode(ids)
-}
-
-/// Median, and least and greatest value.
-fn median_and_range(values: &mut [f64]) -> (f64, [f64; 2]) {
-    values.sort_unstable_by(f64::total_cmp);
-    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-    ((low + high) / 2.0, [values[0], values[values.len() - 1]])
 }
 
 /// Bytes that one decoded token needs: all weights but an embedding that is not the head too, the state read and

@@ -7,6 +7,7 @@
 mod args;
 mod ask;
 mod bench;
+mod bench_streams;
 mod chat;
 mod convert;
 mod devices;

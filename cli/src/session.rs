@@ -339,3 +339,10 @@ pub(crate) fn random_ids(vocab: usize, count: usize) -> Vec<u32> {
     };
     (0..count).map(|_| next()).collect()
 }
+
+/// Median, and least and greatest value.
+pub(crate) fn median_and_range(values: &mut [f64]) -> (f64, [f64; 2]) {
+    values.sort_unstable_by(f64::total_cmp);
+    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+    ((low + high) / 2.0, [values[0], values[values.len() - 1]])
+}

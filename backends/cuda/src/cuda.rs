@@ -134,6 +134,15 @@ impl Cuda {
         &self.info
     }
 
+    /// Bytes of its memory that are free.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    pub fn free_bytes(&self) -> Result<usize, CudaError> {
+        let (free, _) = self.context.mem_get_info().map_err(driver("describe the device"))?;
+        Ok(free)
+    }
+
     /// Bytes per second that a copy from device memory to device memory reads and writes together, the fastest of five
     /// of `bytes` bytes each.
     ///

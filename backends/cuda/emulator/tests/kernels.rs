@@ -12,7 +12,8 @@ fn records_have_one_size() {
 fn elementary_functions_have_the_bits_of_core() {
     // Odd, so that all low bit patterns occur.
     let x: Vec<f32> = (0..=u32::MAX).step_by(4001).map(f32::from_bits).collect();
-    let pairs: [(Function, fn(f32) -> f32); 8] = [
+    type Definition = fn(f32) -> f32;
+    let pairs: [(Function, Definition); 8] = [
         (Function::Exp2, math::exp2),
         (Function::Exp, math::exp),
         (Function::Softplus, math::softplus),

@@ -160,8 +160,17 @@ pub(super) struct Builder<'m> {
 }
 
 impl<'m> Builder<'m> {
-    pub(super) fn new(model: Model<'m>, layout: Layout, extent: Extent, one: bool) -> Self {
-        Self { model, layout, extent, one, ops: Vec::new(), tables: Vec::new(), units: 0, last_units: 0 }
+    pub(super) fn new(model: &Model<'m>, layout: Layout, extent: Extent, one: bool) -> Self {
+        Self {
+            model: *model,
+            layout,
+            extent,
+            one,
+            ops: Vec::new(),
+            tables: Vec::new(),
+            units: 0,
+            last_units: 0,
+        }
     }
 
     /// A buffer whose rows are `len` floats long.

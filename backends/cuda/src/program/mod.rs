@@ -83,7 +83,7 @@ fn program(
     extent: Extent,
     one: bool,
 ) -> Result<(Program, Layout), CudaError> {
-    let mut b = Builder::new(*model, layout, extent, one);
+    let mut b = Builder::new(model, layout, extent, one);
     let d_model = model.d_model();
     let blocks: Vec<(Block<'_>, usize)> = model.blocks().collect();
     let reads_embedding =
