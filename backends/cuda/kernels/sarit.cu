@@ -124,6 +124,6 @@ __device__ inline void run_program(const Params& p) {
     grid.leave();
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 4) sarit_one(Params p) { run_program<false>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) sarit_one(Params p) { run_program<false>(p); }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2) sarit_many(Params p) { run_program<true>(p); }
