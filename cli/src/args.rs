@@ -1,8 +1,7 @@
 //! The command line.
 
-use crate::session::{CHUNK, GPU_CHUNK};
 use clap::{Parser, Subcommand};
-use sarit_core::{DType, SampleError, Sampler, Sampling};
+use sarit_core::{DType, SampleError, Sampler, Sampling, StateDType};
 use sarit_cpu::Isa;
 use std::path::PathBuf;
 
@@ -40,7 +39,6 @@ pub(crate) enum Command {
     Eval(Eval),
     Bench(Bench),
     Verify(Verify),
-    Devices(Devices),
 }
 
 /// Measure a model's quality.
@@ -59,22 +57,9 @@ pub(crate) struct Compute {
     /// Threads to use [default: the machine's, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
-    /// Instruction set: scalar, avx2 or avx512, or cuda for a GPU; the results are the same bits [default: the
-    /// processor's fastest]
-    #[arg(long, value_name = "B", value_parser = parse_backend)]
-    pub(crate) backend: Option<Backend>,
-    /// Which GPU, as `sarit devices` numbers them
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) device: usize,
-}
-
-/// What runs a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Backend {
-    /// The processor, with this instruction set.
-    Cpu(Isa),
-    /// A GPU.
-    Cuda,
+    /// Instruction set: scalar, avx2 or avx512; the results are the same bits [default: the fastest here]
+    #[arg(long, value_name = "B", value_parser = parse_isa)]
+    pub(crate) backend: Option<Isa>,
 }
 
 impl Compute {
@@ -86,23 +71,21 @@ impl Compute {
     }
 }
 
-impl Compute {
-    /// Tokens to read at once: enough for a processor's caches, or for all of a GPU.
-    pub(crate) fn chunk(&self) -> usize {
-        if self.backend == Some(Backend::Cuda) { GPU_CHUNK } else { CHUNK }
-    }
-
-    /// Items that are worked on beside each other: one a thread, or one at a time on a GPU.
-    pub(crate) fn workers(&self) -> usize {
-        if self.backend == Some(Backend::Cuda) { 1 } else { self.threads() }
-    }
+/// What states are made of.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StateFormat {
+    /// Element type of the state: f32, f16 or i8 [default: as the model file says]
+    #[arg(long = "state", visible_alias = "state-format", value_name = "T", value_parser = parse_state)]
+    pub(crate) format: Option<StateDType>,
 }
 
-fn parse_backend(text: &str) -> Result<Backend, String> {
-    match text {
-        "cuda" => Ok(Backend::Cuda),
-        _ => text.parse().map(Backend::Cpu).map_err(|_| "choose scalar, avx2, avx512 or cuda".to_owned()),
-    }
+fn parse_state(text: &str) -> Result<StateDType, String> {
+    let wanted = StateDType::ALL.into_iter().find(|dtype| dtype.name() == text);
+    wanted.ok_or_else(|| "choose f32, f16 or i8".to_owned())
+}
+
+fn parse_isa(text: &str) -> Result<Isa, String> {
+    text.parse().map_err(|_| "choose scalar, avx2 or avx512".to_owned())
 }
 
 fn parse_dtype(text: &str) -> Result<DType, String> {
@@ -127,6 +110,9 @@ pub(crate) struct Ask {
     /// Stop after this many tokens [default: as the model states]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
+    /// Element type of the state: f32, f16 or i8 [default: that of the state file, or as the model file says]
+    #[arg(long, value_name = "T", value_parser = parse_state)]
+    pub(crate) state_format: Option<StateDType>,
     #[command(flatten)]
     pub(crate) compute: Compute,
     /// Print one JSON object when the answer is complete
@@ -165,6 +151,8 @@ pub(crate) struct Read {
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) compute: Compute,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -195,6 +183,8 @@ pub(crate) struct Generate {
     pub(crate) sampling: Choice,
     #[command(flatten)]
     pub(crate) compute: Compute,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object when the text is complete
     #[arg(long)]
     pub(crate) json: bool,
@@ -263,6 +253,9 @@ pub(crate) struct Chat {
     /// Stop an answer after this many tokens
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) max_tokens: usize,
+    /// Element type of the state: f32, f16 or i8 [default: that of the state file, or as the model file says]
+    #[arg(long, value_name = "T", value_parser = parse_state)]
+    pub(crate) state_format: Option<StateDType>,
     #[command(flatten)]
     pub(crate) sampling: Choice,
     #[command(flatten)]
@@ -322,6 +315,9 @@ pub(crate) struct Convert {
     /// Element type of the large matrices: f32, f16, q8 or q4
     #[arg(long, value_name = "W", default_value = "q8", value_parser = parse_dtype)]
     pub(crate) weights: DType,
+    /// Element type that states have unless a command asks for another: f32, f16 or i8
+    #[arg(long, value_name = "T", default_value = "f32", value_parser = parse_state)]
+    pub(crate) state: StateDType,
     /// Positions that attention layers keep; as many as the model was trained for, at most 4096, if left out
     #[arg(long, value_name = "N")]
     pub(crate) window: Option<usize>,
@@ -341,6 +337,8 @@ pub(crate) struct Convert {
 pub(crate) struct Inspect {
     /// Model file [default: the bundled Indic question answering model]
     pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object, with every block and tensor
     #[arg(long)]
     pub(crate) json: bool,
@@ -357,13 +355,15 @@ pub(crate) struct Logits {
     #[arg(long, value_name = "5,7,9", value_delimiter = ',', required = true)]
     pub(crate) ids: Vec<u32>,
     /// Tokens to read at once; the results are the same bits
-    #[arg(long, value_name = "N", default_value_t = CHUNK, value_parser = parse_chunk)]
+    #[arg(long, value_name = "N", default_value_t = crate::session::CHUNK, value_parser = parse_chunk)]
     pub(crate) chunk: usize,
     /// File to write: tensor `logits`, f32 [tokens, vocabulary]
     #[arg(short, long, value_name = "F.safetensors")]
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) compute: Compute,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -399,6 +399,8 @@ pub(crate) struct EvalQa {
     pub(crate) predictions: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) compute: Compute,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -411,9 +413,13 @@ pub(crate) struct EvalQa {
     after_help = "Every line that is not empty is read by itself, after the model's first special token if it has one, and cut
 at 1,024 tokens. All tokens after the first count; so do all bytes of the line but its newline.
 
+With --stream the lines are one unbroken text of so many tokens, begun again where it ends, and only the last tokens
+count: what a state is still worth after a long text.
+
 Examples:
   sarit eval ppl tests/data/indic-qa/lm-text.txt
-  sarit eval ppl model.sarit text.txt --json"
+  sarit eval ppl model.sarit text.txt --json
+  sarit eval ppl model.sarit text.txt --stream 100000 --last 10000 --state i8"
 )]
 pub(crate) struct EvalPpl {
     /// Model file [default: the bundled Indic question answering model]
@@ -421,8 +427,16 @@ pub(crate) struct EvalPpl {
     /// UTF-8 text, one paragraph a line
     #[arg(value_name = "TEXT", required = true)]
     pub(crate) text: PathBuf,
+    /// Read the text as one stream of so many tokens
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) stream: Option<u32>,
+    /// Count only so many tokens at the end of the stream [default: all]
+    #[arg(long, value_name = "N", requires = "stream", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) last: Option<u32>,
     #[command(flatten)]
     pub(crate) compute: Compute,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -436,7 +450,8 @@ the head too), and the state read and written. A model that fits in the cache ca
 
 Examples:
   sarit bench
-  sarit bench mamba2-130m.sarit --prompt 512 --generate 128 --threads 2 --json"
+  sarit bench mamba2-130m.sarit --prompt 512 --generate 128 --threads 2 --json
+  sarit bench mamba2-130m.sarit --streams 8 --state i8"
 )]
 pub(crate) struct Bench {
     /// Model file [default: the bundled Indic question answering model]
@@ -447,50 +462,37 @@ pub(crate) struct Bench {
     /// Tokens to generate
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) generate: u32,
+    /// Streams that generate at once, with one read of the weights for a token of each
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) streams: u16,
     /// Runs, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) runs: u32,
-    /// Only decode, this many streams beside each other on a GPU, and show its free memory before and after
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) gpu_streams: Option<u16>,
     #[command(flatten)]
     pub(crate) compute: Compute,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Check that every instruction set of this machine, or its GPU, gives the same bits.
+/// Check that every instruction set of this machine gives the same bits, with every element type of the state.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Reads 200 tokens with each instruction set, 1 and 2 threads, and chunks of 1, 7 and 64 tokens, and compares the
-hashes of all logits and of the state with those of the scalar definition. With --backend, only that one: cuda hands
-the state to the processor and back in the middle of the text as well.
+    after_help = "Reads 200 tokens with each instruction set, 1 and 2 threads, chunks of 1, 7 and 64 tokens, and three streams at once,
+and compares the hashes of all logits and of the states with those of the scalar definition.
 
 Examples:
   sarit verify
-  sarit verify mamba2-130m.sarit --json
-  sarit verify mamba2-130m.sarit --backend cuda"
+  sarit verify mamba2-130m.sarit --json"
 )]
 pub(crate) struct Verify {
     /// Model file [default: the bundled Indic question answering model]
     pub(crate) model: Option<PathBuf>,
-    /// Only this back end: scalar, avx2, avx512 or cuda
-    #[arg(long, value_name = "B", value_parser = parse_backend)]
-    pub(crate) backend: Option<Backend>,
-    /// Which GPU, as `sarit devices` numbers them
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) device: usize,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// List what can run a model: the processor's instruction sets, and GPUs.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
-  sarit devices --json")]
-pub(crate) struct Devices {
+    /// Only this element type of the state: f32, f16 or i8
+    #[arg(long, value_name = "T", value_parser = parse_state)]
+    pub(crate) state: Option<StateDType>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,14 +1,15 @@
 //! `sarit bench`: tokens per second, and how much of the memory bandwidth they use.
 
 use crate::args::Bench;
-use crate::session::{Memory, ModelFile, Stream, cpu, median_and_range, random_ids};
-use crate::{bench_streams, output};
+use crate::output;
+use crate::session::{CHUNK, Memory, ModelFile, Stream, cpu, random_ids};
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
-use sarit_core::{Engine, Kernels, Matrix, Model, Tensor};
+use sarit_core::{Engine, Kernels, Matrix, Model, Scratch, Shape, State, Tensor};
+use sarit_cpu::AlignedBytes;
 use serde::Serialize;
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Passes over the buffer when the read bandwidth is measured; the fastest counts.
 const BANDWIDTH_PASSES: usize = 5;
@@ -23,13 +24,16 @@ struct Measured {
     prefill_range: [f64; 2],
     decode_tokens_per_s: f64,
     decode_range: [f64; 2],
+    /// With `--streams`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    many_streams: Option<StreamsMeasured>,
+    /// Element type of the state.
+    state: &'static str,
     prompt: usize,
     generate: usize,
     runs: usize,
     state_bytes: usize,
     scratch_bytes: usize,
-    /// On the GPU, model and states included; 0 on the processor.
-    device_bytes: usize,
     chunk: usize,
     model_bytes: usize,
     /// Of the process, before the bandwidth is measured.
@@ -38,72 +42,115 @@ struct Measured {
     backend: &'static str,
     /// Weights read, state read and written.
     bytes_per_token: usize,
-    /// Measured in this run: over a buffer larger than the cache, with the same threads; on a GPU by a copy within its
-    /// memory, reads and writes counted.
+    /// Measured in this run over a buffer larger than the cache, with the same threads.
     read_bandwidth_bytes_per_s: f64,
     /// Bytes per token times tokens per second over the read bandwidth.
     decode_bandwidth_fraction: f64,
 }
 
+/// Several streams that decode at once.
+#[derive(Serialize)]
+struct StreamsMeasured {
+    streams: usize,
+    /// Of all streams together; median of the runs.
+    tokens_per_s: f64,
+    range: [f64; 2],
+}
+
+/// Memory of several streams.
+struct Many {
+    states: Vec<AlignedBytes>,
+    scratch: AlignedBytes,
+}
+
+impl Many {
+    fn new(model: &Model<'_>, streams: usize) -> Result<Self> {
+        let need = model.memory(Self::shape(streams)).context("so many streams need too much memory")?;
+        let state = |_| AlignedBytes::zeroed(need.state_bytes);
+        Ok(Self {
+            states: (0..streams).map(state).collect::<Result<_, _>>()?,
+            scratch: AlignedBytes::zeroed(need.scratch_bytes)?,
+        })
+    }
+
+    fn shape(streams: usize) -> Shape {
+        Shape { chunk: 1, streams }
+    }
+
+    /// Steps all streams through `ids`, each from another place on, and says how long it took.
+    fn run<K: Kernels>(&mut self, engine: &Engine<'_, K>, ids: &[u32]) -> Result<Duration> {
+        let (model, streams) = (engine.model(), self.states.len());
+        let mut scratch = Scratch::new(model, &mut self.scratch, Self::shape(streams))?;
+        let states = self.states.iter_mut().map(|memory| State::init(model, memory));
+        let mut states = states.collect::<Result<Vec<_>, _>>()?;
+        let mut states: Vec<&mut State<'_>> = states.iter_mut().collect();
+        let mut tokens = vec![0; streams];
+        let start = Instant::now();
+        for t in 0..ids.len() {
+            tokens.iter_mut().enumerate().for_each(|(i, token)| *token = ids[(t + i) % ids.len()]);
+            black_box(engine.step_many(&mut states, &mut scratch, &tokens)?);
+        }
+        Ok(start.elapsed())
+    }
+}
+
 pub(crate) fn run(args: &Bench) -> Result<()> {
-    if let Some(streams) = args.gpu_streams {
-        return bench_streams::run(args, streams.into());
-    }
     let file = ModelFile::open(args.model.as_deref())?;
-    let model = file.model()?;
+    let model = file.model_with(args.state.format)?;
     let cpu = cpu(&args.compute)?;
-    let (mut threads, mut backend) = (cpu.threads(), cpu.isa().name());
+    let (threads, backend) = (cpu.threads(), cpu.isa().name());
     let engine = Engine::new(model, cpu);
-    let chunk = args.compute.chunk();
-    let mut memory = Memory::new(&model, chunk, &args.compute)?;
-    let need = model.memory(chunk).context("the model needs more memory than there can be")?;
-    let (state_bytes, mut scratch_bytes, mut device_bytes) = (need.state_bytes, need.scratch_bytes, 0);
-    if let Some(gpu) = memory.gpu() {
-        let memory = gpu.memory();
-        (threads, backend) = (1, "cuda");
-        (scratch_bytes, device_bytes) = (memory.scratch_bytes, memory.total());
-    }
+    let streams = usize::from(args.streams);
+    let mut memory = Memory::new(&model, CHUNK)?;
+    let mut many = (streams > 1).then(|| Many::new(&model, streams)).transpose()?;
+    let need = model.memory(CHUNK).context("the model needs more memory than there can be")?;
     let (prompt, generate, runs) = (args.prompt as usize, args.generate as usize, args.runs as usize);
     let ids = random_ids(model.vocab_len(), prompt + generate);
     let (prompt_ids, generate_ids) = ids.split_at(prompt);
 
     let bar = output::bar(runs as u64 + 2, "measuring");
-    warm_up(&mut memory.start(&engine)?, &ids[..chunk.min(ids.len())])?;
+    warm_up(&mut memory.start(&engine)?, &ids[..CHUNK.min(ids.len())])?;
     bar.inc(1);
-    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    let (mut prefill, mut decode, mut many_decode) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs {
         let mut stream = memory.start(&engine)?;
         let start = Instant::now();
         stream.feed(prompt_ids)?;
-        stream.wait()?;
         prefill.push(prompt as f64 / start.elapsed().as_secs_f64());
         let start = Instant::now();
-        stream.decode(generate_ids)?;
+        for &id in generate_ids {
+            black_box(stream.step(id)?);
+        }
         decode.push(generate as f64 / start.elapsed().as_secs_f64());
+        if let Some(many) = &mut many {
+            many_decode.push((streams * generate) as f64 / many.run(&engine, generate_ids)?.as_secs_f64());
+        }
         bar.inc(1);
     }
     let peak_rss_bytes = peak_rss_bytes()?;
-    let read_bandwidth = match memory.gpu() {
-        Some(gpu) => gpu.device().copy_bandwidth(BANDWIDTH_BUFFER.0)?,
-        None => read_bandwidth(threads),
-    };
+    let read_bandwidth = read_bandwidth(threads);
     bar.finish_and_clear();
 
     let (prefill_tokens_per_s, prefill_range) = median_and_range(&mut prefill);
     let (decode_tokens_per_s, decode_range) = median_and_range(&mut decode);
+    let many_streams = many.map(|_| {
+        let (tokens_per_s, range) = median_and_range(&mut many_decode);
+        StreamsMeasured { streams, tokens_per_s, range }
+    });
     let bytes_per_token = bytes_per_token(&model);
     let measured = Measured {
         prefill_tokens_per_s,
         prefill_range,
         decode_tokens_per_s,
         decode_range,
+        many_streams,
+        state: model.state_dtype().name(),
         prompt,
         generate,
         runs,
-        state_bytes,
-        scratch_bytes,
-        device_bytes,
-        chunk,
+        state_bytes: need.state_bytes,
+        scratch_bytes: need.scratch_bytes,
+        chunk: CHUNK,
         model_bytes: model.file_bytes(),
         peak_rss_bytes,
         threads,
@@ -118,7 +165,17 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
 /// Brings the model into memory and the processor up to speed.
 fn warm_up<K: Kernels>(stream: &mut Stream<'_, '_, K>, ids: &[u32]) -> Result<()> {
     stream.feed(ids)?;
-    stream.decode(ids)
+    for &id in ids {
+        stream.step(id)?;
+    }
+    Ok(())
+}
+
+/// Median, and least and greatest value.
+fn median_and_range(values: &mut [f64]) -> (f64, [f64; 2]) {
+    values.sort_unstable_by(f64::total_cmp);
+    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+    ((low + high) / 2.0, [values[0], values[values.len() - 1]])
 }
 
 /// Bytes that one decoded token needs: all weights but an embedding that is not the head too, the state read and
@@ -130,7 +187,7 @@ fn bytes_per_token(model: &Model<'_>) -> usize {
         place.contains(&head) || !place.contains(&embedding)
     };
     let weights: usize = model.tensors().filter(is_read).map(|tensor| tensor.data.len()).sum();
-    weights + 2 * 4 * model.state_len()
+    weights + 2 * model.state_bytes()
 }
 
 /// A place in a matrix's data.
@@ -193,7 +250,7 @@ fn largest_cache_bytes() -> usize {
 fn as_text(m: &Measured) -> String {
     let size = |bytes: usize| HumanBytes(bytes as u64).to_string();
     let speed = |median: f64, [low, high]: [f64; 2]| format!("{median:.1} tokens/s ({low:.1} to {high:.1})");
-    let lines = [
+    let mut lines = vec![
         ("backend", format!("{}, {} threads, {} runs", m.backend, m.threads, m.runs)),
         ("prefill", format!("{} for {} tokens", speed(m.prefill_tokens_per_s, m.prefill_range), m.prompt)),
         ("decode", format!("{} for {} tokens", speed(m.decode_tokens_per_s, m.decode_range), m.generate)),
@@ -209,13 +266,17 @@ fn as_text(m: &Measured) -> String {
         (
             "memory",
             format!(
-                "model {}, state {}, scratch {}, peak of the process {}",
+                "model {}, state {} ({}), scratch {}, peak of the process {}",
                 size(m.model_bytes),
                 size(m.state_bytes),
+                m.state,
                 size(m.scratch_bytes),
                 HumanBytes(m.peak_rss_bytes)
             ),
         ),
     ];
+    if let Some(StreamsMeasured { streams, tokens_per_s, range }) = m.many_streams {
+        lines.insert(3, ("streams", format!("{} for {streams} at once", speed(tokens_per_s, range))));
+    }
     lines.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
 }

@@ -2,18 +2,14 @@
 
 use crate::args::Inspect;
 use crate::output;
-use crate::session::{CHUNK, GPU_CHUNK, ModelFile};
+use crate::session::{CHUNK, ModelFile};
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
 use sarit_core::{Block, DType, Model};
-use sarit_cuda::DeviceMemory;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-
-/// Blocks of threads that an H100 runs at the same time: attention needs some scratch for each.
-const GPU_BLOCKS: usize = 3 * 132;
 
 #[derive(Serialize)]
 struct Inspection {
@@ -34,6 +30,8 @@ struct Inspection {
 /// Memory beside the model file.
 #[derive(Serialize)]
 struct Needs {
+    /// Element type of the SSM state.
+    state: &'static str,
     /// Once per stream.
     state_bytes: usize,
     /// Once, for reading token by token.
@@ -41,9 +39,6 @@ struct Needs {
     /// Once, for reading in chunks of `chunk`.
     scratch_bytes_chunk: usize,
     chunk: usize,
-    /// On a GPU: model, one state and scratch; missing where the kernels cannot run the model.
-    gpu_bytes: Option<usize>,
-    gpu_chunk: usize,
 }
 
 /// All tensors of one type.
@@ -74,7 +69,7 @@ struct TensorSizes {
 
 pub(crate) fn run(args: &Inspect) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
-    let model = file.model()?;
+    let model = file.model_with(args.state.format)?;
     let inspection = inspect(file.name(), &model)?;
     if args.json { output::print_json(&inspection) } else { output::print(&as_text(&inspection)) }
 }
@@ -91,12 +86,11 @@ fn inspect(name: &str, model: &Model<'_>) -> Result<Inspection> {
         vocab: model.vocab_len(),
         d_model: model.d_model(),
         memory: Needs {
+            state: model.state_dtype().name(),
             state_bytes: step.state_bytes,
             scratch_bytes: step.scratch_bytes,
             scratch_bytes_chunk: chunked.scratch_bytes,
             chunk: CHUNK,
-            gpu_bytes: DeviceMemory::of(model, 1, GPU_CHUNK, GPU_BLOCKS).ok().map(|need| need.total()),
-            gpu_chunk: GPU_CHUNK,
         },
         weights: DType::ALL.into_iter().filter_map(|dtype| type_sum(model, dtype)).collect(),
         blocks: blocks(model),
@@ -124,10 +118,10 @@ fn type_sum(model: &Model<'_>, dtype: DType) -> Option<TypeSum> {
 }
 
 fn blocks(model: &Model<'_>) -> Vec<BlockSizes> {
-    let ends = model.blocks().skip(1).map(|(_, start)| start).chain([model.state_len()]);
+    let ends = model.blocks().skip(1).map(|(_, start)| start).chain([model.state_bytes()]);
     let sizes = |((block, start), end)| {
         let (kind, sizes) = block_sizes(&block);
-        BlockSizes { kind, sizes: sizes.into_iter().collect(), state_bytes: 4 * (end - start) }
+        BlockSizes { kind, sizes: sizes.into_iter().collect(), state_bytes: end - start }
     };
     model.blocks().zip(ends).map(sizes).collect()
 }
@@ -185,8 +179,8 @@ fn as_text(i: &Inspection) -> String {
     for (blocks, block) in runs(&i.blocks) {
         line(blocks.as_str(), block);
     }
-    let Needs { state_bytes, scratch_bytes, scratch_bytes_chunk, chunk, gpu_bytes, gpu_chunk } = &i.memory;
-    line("state", format!("{} ({state_bytes} bytes) per stream", size(*state_bytes)));
+    let Needs { state, state_bytes, scratch_bytes, scratch_bytes_chunk, chunk } = &i.memory;
+    line("state", format!("{} ({state_bytes} bytes, {state}) per stream", size(*state_bytes)));
     line(
         "scratch",
         format!(
@@ -195,10 +189,6 @@ fn as_text(i: &Inspection) -> String {
             size(*scratch_bytes_chunk)
         ),
     );
-    if let Some(gpu_bytes) = gpu_bytes {
-        let all = format!("{} ({gpu_bytes} bytes) with the model and one state", size(*gpu_bytes));
-        line("on a GPU", format!("{all}, to read {gpu_chunk} tokens at once"));
-    }
     if let Some(worst) = worst_tensor(&i.meta) {
         line("quantization", worst);
     }

@@ -1,25 +1,19 @@
 //! A model file, what it runs on, and one stream with its memory.
 
-use crate::args::{Backend, Compute};
+use crate::args::Compute;
 use anyhow::{Context, Result, anyhow};
-use sarit_core::{Engine, Kernels, Model, ModelError, Sampler, Sampling, Scratch, State};
+use sarit_core::{
+    Engine, Kernels, Model, ModelError, Sampler, Scratch, State, StateDType, StateError, StepError,
+};
 use sarit_cpu::{AlignedBytes, Cpu, Isa, Mapped};
-use sarit_cuda::{Cuda, Request, Streams};
 use serde::Deserialize;
 use serde_json::Value;
 use std::fs::File;
-use std::hint::black_box;
 use std::io::Read;
 use std::path::Path;
 
 /// Tokens that are read at once unless a command says otherwise.
 pub(crate) const CHUNK: usize = 64;
-
-/// The same on a GPU.
-pub(crate) const GPU_CHUNK: usize = 512;
-
-/// Tokens that a GPU chooses before they are shown.
-const GPU_TOKENS: usize = 16;
 
 /// The bundled model starts on the boundary that [`Model::from_bytes`] asks for.
 #[repr(C, align(64))]
@@ -54,6 +48,12 @@ impl ModelFile {
         Model::from_bytes(bytes)
             .map_err(|error| anyhow!("{error}; {}", remedy(error)))
             .with_context(|| format!("cannot use model {}", self.name))
+    }
+
+    /// The model with states of the element type asked for, or of the file's.
+    pub(crate) fn model_with(&self, state: Option<StateDType>) -> Result<Model<'_>> {
+        let model = self.model()?;
+        Ok(state.map_or(model, |dtype| model.with_state(dtype)))
     }
 }
 
@@ -109,7 +109,7 @@ impl Meta {
     }
 }
 
-/// The processor with the instruction set and the threads asked for; the fastest where a GPU is.
+/// The processor with the instruction set and the threads asked for.
 pub(crate) fn cpu(compute: &Compute) -> Result<Cpu> {
     cpu_with(compute, compute.threads())
 }
@@ -117,11 +117,7 @@ pub(crate) fn cpu(compute: &Compute) -> Result<Cpu> {
 /// The same with `threads` threads: one each for workers that run beside each other.
 pub(crate) fn cpu_with(compute: &Compute, threads: usize) -> Result<Cpu> {
     let here: Vec<Isa> = Isa::available().collect();
-    let asked = match compute.backend {
-        Some(Backend::Cpu(isa)) => Some(isa),
-        Some(Backend::Cuda) | None => None,
-    };
-    let isa = asked.or(here.last().copied());
+    let isa = compute.backend.or(here.last().copied());
     let isa = isa.context("this build of Sarit is for an instruction set that this machine lacks")?;
     Cpu::with_isa(isa, threads).with_context(|| {
         let names: Vec<_> = here.iter().map(|isa| isa.name()).collect();
@@ -129,26 +125,16 @@ pub(crate) fn cpu_with(compute: &Compute, threads: usize) -> Result<Cpu> {
     })
 }
 
-/// Memory of one stream: all that running a model takes beside the model; on a GPU the model too.
-pub(crate) struct Memory<'m> {
+/// Memory of one stream: all that running a model takes beside the model.
+pub(crate) struct Memory {
     chunk: usize,
     state: AlignedBytes,
     scratch: AlignedBytes,
-    gpu: Option<Streams<'m, Cuda>>,
 }
 
-impl<'m> Memory<'m> {
-    /// Memory to run `model` on up to `chunk` tokens at once on what `compute` names.
-    pub(crate) fn new(model: &Model<'m>, chunk: usize, compute: &Compute) -> Result<Self> {
-        if compute.backend != Some(Backend::Cuda) {
-            return Self::on_cpu(model, chunk);
-        }
-        let gpu = Streams::new(Cuda::open(compute.device)?, *model, 1, chunk)?;
-        Ok(Self { gpu: Some(gpu), ..Self::on_cpu(model, 1)? })
-    }
-
-    /// The same on the processor.
-    pub(crate) fn on_cpu(model: &Model<'m>, chunk: usize) -> Result<Self> {
+impl Memory {
+    /// Memory to run `model` on up to `chunk` tokens at once.
+    pub(crate) fn new(model: &Model<'_>, chunk: usize) -> Result<Self> {
         let need = model.memory(chunk).with_context(|| format!("a chunk of {chunk} tokens is too large"))?;
         let allocate = |bytes: usize, what: &str| {
             AlignedBytes::zeroed(bytes).with_context(|| format!("there is not enough memory for the {what}"))
@@ -157,60 +143,60 @@ impl<'m> Memory<'m> {
             chunk,
             state: allocate(need.state_bytes, "state")?,
             scratch: allocate(need.scratch_bytes, "scratch")?,
-            gpu: None,
         })
     }
 
-    /// The model on the GPU, if it runs there.
-    pub(crate) fn gpu(&self) -> Option<&Streams<'m, Cuda>> {
-        self.gpu.as_ref()
-    }
-
     /// A stream that has read nothing.
-    pub(crate) fn start<'a, K: Kernels>(
+    pub(crate) fn start<'a, 'm, K: Kernels>(
         &'a mut self,
         engine: &'a Engine<'m, K>,
     ) -> Result<Stream<'a, 'm, K>> {
         let state = State::init(engine.model(), &mut self.state)?;
         let scratch = Scratch::new(engine.model(), &mut self.scratch, self.chunk)?;
-        let mut stream = Stream { engine, state, scratch, gpu: self.gpu.as_mut() };
-        stream.reset()?;
-        Ok(stream)
+        Ok(Stream { engine, state, scratch })
     }
 
     /// A stream that goes on from a snapshot.
-    pub(crate) fn resume<'a, K: Kernels>(
+    pub(crate) fn resume<'a, 'm, K: Kernels>(
         &'a mut self,
         engine: &'a Engine<'m, K>,
         snapshot: &[u8],
     ) -> Result<Stream<'a, 'm, K>> {
-        let state = State::load(engine.model(), snapshot, &mut self.state)
-            .map_err(|error| anyhow!("{error}; read the text again with this model (`sarit read`)"))?;
+        let state = State::load(engine.model(), snapshot, &mut self.state).map_err(|error| match error {
+            StateError::OtherDType { have, .. } => anyhow!("{error}; say --state-format {}", have.name()),
+            _ => anyhow!("{error}; read the text again with this model (`sarit read`)"),
+        })?;
         let scratch = Scratch::new(engine.model(), &mut self.scratch, self.chunk)?;
-        let mut gpu = self.gpu.as_mut();
-        if let Some(gpu) = &mut gpu {
-            gpu.import(0, &state)?;
-        }
-        Ok(Stream { engine, state, scratch, gpu })
+        Ok(Stream { engine, state, scratch })
     }
 }
 
-/// The state file at `path`, of which no more is read than a state of `model` can hold and one byte.
+/// The state file at `path`, of which no more is read than any state of `model` can hold and one byte.
 pub(crate) fn read_snapshot(model: &Model<'_>, path: &Path) -> Result<Vec<u8>> {
+    let sizes = StateDType::ALL.map(|dtype| State::snapshot_bytes(&model.with_state(dtype)));
+    let limit = sizes.into_iter().fold(0, usize::max) as u64 + 1;
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(State::snapshot_bytes(model) as u64 + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
         .with_context(|| format!("cannot read state {}", path.display()))?;
     Ok(bytes)
+}
+
+/// `model` with states of the type `asked` for, or else of that in `snapshot`, if there is one that says.
+pub(crate) fn model_for<'m>(
+    model: Model<'m>,
+    asked: Option<StateDType>,
+    snapshot: Option<&[u8]>,
+) -> Model<'m> {
+    let stated = || State::snapshot_dtype(snapshot?).ok();
+    asked.or_else(stated).map_or(model, |dtype| model.with_state(dtype))
 }
 
 /// A running model.
 pub(crate) struct Stream<'a, 'm, K> {
     engine: &'a Engine<'m, K>,
-    /// What the GPU last handed over, where one runs the model.
     state: State<'a>,
     scratch: Scratch<'a>,
-    gpu: Option<&'a mut Streams<'m, Cuda>>,
 }
 
 /// Why a continuation ended.
@@ -224,81 +210,32 @@ pub(crate) enum End {
 
 impl<K: Kernels> Stream<'_, '_, K> {
     /// What the stream remembers.
-    pub(crate) fn state(&mut self) -> Result<&State<'_>> {
-        if let Some(gpu) = &self.gpu {
-            gpu.export(0, &mut self.state)?;
-        }
-        Ok(&self.state)
+    pub(crate) fn state(&self) -> &State<'_> {
+        &self.state
     }
 
     /// Forgets everything.
-    pub(crate) fn reset(&mut self) -> Result<()> {
+    pub(crate) fn reset(&mut self) {
         self.state.reset();
-        match &mut self.gpu {
-            Some(gpu) => Ok(gpu.reset(0)?),
-            None => Ok(()),
-        }
     }
 
     /// Reads tokens without computing logits.
-    pub(crate) fn feed(&mut self, tokens: &[u32]) -> Result<()> {
-        match &mut self.gpu {
-            Some(gpu) => Ok(gpu.feed(0, tokens)?),
-            None => Ok(self.engine.feed(&mut self.state, &mut self.scratch, tokens)?),
-        }
+    pub(crate) fn feed(&mut self, tokens: &[u32]) -> Result<(), StepError> {
+        self.engine.feed(&mut self.state, &mut self.scratch, tokens)
     }
 
     /// Reads tokens and shows the logits after each.
-    pub(crate) fn feed_each(&mut self, tokens: &[u32], each: impl FnMut(usize, &[f32])) -> Result<()> {
-        match &mut self.gpu {
-            Some(gpu) => Ok(gpu.feed_each(0, tokens, each)?),
-            None => Ok(self.engine.feed_each(&mut self.state, &mut self.scratch, tokens, each)?),
-        }
+    pub(crate) fn feed_each(
+        &mut self,
+        tokens: &[u32],
+        each: impl FnMut(usize, &[f32]),
+    ) -> Result<(), StepError> {
+        self.engine.feed_each(&mut self.state, &mut self.scratch, tokens, each)
     }
 
     /// Reads one token and returns the logits of the next.
-    pub(crate) fn step(&mut self, token: u32) -> Result<&mut [f32]> {
-        match &mut self.gpu {
-            Some(gpu) => Ok(gpu.step(0, token)?),
-            None => Ok(self.engine.step(&mut self.state, &mut self.scratch, token)?),
-        }
-    }
-
-    /// Waits until all that was asked for is done.
-    pub(crate) fn wait(&mut self) -> Result<()> {
-        match &self.gpu {
-            Some(gpu) => Ok(gpu.wait()?),
-            None => Ok(()),
-        }
-    }
-
-    /// Reads tokens one by one, and makes the logits of each: for measurement. A GPU reads the first and then, as in use,
-    /// as many of those that it chooses.
-    pub(crate) fn decode(&mut self, tokens: &[u32]) -> Result<()> {
-        let Some(gpu) = &mut self.gpu else {
-            for &token in tokens {
-                black_box(self.step(token)?);
-            }
-            return Ok(());
-        };
-        let Some(&token) = tokens.first() else { return Ok(()) };
-        let mut request = [Request { stream: 0, token, sampling: Sampling::default() }];
-        black_box(gpu.generate(&mut request, tokens.len(), &[])?);
-        Ok(())
-    }
-
-    /// Reads `token` and chooses up to `most` tokens, one after another, up to a stop token: on a GPU several at once.
-    fn choose(&mut self, token: u32, stop: &[u32], most: usize, sampler: &mut Sampler) -> Result<Vec<u32>> {
-        let sampling = sampler.sampling();
-        match &mut self.gpu {
-            Some(gpu) if gpu.can_choose(&sampling) && stop.len() <= Streams::<Cuda>::STOP_MOST => {
-                let mut request = [Request { stream: 0, token, sampling }];
-                let chosen = gpu.generate(&mut request, most.min(GPU_TOKENS), stop)?;
-                *sampler = Sampler::new(request[0].sampling)?;
-                Ok(chosen.into_iter().flatten().collect())
-            }
-            _ => Ok(vec![sampler.sample(self.step(token)?)]),
-        }
+    pub(crate) fn step(&mut self, token: u32) -> Result<&mut [f32], StepError> {
+        self.engine.step(&mut self.state, &mut self.scratch, token)
     }
 
     /// Reads `prompt` and hands the tokens that follow to `each`, up to a stop token or `max_tokens`.
@@ -312,17 +249,13 @@ impl<K: Kernels> Stream<'_, '_, K> {
     ) -> Result<End> {
         let (&last, before) = prompt.split_last().context("the prompt holds no tokens")?;
         self.feed(before)?;
-        let (mut token, mut left) = (last, max_tokens);
-        while left > 0 {
-            let chosen = self.choose(token, stop, left, sampler)?;
-            left -= chosen.len();
-            for next in chosen {
-                if stop.contains(&next) {
-                    return Ok(End::Stop);
-                }
-                token = next;
-                each(token)?;
+        let mut token = last;
+        for _ in 0..max_tokens {
+            token = sampler.sample(self.step(token)?);
+            if stop.contains(&token) {
+                return Ok(End::Stop);
             }
+            each(token)?;
         }
         Ok(End::Limit)
     }
@@ -338,11 +271,4 @@ pub(crate) fn random_ids(vocab: usize, count: usize) -> Vec<u32> {
         ((z ^ (z >> 31)) % vocab as u64) as u32
     };
     (0..count).map(|_| next()).collect()
-}
-
-/// Median, and least and greatest value.
-pub(crate) fn median_and_range(values: &mut [f64]) -> (f64, [f64; 2]) {
-    values.sort_unstable_by(f64::total_cmp);
-    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-    ((low + high) / 2.0, [values[0], values[values.len() - 1]])
 }

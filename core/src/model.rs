@@ -4,8 +4,9 @@ use crate::error::ModelError;
 use crate::format::{
     FINGERPRINT_START, Header, MAGIC, RecordHeader, Section, TensorEntry, TensorTable, VERSION, section,
 };
-use crate::plan::{Block, Expert, LogitsOutput, Moe, Operands, Output, Record, TokenInput, tag};
-use crate::scratch::ScratchLens;
+use crate::plan::{Block, Expert, LogitsOutput, Moe, Operands, Output, Record, StateFormat, tag};
+use crate::scratch::{ScratchLens, Shape};
+use crate::state::{StateDType, StatePart};
 use crate::tensor::{DType, Dense, Matrix, Tensor};
 use crate::{ALIGN, hash};
 
@@ -22,7 +23,8 @@ pub struct Model<'m> {
     embedding: Matrix<'m>,
     embedding_scale: f32,
     output: Option<Output<'m>>,
-    state_len: usize,
+    state_dtype: StateDType,
+    state_bytes: usize,
 }
 
 /// Memory that a caller lends, in bytes.
@@ -110,7 +112,8 @@ impl<'m> Model<'m> {
             embedding: Matrix::F32(Dense { rows: 0, cols: 0, data: &[] }),
             embedding_scale: 1.0,
             output: None,
-            state_len: 0,
+            state_dtype: StateDType::F32,
+            state_bytes: 0,
         };
         for i in 0..entries.len() {
             model.checked_tensor(i as u32)?;
@@ -128,19 +131,37 @@ impl<'m> Model<'m> {
         self.output =
             Some(self.operands(raw.index, 0).logits_output(&raw.read::<LogitsOutput>()?, self.vocab_len())?);
 
-        let mut before = 0;
-        while let Some(raw) = records.next()? {
+        let mut next = records.next()?;
+        if let Some(raw) = next.as_ref().filter(|raw| raw.is(StateFormat::TAG)) {
+            let format: StateFormat = raw.read()?;
+            self.state_dtype = StateDType::from_u32(format.dtype).ok_or(ModelError::Field(raw.index))?;
+            next = records.next()?;
+        }
+
+        let (mut before, mut state_bytes) = (0, StateDType::ALL.map(|_| 0usize));
+        while let Some(raw) = next {
             let block = self.resolve(&raw, before)?;
             before = block.join().input.len(self.d_model(), before);
-            self.state_len =
-                padded_len(&block).and_then(|n| n.checked_add(self.state_len)).ok_or(ModelError::TooLarge)?;
+            for (sum, dtype) in state_bytes.iter_mut().zip(StateDType::ALL) {
+                let bytes = padded_bytes(&block, dtype).and_then(|bytes| bytes.checked_add(*sum));
+                *sum = bytes.ok_or(ModelError::TooLarge)?;
+            }
+            next = records.next()?;
         }
         if before == 0 {
             return Err(ModelError::PlanEnd(records.index));
         }
-        self.state_len.checked_mul(4).ok_or(ModelError::TooLarge)?;
-        ScratchLens::checked(self, 1).ok_or(ModelError::TooLarge)?;
+        self.state_bytes = state_bytes[self.state_dtype as usize];
+        ScratchLens::checked(self, 1.into()).ok_or(ModelError::TooLarge)?;
         Ok(())
+    }
+
+    /// The same model with SSM states of another element type than the file asks for.
+    #[must_use]
+    pub fn with_state(mut self, dtype: StateDType) -> Self {
+        self.state_dtype = dtype;
+        self.state_bytes = self.blocks().map(|(block, _)| padded_bytes(&block, dtype).expect(CHECKED)).sum();
+        self
     }
 
     /// What resolves the operands of the record at `index`, after a block whose normed input has length `before`.
@@ -161,20 +182,20 @@ impl<'m> Model<'m> {
         })
     }
 
-    /// The blocks in order, each with the index of its first element in the state.
+    /// The blocks in order, each with the place of its first byte in the state.
     pub fn blocks(&self) -> impl Iterator<Item = (Block<'m>, usize)> {
         let model = *self;
         let mut records = Records { rest: self.plan, index: 0 };
         let (mut offset, mut before) = (0, 0);
         let blocks = core::iter::from_fn(move || {
             let raw = records.next().expect(CHECKED)?;
-            if raw.is(TokenInput::TAG) || raw.is(LogitsOutput::TAG) {
+            if matches!(raw.header.tag, tag::TOKEN_INPUT | tag::LOGITS_OUTPUT | tag::STATE_FORMAT) {
                 return Some(None);
             }
             let block = model.resolve(&raw, before).expect(CHECKED);
             before = block.join().input.len(model.d_model(), before);
             let start = offset;
-            offset += padded_len(&block).expect(CHECKED);
+            offset += padded_bytes(&block, model.state_dtype).expect(CHECKED);
             Some(Some((block, start)))
         });
         blocks.flatten()
@@ -185,17 +206,22 @@ impl<'m> Model<'m> {
         self.operands(0, 0).expert(moe, e).expect(CHECKED)
     }
 
-    /// Memory for one state, and for a scratch that takes up to `chunk` tokens at once.
+    /// Memory for one state, and for a scratch of the given shape: a number is that of the tokens taken at once.
     ///
-    /// `None` where the chunk is so large that the scratch cannot be addressed; never for a chunk of 1.
-    pub fn memory(&self, chunk: usize) -> Option<Memory> {
-        let scratch = ScratchLens::checked(self, chunk)?;
-        Some(Memory { state_bytes: self.state_len * 4, scratch_bytes: scratch.bytes(), align: ALIGN })
+    /// `None` where the shape is so large that the scratch cannot be addressed; never for one token of one stream.
+    pub fn memory(&self, shape: impl Into<Shape>) -> Option<Memory> {
+        let scratch = ScratchLens::checked(self, shape.into())?;
+        Some(Memory { state_bytes: self.state_bytes, scratch_bytes: scratch.bytes(), align: ALIGN })
     }
 
-    /// Elements (f32) of a state.
-    pub fn state_len(&self) -> usize {
-        self.state_len
+    /// Length of a state in bytes.
+    pub fn state_bytes(&self) -> usize {
+        self.state_bytes
+    }
+
+    /// Element type of the SSM state.
+    pub fn state_dtype(&self) -> StateDType {
+        self.state_dtype
     }
 
     /// Hash of the file: the model's identity. States carry it.
@@ -281,12 +307,10 @@ impl<'m> Model<'m> {
 /// Why `expect` cannot fail after `from_bytes`: it has resolved the same records of the same bytes.
 const CHECKED: &str = "the plan was checked when the model was opened";
 
-/// Elements (f32) of a block's state, each part filled up to a multiple of 64 bytes.
-fn padded_len(block: &Block<'_>) -> Option<usize> {
-    block
-        .state_lens()
-        .into_iter()
-        .try_fold(0usize, |sum, len| sum.checked_add(len.checked_next_multiple_of(ALIGN / 4)?))
+/// Length in bytes of a block's state, each part filled up to a multiple of 64.
+fn padded_bytes(block: &Block<'_>, dtype: StateDType) -> Option<usize> {
+    let parts = block.state_parts(dtype).into_iter();
+    parts.map(StatePart::padded_bytes).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }
 
 /// Walks the records of a plan.

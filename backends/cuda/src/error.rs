@@ -65,6 +65,9 @@ pub enum CudaError {
     /// The sums of a norm have a fixed place.
     #[error("the kernels hold at most 256 groups of a norm, not {0}")]
     Groups(usize),
+    /// The kernels hold states in f32 so far.
+    #[error("states in {0} do not run on a GPU yet; use states in f32")]
+    StateType(&'static str),
     /// A number of streams, rows or steps of 0.
     #[error("at least one stream and a chunk of one token are needed")]
     Empty,

@@ -4,7 +4,7 @@ use crate::device::Device;
 use crate::error::CudaError;
 use crate::program::{Params, Program, Programs, SamplingOf, Sequence, TOP_K_MOST};
 use bytemuck::Pod;
-use sarit_core::{Model, Sampling, State, StepError};
+use sarit_core::{Model, Sampling, State, StateDType, StepError};
 use std::ops::Range;
 
 /// Tokens that a stream may choose in one launch.
@@ -43,7 +43,7 @@ impl DeviceMemory {
         let programs = Programs::new(model, rows, logit_rows(streams, rows), grid)?;
         Ok(Self {
             model_bytes: model.file_bytes(),
-            state_bytes: model.state_len() * 4 * streams,
+            state_bytes: model.state_bytes() * streams,
             scratch_bytes: programs.scratch_bytes + code(&programs).0.len() + Mail::new(streams, rows).end,
         })
     }
@@ -164,6 +164,9 @@ impl<'m, D: Device> Streams<'m, D> {
         if streams == 0 || chunk == 0 {
             return Err(CudaError::Empty);
         }
+        if model.state_dtype() != StateDType::F32 {
+            return Err(CudaError::StateType(model.state_dtype().name()));
+        }
         let rows = chunk.max(streams);
         let logit_rows = logit_rows(streams, rows);
         // Scores lie in scratch for each block, so the grid comes first; it depends on the shared memory only.
@@ -235,7 +238,7 @@ impl<'m, D: Device> Streams<'m, D> {
     /// # Errors
     /// If the device has failed.
     pub fn reset(&mut self, stream: usize) -> Result<(), CudaError> {
-        let bytes = self.model.state_len() * 4;
+        let bytes = self.model.state_bytes();
         self.positions[stream] = 0;
         self.device.clear(&mut self.states, stream * bytes, bytes)
     }
@@ -245,10 +248,8 @@ impl<'m, D: Device> Streams<'m, D> {
     /// # Errors
     /// [`StepError::OtherState`] for a state of another model.
     pub fn import(&mut self, stream: usize, state: &State<'_>) -> Result<(), CudaError> {
-        if state.fingerprint() != self.model.fingerprint() {
-            return Err(StepError::OtherState.into());
-        }
-        let bytes = bytemuck::cast_slice(state.data());
+        self.check_state(state)?;
+        let bytes = state.data();
         self.device.write(&mut self.states, stream * bytes.len(), bytes)?;
         self.positions[stream] = state.position();
         Ok(())
@@ -259,10 +260,8 @@ impl<'m, D: Device> Streams<'m, D> {
     /// # Errors
     /// [`StepError::OtherState`] for a state of another model.
     pub fn export(&self, stream: usize, state: &mut State<'_>) -> Result<(), CudaError> {
-        if state.fingerprint() != self.model.fingerprint() {
-            return Err(StepError::OtherState.into());
-        }
-        let bytes = self.model.state_len() * 4;
+        self.check_state(state)?;
+        let bytes = self.model.state_bytes();
         let fill = |data: &mut [u8]| self.device.read(&self.states, stream * bytes, data);
         state.replace(self.positions[stream], fill)
     }
@@ -408,6 +407,11 @@ impl<'m, D: Device> Streams<'m, D> {
         Ok(all)
     }
 
+    fn check_state(&self, state: &State<'_>) -> Result<(), CudaError> {
+        let own = (self.model.fingerprint(), self.model.state_dtype());
+        if (state.fingerprint(), state.dtype()) == own { Ok(()) } else { Err(StepError::OtherState.into()) }
+    }
+
     fn check(&self, tokens: &[u32]) -> Result<(), CudaError> {
         let vocab = self.model.vocab_len();
         match tokens.iter().find(|&&token| token as usize >= vocab) {
@@ -477,7 +481,7 @@ impl<'m, D: Device> Streams<'m, D> {
             histogram: mail(at.histogram),
             sampling: mail(at.sampling),
             stop: mail(at.stop),
-            state_len: self.model.state_len() as u64,
+            state_len: self.model.state_bytes() as u64 / 4,
             first: l.ops.start as u32,
             last: l.ops.end as u32,
             sequence_count: l.sequences as u32,

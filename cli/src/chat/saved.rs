@@ -53,8 +53,8 @@ impl Saved {
     pub(crate) fn read<K: Kernels>(engine: &Engine<'_, K>, path: &Path) -> Result<Self> {
         let cannot = || format!("cannot go on from {}", path.display());
         let snapshot = read_snapshot(engine.model(), path)?;
-        let mut memory = Memory::on_cpu(engine.model(), 1)?;
-        let state_hash = memory.resume(engine, &snapshot).with_context(cannot)?.state()?.hash();
+        let mut memory = Memory::new(engine.model(), 1)?;
+        let state_hash = memory.resume(engine, &snapshot).with_context(cannot)?.state().hash();
 
         let beside = beside(path);
         ensure!(

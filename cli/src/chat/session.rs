@@ -6,7 +6,7 @@ use super::saved::Saved;
 use crate::args;
 use crate::input;
 use crate::output::{self, Live};
-use crate::session::{End, Memory, Meta, ModelFile, Stream, cpu};
+use crate::session::{CHUNK, End, Memory, Meta, ModelFile, Stream, cpu, model_for, read_snapshot};
 use crate::text::{Specials, Text};
 use anyhow::{Context, Result, bail, ensure};
 use sarit_core::{Engine, Kernels};
@@ -79,6 +79,8 @@ pub(crate) fn run(args: &args::Chat) -> Result<()> {
     ensure!(args.max_tokens > 0, "an answer of no tokens says nothing; give --max-tokens at least 1");
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model()?;
+    let snapshot = args.state.as_deref().map(|path| read_snapshot(&model, path)).transpose()?;
+    let model = model_for(model, args.state_format, snapshot.as_deref());
     let meta = Meta::of(&model)?;
     ensure!(
         meta.chat.is_some(),
@@ -89,7 +91,7 @@ pub(crate) fn run(args: &args::Chat) -> Result<()> {
     let text = Text::of(&model, Specials::AsTokens)?;
     let chat = Chat::new(&meta, &text)?;
     let engine = Engine::new(model, cpu(&args.compute)?);
-    let mut memory = Memory::new(&model, args.compute.chunk(), &args.compute)?;
+    let mut memory = Memory::new(&model, CHUNK)?;
 
     let mut saved = args.state.as_deref().map(|path| Saved::read(&engine, path)).transpose()?;
     let mut talk = Talk { args, chat, text: &text, conversation: Conversation::new(args.system.as_deref()) };
@@ -151,7 +153,7 @@ impl Talk<'_> {
             Line::Nothing => {}
             Line::Message(message) => self.answer(message, stream)?,
             Line::Save(file) => {
-                Saved::write(engine.model(), stream.state()?, &self.conversation, Path::new(file))?;
+                Saved::write(engine.model(), stream.state(), &self.conversation, Path::new(file))?;
                 note(&format!("the conversation is in {file} and {file}.json\n"));
             }
             Line::Load(file) => {
@@ -160,7 +162,7 @@ impl Talk<'_> {
                 return Ok(Some(Turn::Load(saved)));
             }
             Line::Reset => {
-                self.begin_anew(stream)?;
+                self.begin_anew(stream);
                 note("a new conversation begins\n");
             }
             Line::Help => note(HELP),
@@ -169,10 +171,9 @@ impl Talk<'_> {
         Ok(None)
     }
 
-    fn begin_anew<K: Kernels>(&mut self, stream: &mut Stream<'_, '_, K>) -> Result<()> {
-        stream.reset()?;
+    fn begin_anew<K: Kernels>(&mut self, stream: &mut Stream<'_, '_, K>) {
+        stream.reset();
         self.conversation = Conversation::new(self.args.system.as_deref());
-        Ok(())
     }
 
     fn answer<K: Kernels>(&mut self, message: &str, stream: &mut Stream<'_, '_, K>) -> Result<()> {
@@ -182,7 +183,7 @@ impl Talk<'_> {
             Next::GoOn(ids) => ids,
             Next::Again(ids) => {
                 note("the model's chat template rewrites earlier messages; reading the conversation again\n");
-                stream.reset()?;
+                stream.reset();
                 ids
             }
         };
@@ -193,13 +194,7 @@ impl Talk<'_> {
                 ids.push(token);
                 live.push(token)
             });
-        let end = match answered {
-            Ok(end) => end,
-            Err(error) => {
-                self.begin_anew(stream)?;
-                return Err(error);
-            }
-        };
+        let end = answered.inspect_err(|_| self.begin_anew(stream))?;
         live.finish()?;
         let answer = self.text.decode(&ids)?;
         let complete = end == End::Stop;
@@ -209,7 +204,7 @@ impl Talk<'_> {
                 prompt_tokens: prompt.len(),
                 answer_tokens: ids.len(),
                 complete,
-                state_hash: format!("{:016x}", stream.state()?.hash()),
+                state_hash: format!("{:016x}", stream.state().hash()),
             })?;
         }
         self.conversation.answered(answer, ids.last().copied().filter(|_| !complete));

@@ -12,8 +12,8 @@ use crate::kernels::{Kernels, Rows, RowsMut};
 use crate::model::Model;
 use crate::plan::{Block, BlockInput, Join};
 use crate::scratch::Scratch;
-use crate::state::State;
-use crate::{ALIGN, round_up};
+use crate::state::{State, StatePart, split_parts};
+use core::ops::Range;
 
 /// A model and the kernels that run it. Holds no state of its own: one engine serves any number of streams.
 #[derive(Debug, Clone, Copy)]
@@ -22,16 +22,38 @@ pub struct Engine<'m, K> {
     kernels: K,
 }
 
-/// What a block is given beside its weights and the scratch.
-struct Chunk<'a> {
-    /// Tokens read before this chunk.
-    position: u64,
-    /// Tokens of this chunk.
+/// What a block is given beside its weights and the scratch: as many tokens of each of some streams, whose rows in
+/// the scratch are stream after stream.
+struct Chunk<'a, 'r, 's> {
+    /// Rows: tokens of all streams.
     count: usize,
     /// Length of the normed input in [`Scratch::hidden`].
     input_len: usize,
-    /// The parts of the block's state, as [`Block::state_lens`] says.
-    state: [&'a mut [f32]; 3],
+    states: &'a mut [&'r mut State<'s>],
+    /// Where the block's state begins, in bytes, and the parts of it.
+    start: usize,
+    parts: [StatePart; 3],
+}
+
+/// One stream of a chunk.
+struct Stream<'a> {
+    /// Its rows.
+    rows: Range<usize>,
+    /// Tokens read before.
+    position: u64,
+    /// The parts of the block's state, as [`Block::state_parts`] says.
+    state: [&'a mut [u8]; 3],
+}
+
+impl Chunk<'_, '_, '_> {
+    fn streams(&mut self) -> impl Iterator<Item = Stream<'_>> {
+        let (tokens, start, parts) = (self.count / self.states.len(), self.start, self.parts);
+        self.states.iter_mut().enumerate().map(move |(i, state)| Stream {
+            rows: i * tokens..(i + 1) * tokens,
+            position: state.position(),
+            state: split_parts(&mut state.data_mut()[start..], parts),
+        })
+    }
 }
 
 impl<'m, K: Kernels> Engine<'m, K> {
@@ -62,9 +84,9 @@ impl<'m, K: Kernels> Engine<'m, K> {
         scratch: &mut Scratch<'_>,
         tokens: &[u32],
     ) -> Result<(), StepError> {
-        self.check(state, scratch, tokens)?;
-        for chunk in tokens.chunks(scratch.chunk) {
-            self.run(state, scratch, chunk);
+        self.check(&[state], scratch, tokens)?;
+        for chunk in tokens.chunks(scratch.shape.chunk) {
+            self.run(&mut [state], scratch, chunk);
         }
         Ok(())
     }
@@ -80,12 +102,13 @@ impl<'m, K: Kernels> Engine<'m, K> {
         tokens: &[u32],
         mut each: impl FnMut(usize, &[f32]),
     ) -> Result<(), StepError> {
-        self.check(state, scratch, tokens)?;
-        for (c, chunk) in tokens.chunks(scratch.chunk).enumerate() {
-            self.run(state, scratch, chunk);
+        self.check(&[state], scratch, tokens)?;
+        let (chunk_len, vocab) = (scratch.shape.chunk, self.model.vocab_len());
+        for (c, chunk) in tokens.chunks(chunk_len).enumerate() {
+            self.run(&mut [state], scratch, chunk);
             for t in 0..chunk.len() {
-                self.head(scratch, t);
-                each(c * scratch.chunk + t, scratch.logits);
+                self.head(scratch, t, 1);
+                each(c * chunk_len + t, &scratch.logits[..vocab]);
             }
         }
         Ok(())
@@ -101,15 +124,51 @@ impl<'m, K: Kernels> Engine<'m, K> {
         scratch: &'l mut Scratch<'_>,
         token: u32,
     ) -> Result<&'l mut [f32], StepError> {
-        self.check(state, scratch, &[token])?;
-        self.run(state, scratch, &[token]);
-        self.head(scratch, 0);
-        Ok(scratch.logits)
+        self.step_many(&mut [state], scratch, &[token])
     }
 
-    fn check(&self, state: &State<'_>, scratch: &Scratch<'_>, tokens: &[u32]) -> Result<(), StepError> {
-        if state.fingerprint() != self.model.fingerprint() {
-            return Err(StepError::OtherState);
+    /// Reads one token of each stream, with one read of the weights, and returns the logits `[streams][vocab]` of the
+    /// next ones.
+    ///
+    /// Logits and states have the same bits as after a [`step`](Self::step) of each stream.
+    ///
+    /// # Errors
+    /// `scratch` must have been made for so many streams. After an error all states are as they were.
+    pub fn step_many<'l>(
+        &self,
+        states: &mut [&mut State<'_>],
+        scratch: &'l mut Scratch<'_>,
+        tokens: &[u32],
+    ) -> Result<&'l mut [f32], StepError> {
+        let (streams, most) = (states.len(), scratch.shape.streams);
+        if tokens.len() != streams {
+            return Err(StepError::TokenCount { streams, tokens: tokens.len() });
+        }
+        if streams > most {
+            return Err(StepError::TooManyStreams { streams, most });
+        }
+        self.check(states, scratch, tokens)?;
+        if streams > 0 {
+            self.run(states, scratch, tokens);
+            self.head(scratch, 0, streams);
+        }
+        Ok(&mut scratch.logits[..streams * self.model.vocab_len()])
+    }
+
+    fn check(
+        &self,
+        states: &[&mut State<'_>],
+        scratch: &Scratch<'_>,
+        tokens: &[u32],
+    ) -> Result<(), StepError> {
+        for state in states {
+            if state.fingerprint() != self.model.fingerprint() {
+                return Err(StepError::OtherState);
+            }
+            let (need, have) = (self.model.state_dtype(), state.dtype());
+            if need != have {
+                return Err(StepError::OtherStateDType { need, have });
+            }
         }
         if scratch.fingerprint != self.model.fingerprint() {
             return Err(StepError::OtherScratch);
@@ -121,8 +180,9 @@ impl<'m, K: Kernels> Engine<'m, K> {
         }
     }
 
-    /// Takes at most a chunk of valid tokens through all blocks; leaves the residual stream in the scratch.
-    fn run(&self, state: &mut State<'_>, scratch: &mut Scratch<'_>, tokens: &[u32]) {
+    /// Takes at most a chunk of valid tokens of one stream, or one token of each stream, through all blocks; leaves the
+    /// residual stream in the scratch.
+    fn run(&self, states: &mut [&mut State<'_>], scratch: &mut Scratch<'_>, tokens: &[u32]) {
         let d_model = self.model.d_model();
         let (embedding, scale) = (self.model.embedding(), self.model.embedding_scale());
         for (&token, r) in tokens.iter().zip(scratch.residual.chunks_exact_mut(d_model)) {
@@ -132,12 +192,11 @@ impl<'m, K: Kernels> Engine<'m, K> {
         let keep = scratch.embedded.len().min(tokens.len() * d_model);
         scratch.embedded[..keep].copy_from_slice(&scratch.residual[..keep]);
 
-        let position = state.position();
         let mut input_len = 0;
         for (block, start) in self.model.blocks() {
             input_len = block.join().input.len(d_model, input_len);
-            let state = parts(&mut state.data_mut()[start..], block.state_lens());
-            let chunk = Chunk { position, count: tokens.len(), input_len, state };
+            let parts = block.state_parts(self.model.state_dtype());
+            let chunk = Chunk { count: tokens.len(), input_len, states, start, parts };
             self.read_input(block.join(), &chunk, scratch);
             match block {
                 Block::Ssm(b) => self.ssm(&b, chunk, scratch),
@@ -149,11 +208,12 @@ impl<'m, K: Kernels> Engine<'m, K> {
             }
             write_output(block.join(), tokens.len() * d_model, scratch);
         }
-        state.advance(tokens.len());
+        let each = tokens.len() / states.len();
+        states.iter_mut().for_each(|state| state.advance(each));
     }
 
     /// Leaves a block's normed input in [`Scratch::hidden`].
-    fn read_input(&self, join: &Join<'_>, chunk: &Chunk<'_>, s: &mut Scratch<'_>) {
+    fn read_input(&self, join: &Join<'_>, chunk: &Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
         let (d_model, len) = (self.model.d_model(), chunk.input_len);
         let source = match join.input {
             BlockInput::Same => return,
@@ -178,31 +238,23 @@ impl<'m, K: Kernels> Engine<'m, K> {
         self.kernels.norm(&join.norm, x, RowsMut::new(s.hidden, chunk.count, len, len));
     }
 
-    /// Logits of token `t` of the chunk.
-    fn head(&self, s: &mut Scratch<'_>, t: usize) {
+    /// Logits of `count` rows, from `row` on.
+    fn head(&self, s: &mut Scratch<'_>, row: usize, count: usize) {
         let (d_model, vocab) = (self.model.d_model(), self.model.vocab_len());
         let output = self.model.output();
-        let r = Rows::new(&s.residual[t * d_model..], 1, d_model, d_model);
-        self.kernels.norm(&output.norm, r, RowsMut::new(s.hidden, 1, d_model, d_model));
-        let u = Rows::new(s.hidden, 1, d_model, d_model);
-        self.product(&output.head, u, &mut s.quantized, RowsMut::new(s.logits, 1, vocab, vocab));
-        if let Some(bias) = output.bias {
-            s.logits.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-        }
-        if output.scale != 1.0 {
-            s.logits.iter_mut().for_each(|y| *y *= output.scale);
+        let r = Rows::new(&s.residual[row * d_model..], count, d_model, d_model);
+        self.kernels.norm(&output.norm, r, RowsMut::new(s.hidden, count, d_model, d_model));
+        let u = Rows::new(s.hidden, count, d_model, d_model);
+        self.product(&output.head, u, &mut s.quantized, RowsMut::new(s.logits, count, vocab, vocab));
+        for logits in s.logits.chunks_exact_mut(vocab).take(count) {
+            if let Some(bias) = output.bias {
+                logits.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            }
+            if output.scale != 1.0 {
+                logits.iter_mut().for_each(|y| *y *= output.scale);
+            }
         }
     }
-}
-
-/// The parts of a block's state, each of which begins on a 64-byte boundary.
-fn parts(state: &mut [f32], lens: [usize; 3]) -> [&mut [f32]; 3] {
-    let mut rest = state;
-    lens.map(|len| {
-        let (part, left) = core::mem::take(&mut rest).split_at_mut(round_up(len, ALIGN / 4));
-        rest = left;
-        &mut part[..len]
-    })
 }
 
 /// Takes a block's output, the first `len` elements of [`Scratch::output`], to where it goes.

@@ -9,7 +9,7 @@ use crate::error::CudaError;
 use sarit_core::plan::{
     Activation, Attention, BlockInput, Decay, Join, LinearBlock, Mlp, Moe, NormKind, Routing, ShortConv, Ssm,
 };
-use sarit_core::{ALIGN, Block, GROUP};
+use sarit_core::{ALIGN, Block, GROUP, StateDType, StatePart};
 
 /// State elements of a channel that the scan keeps in registers: 16 for each of 16 threads.
 const D_STATE_MOST: usize = 256;
@@ -45,7 +45,7 @@ impl<'m> Builder<'m> {
     ) -> Result<(), CudaError> {
         let mut parts = [0; 3];
         let mut place = state;
-        for (part, len) in parts.iter_mut().zip(block.state_lens()) {
+        for (part, StatePart { len, .. }) in parts.iter_mut().zip(block.state_parts(StateDType::F32)) {
             *part = u32::try_from(place).map_err(|_| CudaError::TooLarge)?;
             place += len.next_multiple_of(ALIGN / 4);
         }

@@ -98,7 +98,7 @@ fn program(
     for (i, (block, state)) in blocks.iter().enumerate() {
         input_len = block.join().input.len(d_model, input_len);
         let shares = blocks.get(i + 1).is_some_and(|(next, _)| next.join().input == BlockInput::Same);
-        b.block(block, *state, input_len, shares)?;
+        b.block(block, *state / 4, input_len, shares)?;
     }
     let body = b.ops.len();
 
