@@ -81,6 +81,7 @@ unsafe fn dots<const OFFSET: i32, const T: usize>(
 
 impl Simd for Avx512 {
     type Floats = __m512;
+    const EIGHT: bool = true;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
