@@ -6,7 +6,9 @@
 //! tokens pass through a block before the next block begins: its state stays in the first-level cache.
 //!
 //! A state in f16 or in codes is stepped the same way in a block of floats, which it fills before each token and is
-//! rounded from after it: memory sees only the small elements.
+//! rounded from after it: memory sees only the small elements. A token through the scans of mamba2-130m (24 layers of
+//! 24 heads x 64 x 128) took 2.80 ms in f32, 1.88 ms in f16 and 2.26 ms in i8 on one thread of an AMD EPYC with AVX2.
+//! Rounding to codes by loops of sixteen, which the compiler was to make vectors of, took three times as long.
 
 use super::Simd;
 use crate::columns::Part;
