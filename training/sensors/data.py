@@ -24,7 +24,7 @@ def load(split):
             *channels, label = line.split(":")
             series.append([[float(v) for v in c.split(",")] for c in channels])
             labels.append(LABELS.index(label))
-    x = np.array(series, np.float32).transpose(0, 2, 1)
+    x = np.ascontiguousarray(np.array(series, np.float32).transpose(0, 2, 1))
     assert x.shape == (40, FRAMES, len(COLUMNS))
     return x, np.array(labels)
 
