@@ -65,10 +65,14 @@ archive=$(build staticlib)
 install -d "$prefix/lib/pkgconfig" "$prefix/lib/cmake/sarit" "$prefix/include"
 
 # One object of which only sarit_* can be seen: what else is in it cannot meet the program's own symbols.
-roots=()
-for symbol in $(sed -n 's/.*\b\(sarit_[a-z_]*\)(.*/\1/p' include/sarit.h | sort -u); do roots+=(-u "$symbol"); done
+roots=() absent='^$'
+if [ -n "$freestanding" ]; then absent='^sarit_(un)?map$'; fi
+for symbol in $(sed -n 's/^[^ *].*\b\(sarit_[a-z_]*\)(.*/\1/p' include/sarit.h | grep -vE "$absent"); do
+    roots+=(-u "$symbol")
+done
 "${LD:-$(tool ld)}" -r --gc-sections "${roots[@]}" -o "$work/whole.o" --whole-archive "$archive"
-"${OBJCOPY:-$(tool objcopy)}" --wildcard --keep-global-symbol='sarit_*' --strip-debug "$work/whole.o" "$work/sarit.o"
+"${OBJCOPY:-$(tool objcopy)}" --wildcard --keep-global-symbol='sarit_*' --strip-debug \
+    --remove-section='.llvmbc' --remove-section='.llvmcmd' "$work/whole.o" "$work/sarit.o"
 rm -f "$prefix/lib/libsarit.a"
 "${AR:-ar}" rcs "$prefix/lib/libsarit.a" "$work/sarit.o"
 

@@ -21,7 +21,7 @@ pub enum Status {
     SaritOverlap = 5,
     /// A length or a chunk is 0 or larger than the machine can address.
     SaritLength = 6,
-    /// The state, snapshot or scratch belongs to another model.
+    /// The state, snapshot or scratch belongs to another model, or has elements of another type.
     SaritOtherModel = 7,
     /// A token id is outside the vocabulary.
     SaritToken = 8,
@@ -74,7 +74,10 @@ fn message(status: i32) -> &'static CStr {
         (SaritMisaligned, c"the memory is not aligned (models, states and scratch: 64 bytes)"),
         (SaritOverlap, c"state, scratch and input overlap"),
         (SaritLength, c"a length or chunk is 0 or too large"),
-        (SaritOtherModel, c"the state, snapshot or scratch belongs to another model"),
+        (
+            SaritOtherModel,
+            c"the state, snapshot or scratch belongs to another model, or has elements of another type",
+        ),
         (SaritToken, c"a token id is outside the vocabulary"),
         (SaritTakesFrames, c"the model takes frames of numbers, not tokens"),
         (SaritTakesTokens, c"the model takes tokens, not frames of numbers"),
@@ -117,7 +120,7 @@ impl From<StateError> for Status {
             StateError::Misaligned => SaritMisaligned,
             StateError::Magic => SaritNotAState,
             StateError::Version(_) | StateError::DType(_) => SaritStateVersion,
-            StateError::OtherModel(_) => SaritOtherModel,
+            StateError::OtherModel(_) | StateError::OtherDType { .. } => SaritOtherModel,
             _ => SaritStateDamaged,
         }
     }
@@ -128,7 +131,7 @@ impl From<ScratchError> for Status {
         match error {
             ScratchError::TooSmall { .. } => SaritTooSmall,
             ScratchError::Misaligned => SaritMisaligned,
-            ScratchError::EmptyChunk => SaritLength,
+            ScratchError::EmptyShape => SaritLength,
             _ => SaritInternal,
         }
     }
@@ -143,7 +146,9 @@ impl From<StepError> for Status {
             StepError::FrameLen { .. } => SaritFrameLen,
             StepError::FrameNotFinite(_) => SaritFrameNotFinite,
             StepError::Interval => SaritInterval,
-            StepError::OtherState | StepError::OtherScratch => SaritOtherModel,
+            StepError::OtherState | StepError::OtherStateDType { .. } | StepError::OtherScratch => {
+                SaritOtherModel
+            }
             _ => SaritInternal,
         }
     }

@@ -29,14 +29,18 @@ only_sarit() { # NM-ARGUMENT...: its symbols, if there are enough of them and no
     symbols=$(defined "$@")
     [ "$(wc -l <<<"$symbols")" -ge 20 ] && [ -z "$(foreign <<<"$symbols")" ]
 }
-no_allocator() { ! nm -u "$1" | grep -wE 'malloc|calloc|realloc|free|posix_memalign|aligned_alloc|__rust_alloc|__rdl_alloc'; }
+no_allocator() {
+    local wanted
+    wanted=$(nm -u "$1")
+    ! grep -wE "malloc|calloc|realloc|free|posix_memalign|aligned_alloc|__rust_alloc|__rdl_alloc" <<<"$wanted"
+}
 
 echo "building"
 capi/install.sh --prefix "$work/prefix"
 capi/install.sh --prefix "$work/freestanding" --freestanding
 sarit=${SARIT:-"cargo run -q -p sarit --"}
-$sarit convert tests/golden-frames/mambalite-kws -o "$work/kws.sarit" --weights q8 2>"$work/log"
-$sarit convert tests/golden/mamba-tiny -o "$work/tokens.sarit" --weights q8 2>"$work/log"
+$sarit convert tests/golden-frames/mambalite-kws -o "$work/kws.sarit" --weights q8 >"$work/log" 2>&1
+$sarit convert tests/golden/mamba-tiny -o "$work/tokens.sarit" --weights q8 >"$work/log" 2>&1
 python3 - tests/golden-frames/mambalite-kws/golden.safetensors "$work" <<'PYTHON'
 import json, struct, sys
 data = open(sys.argv[1], "rb").read()

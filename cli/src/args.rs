@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
-use sarit_core::{DType, SampleError, Sampler, Sampling};
+use sarit_core::{DType, SampleError, Sampler, Sampling, StateDType};
 use sarit_cpu::Isa;
 use std::path::PathBuf;
 
@@ -74,6 +74,19 @@ impl Compute {
     }
 }
 
+/// What states are made of.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StateFormat {
+    /// Element type of the state: f32, f16 or i8 [default: as the model file says]
+    #[arg(long = "state", visible_alias = "state-format", value_name = "T", value_parser = parse_state)]
+    pub(crate) format: Option<StateDType>,
+}
+
+fn parse_state(text: &str) -> Result<StateDType, String> {
+    let wanted = StateDType::ALL.into_iter().find(|dtype| dtype.name() == text);
+    wanted.ok_or_else(|| "choose f32, f16 or i8".to_owned())
+}
+
 fn parse_isa(text: &str) -> Result<Isa, String> {
     text.parse().map_err(|_| "choose scalar, avx2 or avx512".to_owned())
 }
@@ -100,6 +113,9 @@ pub(crate) struct Ask {
     /// Stop after this many tokens [default: as the model states]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
+    /// Element type of the state: f32, f16 or i8 [default: that of the state file, or as the model file says]
+    #[arg(long, value_name = "T", value_parser = parse_state)]
+    pub(crate) state_format: Option<StateDType>,
     #[command(flatten)]
     pub(crate) compute: Compute,
     /// Print one JSON object when the answer is complete
@@ -138,6 +154,8 @@ pub(crate) struct Read {
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) compute: Compute,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -168,6 +186,8 @@ pub(crate) struct Generate {
     pub(crate) sampling: Choice,
     #[command(flatten)]
     pub(crate) compute: Compute,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object when the text is complete
     #[arg(long)]
     pub(crate) json: bool,
@@ -236,6 +256,9 @@ pub(crate) struct Chat {
     /// Stop an answer after this many tokens
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) max_tokens: usize,
+    /// Element type of the state: f32, f16 or i8 [default: that of the state file, or as the model file says]
+    #[arg(long, value_name = "T", value_parser = parse_state)]
+    pub(crate) state_format: Option<StateDType>,
     #[command(flatten)]
     pub(crate) sampling: Choice,
     #[command(flatten)]
@@ -295,6 +318,9 @@ pub(crate) struct Convert {
     /// Element type of the large matrices: f32, f16, q8 or q4
     #[arg(long, value_name = "W", default_value = "q8", value_parser = parse_dtype)]
     pub(crate) weights: DType,
+    /// Element type that states have unless a command asks for another: f32, f16 or i8
+    #[arg(long, value_name = "T", default_value = "f32", value_parser = parse_state)]
+    pub(crate) state: StateDType,
     /// Positions that attention layers keep; as many as the model was trained for, at most 4096, if left out
     #[arg(long, value_name = "N")]
     pub(crate) window: Option<usize>,
@@ -314,6 +340,8 @@ pub(crate) struct Convert {
 pub(crate) struct Inspect {
     /// Model file [default: the bundled Indic question answering model]
     pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object, with every block and tensor
     #[arg(long)]
     pub(crate) json: bool,
@@ -337,6 +365,8 @@ pub(crate) struct Logits {
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) compute: Compute,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -372,6 +402,8 @@ pub(crate) struct EvalQa {
     pub(crate) predictions: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) compute: Compute,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -384,9 +416,13 @@ pub(crate) struct EvalQa {
     after_help = "Every line that is not empty is read by itself, after the model's first special token if it has one, and cut
 at 1,024 tokens. All tokens after the first count; so do all bytes of the line but its newline.
 
+With --stream the lines are one unbroken text of so many tokens, begun again where it ends, and only the last tokens
+count: what a state is still worth after a long text.
+
 Examples:
   sarit eval ppl tests/data/indic-qa/lm-text.txt
-  sarit eval ppl model.sarit text.txt --json"
+  sarit eval ppl model.sarit text.txt --json
+  sarit eval ppl model.sarit text.txt --stream 100000 --last 10000 --state i8"
 )]
 pub(crate) struct EvalPpl {
     /// Model file [default: the bundled Indic question answering model]
@@ -394,8 +430,16 @@ pub(crate) struct EvalPpl {
     /// UTF-8 text, one paragraph a line
     #[arg(value_name = "TEXT", required = true)]
     pub(crate) text: PathBuf,
+    /// Read the text as one stream of so many tokens
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) stream: Option<u32>,
+    /// Count only so many tokens at the end of the stream [default: all]
+    #[arg(long, value_name = "N", requires = "stream", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) last: Option<u32>,
     #[command(flatten)]
     pub(crate) compute: Compute,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -444,7 +488,8 @@ the head too), and the state read and written. A model that fits in the cache ca
 
 Examples:
   sarit bench
-  sarit bench mamba2-130m.sarit --prompt 512 --generate 128 --threads 2 --json"
+  sarit bench mamba2-130m.sarit --prompt 512 --generate 128 --threads 2 --json
+  sarit bench mamba2-130m.sarit --streams 8 --state i8"
 )]
 pub(crate) struct Bench {
     /// Model file [default: the bundled Indic question answering model]
@@ -455,11 +500,16 @@ pub(crate) struct Bench {
     /// Tokens to generate
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) generate: u32,
+    /// Streams that generate at once, with one read of the weights for a token of each
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) streams: u16,
     /// Runs, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) runs: u32,
     #[command(flatten)]
     pub(crate) compute: Compute,
+    #[command(flatten)]
+    pub(crate) state: StateFormat,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -512,11 +562,11 @@ pub(crate) struct Columns {
     pub(crate) frame_interval: Option<f64>,
 }
 
-/// Check that every instruction set of this machine gives the same bits.
+/// Check that every instruction set of this machine gives the same bits, with every element type of the state.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Reads 200 tokens or frames with each instruction set, 1 and 2 threads, and chunks of 1, 7 and 64 tokens, and compares the
-hashes of the results and of the state with those of the scalar definition.
+    after_help = "Reads 200 tokens or frames with each instruction set, 1 and 2 threads, chunks of 1, 7 and 64 tokens, and three streams of tokens at once,
+and compares the hashes of the results and of the states with those of the scalar definition.
 
 Examples:
   sarit verify
@@ -525,6 +575,9 @@ Examples:
 pub(crate) struct Verify {
     /// Model file [default: the bundled Indic question answering model]
     pub(crate) model: Option<PathBuf>,
+    /// Only this element type of the state: f32, f16 or i8
+    #[arg(long, value_name = "T", value_parser = parse_state)]
+    pub(crate) state: Option<StateDType>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,7 +4,7 @@ use crate::args::{About, Ask};
 use crate::input;
 use crate::output::{self, Live};
 use crate::prompt::Prompt;
-use crate::session::{CHUNK, End, Memory, Meta, ModelFile, cpu, read_snapshot};
+use crate::session::{CHUNK, End, Memory, Meta, ModelFile, cpu, model_for, read_snapshot};
 use crate::text::Text;
 use anyhow::{Context, Result, ensure};
 use sarit_core::{Engine, Sampler, Sampling};
@@ -25,6 +25,9 @@ pub(crate) fn run(args: &Ask) -> Result<()> {
     let context = context(&args.about)?;
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model()?;
+    let state = args.about.state.as_deref();
+    let snapshot = state.map(|path| read_snapshot(&model, path)).transpose()?;
+    let model = model_for(model, args.state_format, snapshot.as_deref());
     let meta = Meta::of(&model)?;
     let text = Text::of(&model, Prompt::specials(&meta))?;
     let prompt = Prompt::new(&meta, &text)?;
@@ -36,11 +39,11 @@ pub(crate) fn run(args: &Ask) -> Result<()> {
         None => Vec::new(),
     };
     ids.extend(prompt.question_ids(&args.question)?);
-    let mut stream = match &args.about.state {
-        Some(path) => memory
-            .resume(&engine, &read_snapshot(&model, path)?)
+    let mut stream = match (state, &snapshot) {
+        (Some(path), Some(snapshot)) => memory
+            .resume(&engine, snapshot)
             .with_context(|| format!("cannot go on from state {}", path.display()))?,
-        None => memory.start(&engine)?,
+        _ => memory.start(&engine)?,
     };
 
     let mut sampler = Sampler::new(Sampling::default())?;

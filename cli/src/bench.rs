@@ -6,10 +6,11 @@ use crate::session::{CHUNK, Memory, ModelFile, Stream, cpu, random_ids};
 use anyhow::{Context, Result, ensure};
 use indicatif::HumanBytes;
 use sarit_core::plan::Input;
-use sarit_core::{Engine, Kernels, Matrix, Model, StepError, Tensor};
+use sarit_core::{Engine, Kernels, Matrix, Model, Scratch, Shape, State, StepError, Tensor};
+use sarit_cpu::AlignedBytes;
 use serde::Serialize;
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Passes over the buffer when the read bandwidth is measured; the fastest counts.
 const BANDWIDTH_PASSES: usize = 5;
@@ -24,6 +25,11 @@ struct Measured {
     prefill_range: [f64; 2],
     decode_tokens_per_s: f64,
     decode_range: [f64; 2],
+    /// With `--streams`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    many_streams: Option<StreamsMeasured>,
+    /// Element type of the state.
+    state: &'static str,
     prompt: usize,
     generate: usize,
     runs: usize,
@@ -43,23 +49,71 @@ struct Measured {
     decode_bandwidth_fraction: f64,
 }
 
+/// Several streams that decode at once.
+#[derive(Serialize)]
+struct StreamsMeasured {
+    streams: usize,
+    /// Of all streams together; median of the runs.
+    tokens_per_s: f64,
+    range: [f64; 2],
+}
+
+/// Memory of several streams.
+struct Many {
+    states: Vec<AlignedBytes>,
+    scratch: AlignedBytes,
+}
+
+impl Many {
+    fn new(model: &Model<'_>, streams: usize) -> Result<Self> {
+        let need = model.memory(Self::shape(streams)).context("so many streams need too much memory")?;
+        let state = |_| AlignedBytes::zeroed(need.state_bytes);
+        Ok(Self {
+            states: (0..streams).map(state).collect::<Result<_, _>>()?,
+            scratch: AlignedBytes::zeroed(need.scratch_bytes)?,
+        })
+    }
+
+    fn shape(streams: usize) -> Shape {
+        Shape { chunk: 1, streams }
+    }
+
+    /// Steps all streams through `ids`, each from another place on, and says how long it took.
+    fn run<K: Kernels>(&mut self, engine: &Engine<'_, K>, ids: &[u32]) -> Result<Duration> {
+        let (model, streams) = (engine.model(), self.states.len());
+        let mut scratch = Scratch::new(model, &mut self.scratch, Self::shape(streams))?;
+        let states = self.states.iter_mut().map(|memory| State::init(model, memory));
+        let mut states = states.collect::<Result<Vec<_>, _>>()?;
+        let mut states: Vec<&mut State<'_>> = states.iter_mut().collect();
+        let mut tokens = vec![0; streams];
+        let start = Instant::now();
+        for t in 0..ids.len() {
+            tokens.iter_mut().enumerate().for_each(|(i, token)| *token = ids[(t + i) % ids.len()]);
+            black_box(engine.step_many(&mut states, &mut scratch, &tokens)?);
+        }
+        Ok(start.elapsed())
+    }
+}
+
 pub(crate) fn run(args: &Bench) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
-    let model = file.model()?;
+    let model = file.model_with(args.state.format)?;
+    ensure!(model.frame_len() == 0, StepError::TakesFrames);
     let cpu = cpu(&args.compute)?;
     let (threads, backend) = (cpu.threads(), cpu.isa().name());
     let engine = Engine::new(model, cpu);
+    let streams = usize::from(args.streams);
     let mut memory = Memory::new(&model, CHUNK)?;
+    let mut many = (streams > 1).then(|| Many::new(&model, streams)).transpose()?;
     let need = model.memory(CHUNK).context("the model needs more memory than there can be")?;
     let (prompt, generate, runs) = (args.prompt as usize, args.generate as usize, args.runs as usize);
-    ensure!(model.frame_len() == 0, StepError::TakesFrames);
     let ids = random_ids(model.vocab_len(), prompt + generate);
     let (prompt_ids, generate_ids) = ids.split_at(prompt);
 
     let bar = output::bar(runs as u64 + 2, "measuring");
     warm_up(&mut memory.start(&engine)?, &ids[..CHUNK.min(ids.len())])?;
     bar.inc(1);
-    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    let (mut prefill, mut decode, mut many_decode) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs {
         let mut stream = memory.start(&engine)?;
         let start = Instant::now();
@@ -70,6 +124,9 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
             black_box(stream.step(id)?);
         }
         decode.push(generate as f64 / start.elapsed().as_secs_f64());
+        if let Some(many) = &mut many {
+            many_decode.push((streams * generate) as f64 / many.run(&engine, generate_ids)?.as_secs_f64());
+        }
         bar.inc(1);
     }
     let peak_rss_bytes = peak_rss_bytes()?;
@@ -78,12 +135,18 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
 
     let (prefill_tokens_per_s, prefill_range) = median_and_range(&mut prefill);
     let (decode_tokens_per_s, decode_range) = median_and_range(&mut decode);
+    let many_streams = many.map(|_| {
+        let (tokens_per_s, range) = median_and_range(&mut many_decode);
+        StreamsMeasured { streams, tokens_per_s, range }
+    });
     let bytes_per_token = bytes_per_token(&model);
     let measured = Measured {
         prefill_tokens_per_s,
         prefill_range,
         decode_tokens_per_s,
         decode_range,
+        many_streams,
+        state: model.state_dtype().name(),
         prompt,
         generate,
         runs,
@@ -130,7 +193,7 @@ fn bytes_per_token(model: &Model<'_>) -> usize {
         place.contains(&head) || !embedding.is_some_and(|embedding| place.contains(&embedding))
     };
     let weights: usize = model.tensors().filter(is_read).map(|tensor| tensor.data.len()).sum();
-    weights + 2 * 4 * model.state_len()
+    weights + 2 * model.state_bytes()
 }
 
 /// A place in a matrix's data.
@@ -193,7 +256,7 @@ fn largest_cache_bytes() -> usize {
 fn as_text(m: &Measured) -> String {
     let size = |bytes: usize| HumanBytes(bytes as u64).to_string();
     let speed = |median: f64, [low, high]: [f64; 2]| format!("{median:.1} tokens/s ({low:.1} to {high:.1})");
-    let lines = [
+    let mut lines = vec![
         ("backend", format!("{}, {} threads, {} runs", m.backend, m.threads, m.runs)),
         ("prefill", format!("{} for {} tokens", speed(m.prefill_tokens_per_s, m.prefill_range), m.prompt)),
         ("decode", format!("{} for {} tokens", speed(m.decode_tokens_per_s, m.decode_range), m.generate)),
@@ -209,13 +272,17 @@ fn as_text(m: &Measured) -> String {
         (
             "memory",
             format!(
-                "model {}, state {}, scratch {}, peak of the process {}",
+                "model {}, state {} ({}), scratch {}, peak of the process {}",
                 size(m.model_bytes),
                 size(m.state_bytes),
+                m.state,
                 size(m.scratch_bytes),
                 HumanBytes(m.peak_rss_bytes)
             ),
         ),
     ];
+    if let Some(StreamsMeasured { streams, tokens_per_s, range }) = m.many_streams {
+        lines.insert(3, ("streams", format!("{} for {streams} at once", speed(tokens_per_s, range))));
+    }
     lines.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
 }

@@ -16,7 +16,7 @@ const META_LIMIT: u64 = 1 << 20;
 
 pub(crate) fn run(args: &Convert) -> Result<()> {
     let meta = args.meta.as_deref().map(read_meta).transpose()?.unwrap_or_default();
-    let options = Options { weights: args.weights, window: args.window, meta };
+    let options = Options { weights: args.weights, state: args.state, window: args.window, meta };
     let report = compile(&args.source, &args.output, &options)?;
     if args.json {
         output::print_json(&as_json(&report))

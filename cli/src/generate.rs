@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Generate) -> Result<()> {
     };
     ensure!(!start.is_empty(), "the prompt is empty; give the text to continue");
     let file = ModelFile::open(args.model.as_deref())?;
-    let model = file.model()?;
+    let model = file.model_with(args.state.format)?;
     let text = Text::of(&model, Specials::AsTokens)?;
     let meta = Meta::of(&model)?;
     let (prompt, stop) = if args.chat {

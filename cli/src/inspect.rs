@@ -40,6 +40,8 @@ enum Interface {
 /// Memory beside the model file.
 #[derive(Serialize)]
 struct Needs {
+    /// Element type of the SSM state.
+    state: &'static str,
     /// Once per stream.
     state_bytes: usize,
     /// Once, for reading token by token.
@@ -77,7 +79,7 @@ struct TensorSizes {
 
 pub(crate) fn run(args: &Inspect) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
-    let model = file.model()?;
+    let model = file.model_with(args.state.format)?;
     let inspection = inspect(file.name(), &model)?;
     if args.json { output::print_json(&inspection) } else { output::print(&as_text(&inspection)) }
 }
@@ -94,6 +96,7 @@ fn inspect(name: &str, model: &Model<'_>) -> Result<Inspection> {
         interface: interface(model),
         d_model: model.d_model(),
         memory: Needs {
+            state: model.state_dtype().name(),
             state_bytes: step.state_bytes,
             scratch_bytes: step.scratch_bytes,
             scratch_bytes_chunk: chunked.scratch_bytes,
@@ -139,10 +142,10 @@ fn type_sum(model: &Model<'_>, dtype: DType) -> Option<TypeSum> {
 }
 
 fn blocks(model: &Model<'_>) -> Vec<BlockSizes> {
-    let ends = model.blocks().skip(1).map(|(_, start)| start).chain([model.state_len()]);
+    let ends = model.blocks().skip(1).map(|(_, start)| start).chain([model.state_bytes()]);
     let sizes = |((block, start), end)| {
         let (kind, sizes) = block_sizes(&block);
-        BlockSizes { kind, sizes: sizes.into_iter().collect(), state_bytes: 4 * (end - start) }
+        BlockSizes { kind, sizes: sizes.into_iter().collect(), state_bytes: end - start }
     };
     model.blocks().zip(ends).map(sizes).collect()
 }
@@ -211,8 +214,8 @@ fn as_text(i: &Inspection) -> String {
     for (blocks, block) in runs(&i.blocks) {
         line(blocks.as_str(), block);
     }
-    let Needs { state_bytes, scratch_bytes, scratch_bytes_chunk, chunk } = &i.memory;
-    line("state", format!("{} ({state_bytes} bytes) per stream", size(*state_bytes)));
+    let Needs { state, state_bytes, scratch_bytes, scratch_bytes_chunk, chunk } = &i.memory;
+    line("state", format!("{} ({state_bytes} bytes, {state}) per stream", size(*state_bytes)));
     line(
         "scratch",
         format!(

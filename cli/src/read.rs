@@ -24,7 +24,7 @@ struct Written {
 
 pub(crate) fn run(args: &Read) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
-    let model = file.model()?;
+    let model = file.model_with(args.state.format)?;
     let meta = Meta::of(&model)?;
     let text = Text::of(&model, Prompt::specials(&meta))?;
     let prompt = Prompt::new(&meta, &text)?;

@@ -2,7 +2,9 @@
 
 use crate::args::Compute;
 use anyhow::{Context, Result, anyhow, ensure};
-use sarit_core::{Engine, Kernels, Model, ModelError, Sampler, Scratch, State, StepError};
+use sarit_core::{
+    Engine, Kernels, Model, ModelError, Sampler, Scratch, State, StateDType, StateError, StepError,
+};
 use sarit_cpu::{AlignedBytes, Cpu, Isa, Mapped};
 use serde::Deserialize;
 use serde_json::Value;
@@ -46,6 +48,12 @@ impl ModelFile {
         Model::from_bytes(bytes)
             .map_err(|error| anyhow!("{error}; {}", remedy(error)))
             .with_context(|| format!("cannot use model {}", self.name))
+    }
+
+    /// The model with states of the element type asked for, or of the file's.
+    pub(crate) fn model_with(&self, state: Option<StateDType>) -> Result<Model<'_>> {
+        let model = self.model()?;
+        Ok(state.map_or(model, |dtype| model.with_state(dtype)))
     }
 }
 
@@ -160,20 +168,34 @@ impl Memory {
         engine: &'a Engine<'m, K>,
         snapshot: &[u8],
     ) -> Result<Stream<'a, 'm, K>> {
-        let state = State::load(engine.model(), snapshot, &mut self.state)
-            .map_err(|error| anyhow!("{error}; read the text again with this model (`sarit read`)"))?;
+        let state = State::load(engine.model(), snapshot, &mut self.state).map_err(|error| match error {
+            StateError::OtherDType { have, .. } => anyhow!("{error}; say --state-format {}", have.name()),
+            _ => anyhow!("{error}; read the text again with this model (`sarit read`)"),
+        })?;
         let scratch = Scratch::new(engine.model(), &mut self.scratch, self.chunk)?;
         Ok(Stream { engine, state, scratch })
     }
 }
 
-/// The state file at `path`, of which no more is read than a state of `model` can hold and one byte.
+/// The state file at `path`, of which no more is read than any state of `model` can hold and one byte.
 pub(crate) fn read_snapshot(model: &Model<'_>, path: &Path) -> Result<Vec<u8>> {
+    let sizes = StateDType::ALL.map(|dtype| State::snapshot_bytes(&model.with_state(dtype)));
+    let limit = sizes.into_iter().fold(0, usize::max) as u64 + 1;
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(State::snapshot_bytes(model) as u64 + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
         .with_context(|| format!("cannot read state {}", path.display()))?;
     Ok(bytes)
+}
+
+/// `model` with states of the type `asked` for, or else of that in `snapshot`, if there is one that says.
+pub(crate) fn model_for<'m>(
+    model: Model<'m>,
+    asked: Option<StateDType>,
+    snapshot: Option<&[u8]>,
+) -> Model<'m> {
+    let stated = || State::snapshot_dtype(snapshot?).ok();
+    asked.or_else(stated).map_or(model, |dtype| model.with_state(dtype))
 }
 
 /// A running model.
@@ -258,7 +280,7 @@ impl<K: Kernels> Stream<'_, '_, K> {
     }
 }
 
-/// Token ids below `vocab`, `count` of them, the same every time.
+/// Token ids below `vocab`, which is not 0, `count` of them, the same every time.
 pub(crate) fn random_ids(vocab: usize, count: usize) -> Vec<u32> {
     random().map(|x| (x % vocab as u64) as u32).take(count).collect()
 }

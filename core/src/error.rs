@@ -1,5 +1,6 @@
 //! One small error type per operation. They hold numbers, not text: a device pays nothing for sentences.
 
+use crate::state::StateDType;
 use core::fmt;
 
 /// Why bytes are not a model that this build can run. Returned by [`Model::from_bytes`](crate::Model::from_bytes).
@@ -114,6 +115,13 @@ pub enum StateError {
     DType(u32),
     /// The snapshot belongs to a model with this fingerprint.
     OtherModel(u64),
+    /// The snapshot's elements have another type than the model was told to use.
+    OtherDType {
+        /// Type needed.
+        need: StateDType,
+        /// Type in the snapshot.
+        have: StateDType,
+    },
     /// The snapshot is not as long as the model's state is; both numbers in bytes.
     Length {
         /// Bytes needed.
@@ -123,7 +131,7 @@ pub enum StateError {
     },
     /// The bytes do not match the checksum: the snapshot is damaged.
     Checksum,
-    /// The element with this index is infinite or not a number.
+    /// The element at this place of the state, in bytes, is infinite or not a number.
     NotFinite(usize),
 }
 
@@ -147,11 +155,19 @@ impl fmt::Display for StateError {
             Self::OtherModel(print) => {
                 write!(f, "the state belongs to another model (fingerprint {print:016x})")
             }
+            Self::OtherDType { need, have } => {
+                write!(
+                    f,
+                    "the state's elements are {}, the model was told to use {}",
+                    have.name(),
+                    need.name()
+                )
+            }
             Self::Length { need, have } => {
                 write!(f, "the state should be {need} bytes long but has {have}: it is truncated or damaged")
             }
             Self::Checksum => f.write_str("the state is damaged: its bytes do not match its checksum"),
-            Self::NotFinite(i) => write!(f, "the state holds a value that is not finite, at element {i}"),
+            Self::NotFinite(i) => write!(f, "the state holds a value that is not finite, at byte {i}"),
         }
     }
 }
@@ -169,8 +185,8 @@ pub enum ScratchError {
     },
     /// The memory lent does not start on a 64-byte boundary.
     Misaligned,
-    /// A chunk of no tokens.
-    EmptyChunk,
+    /// A chunk of no tokens, or no streams.
+    EmptyShape,
 }
 
 impl fmt::Display for ScratchError {
@@ -180,7 +196,7 @@ impl fmt::Display for ScratchError {
                 write!(f, "the scratch needs {need} bytes of memory but was lent {have}")
             }
             Self::Misaligned => f.write_str("the scratch's memory does not start on a 64-byte boundary"),
-            Self::EmptyChunk => f.write_str("a chunk must hold at least one token"),
+            Self::EmptyShape => f.write_str("a scratch must take at least one token of one stream"),
         }
     }
 }
@@ -215,6 +231,27 @@ pub enum StepError {
     OtherState,
     /// The scratch was made for another model.
     OtherScratch,
+    /// The state's elements have another type than the model was told to use.
+    OtherStateDType {
+        /// Type needed.
+        need: StateDType,
+        /// Type of the state.
+        have: StateDType,
+    },
+    /// There are not as many tokens as streams.
+    TokenCount {
+        /// Streams given.
+        streams: usize,
+        /// Tokens given.
+        tokens: usize,
+    },
+    /// There are more streams than the scratch was made for.
+    TooManyStreams {
+        /// Streams given.
+        streams: usize,
+        /// The most that the scratch takes.
+        most: usize,
+    },
 }
 
 impl fmt::Display for StepError {
@@ -234,6 +271,20 @@ impl fmt::Display for StepError {
             }
             Self::OtherState => f.write_str("the state was made for another model"),
             Self::OtherScratch => f.write_str("the scratch was made for another model"),
+            Self::OtherStateDType { need, have } => {
+                write!(
+                    f,
+                    "the state's elements are {}, the model was told to use {}",
+                    have.name(),
+                    need.name()
+                )
+            }
+            Self::TokenCount { streams, tokens } => {
+                write!(f, "{streams} streams need one token each but were given {tokens}")
+            }
+            Self::TooManyStreams { streams, most } => {
+                write!(f, "{streams} streams are too many for a scratch for {most}")
+            }
         }
     }
 }

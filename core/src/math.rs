@@ -13,13 +13,13 @@ const LN_2_LOW: f32 = -2.121_944_4e-4;
 
 /// `x`, but at most `high`; NaN stays NaN.
 #[inline(always)]
-fn at_most(x: f32, high: f32) -> f32 {
+pub(crate) fn at_most(x: f32, high: f32) -> f32 {
     if x > high { high } else { x }
 }
 
 /// `x`, but at least `low`; NaN stays NaN.
 #[inline(always)]
-fn at_least(x: f32, low: f32) -> f32 {
+pub(crate) fn at_least(x: f32, low: f32) -> f32 {
     if x < low { low } else { x }
 }
 

@@ -4,10 +4,11 @@ use crate::error::ModelError;
 use crate::format::{
     FINGERPRINT_START, Header, MAGIC, RecordHeader, Section, TensorEntry, TensorTable, VERSION, section,
 };
-use crate::plan::{Block, Expert, Input, Moe, Operands, Output, Record, tag};
-use crate::scratch::ScratchLens;
+use crate::plan::{Block, Expert, Input, Moe, Operands, Output, Record, StateFormat, tag};
+use crate::scratch::{ScratchLens, Shape};
+use crate::state::{StateDType, StatePart};
 use crate::tensor::{DType, Tensor};
-use crate::{ALIGN, hash, round_up};
+use crate::{ALIGN, hash};
 
 /// A model: a view over bytes that were checked once and are never written.
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +22,8 @@ pub struct Model<'m> {
     meta: &'m str,
     input: Option<Input<'m>>,
     output: Option<Output<'m>>,
-    state_len: usize,
+    state_dtype: StateDType,
+    state_bytes: usize,
 }
 
 /// Memory that a caller lends, in bytes.
@@ -104,7 +106,8 @@ impl<'m> Model<'m> {
             // Until the plan is read.
             input: None,
             output: None,
-            state_len: 0,
+            state_dtype: StateDType::F32,
+            state_bytes: 0,
         };
         for i in 0..entries.len() {
             model.checked_tensor(i as u32)?;
@@ -130,20 +133,38 @@ impl<'m> Model<'m> {
         };
         self.output = Some(output);
 
-        let mut before = 0;
-        while let Some(raw) = records.next()? {
+        let mut next = records.next()?;
+        if let Some(raw) = next.as_ref().filter(|raw| raw.header.tag == tag::STATE_FORMAT) {
+            let format: StateFormat = raw.read()?;
+            self.state_dtype = StateDType::from_u32(format.dtype).ok_or(ModelError::Field(raw.index))?;
+            next = records.next()?;
+        }
+
+        let (mut before, mut state_bytes) = (0, StateDType::ALL.map(|_| pool_bytes(&output)));
+        while let Some(raw) = next {
             let block = self.resolve(&raw, before)?;
             before = block.join().input.len(self.d_model(), before);
-            self.state_len =
-                padded_len(&block).and_then(|n| n.checked_add(self.state_len)).ok_or(ModelError::TooLarge)?;
+            for (sum, dtype) in state_bytes.iter_mut().zip(StateDType::ALL) {
+                let bytes = padded_bytes(&block, dtype).and_then(|bytes| bytes.checked_add(*sum));
+                *sum = bytes.ok_or(ModelError::TooLarge)?;
+            }
+            next = records.next()?;
         }
-        self.state_len = pool_padded_len(&output).checked_add(self.state_len).ok_or(ModelError::TooLarge)?;
         if before == 0 {
             return Err(ModelError::PlanEnd(records.index));
         }
-        self.state_len.checked_mul(4).ok_or(ModelError::TooLarge)?;
-        ScratchLens::checked(self, 1).ok_or(ModelError::TooLarge)?;
+        self.state_bytes = state_bytes[self.state_dtype as usize];
+        ScratchLens::checked(self, 1.into()).ok_or(ModelError::TooLarge)?;
         Ok(())
+    }
+
+    /// The same model with SSM states of another element type than the file asks for.
+    #[must_use]
+    pub fn with_state(mut self, dtype: StateDType) -> Self {
+        self.state_dtype = dtype;
+        let blocks = self.blocks().map(|(block, _)| padded_bytes(&block, dtype).expect(CHECKED));
+        self.state_bytes = blocks.sum::<usize>() + pool_bytes(&self.output());
+        self
     }
 
     /// What resolves the operands of the record at `index`, after a block whose normed input has length `before`.
@@ -164,21 +185,21 @@ impl<'m> Model<'m> {
         })
     }
 
-    /// The blocks in order, each with the index of its first element in the state.
+    /// The blocks in order, each with the place of its first byte in the state.
     pub fn blocks(&self) -> impl Iterator<Item = (Block<'m>, usize)> {
         let model = *self;
         let mut records = Records { rest: self.plan, index: 0 };
         let (mut offset, mut before) = (0, 0);
         let blocks = core::iter::from_fn(move || {
             let raw = records.next().expect(CHECKED)?;
-            // Input and output.
-            if raw.index < 2 {
+            // Input, output, and the format of the state.
+            if raw.index < 2 || raw.header.tag == tag::STATE_FORMAT {
                 return Some(None);
             }
             let block = model.resolve(&raw, before).expect(CHECKED);
             before = block.join().input.len(model.d_model(), before);
             let start = offset;
-            offset += padded_len(&block).expect(CHECKED);
+            offset += padded_bytes(&block, model.state_dtype).expect(CHECKED);
             Some(Some((block, start)))
         });
         blocks.flatten()
@@ -189,17 +210,22 @@ impl<'m> Model<'m> {
         self.operands(0, 0).expert(moe, e).expect(CHECKED)
     }
 
-    /// Memory for one state, and for a scratch that takes up to `chunk` tokens at once.
+    /// Memory for one state, and for a scratch of the given shape: a number is that of the tokens taken at once.
     ///
-    /// `None` where the chunk is so large that the scratch cannot be addressed; never for a chunk of 1.
-    pub fn memory(&self, chunk: usize) -> Option<Memory> {
-        let scratch = ScratchLens::checked(self, chunk)?;
-        Some(Memory { state_bytes: self.state_len * 4, scratch_bytes: scratch.bytes(), align: ALIGN })
+    /// `None` where the shape is so large that the scratch cannot be addressed; never for one token of one stream.
+    pub fn memory(&self, shape: impl Into<Shape>) -> Option<Memory> {
+        let scratch = ScratchLens::checked(self, shape.into())?;
+        Some(Memory { state_bytes: self.state_bytes, scratch_bytes: scratch.bytes(), align: ALIGN })
     }
 
-    /// Elements (f32) of a state.
-    pub fn state_len(&self) -> usize {
-        self.state_len
+    /// Length of a state in bytes.
+    pub fn state_bytes(&self) -> usize {
+        self.state_bytes
+    }
+
+    /// Element type of the SSM state.
+    pub fn state_dtype(&self) -> StateDType {
+        self.state_dtype
     }
 
     /// Hash of the file: the model's identity. States carry it.
@@ -251,9 +277,9 @@ impl<'m> Model<'m> {
         self.output().head.matrix.rows()
     }
 
-    /// First element of the pool's state.
+    /// Place of the first byte of the pool's state.
     pub(crate) fn pool_start(&self) -> usize {
-        self.state_len - pool_padded_len(&self.output())
+        self.state_bytes - pool_bytes(&self.output())
     }
 
     /// `tokenizer.json`, if the file holds one.
@@ -294,17 +320,15 @@ impl<'m> Model<'m> {
 /// Why `expect` cannot fail after `from_bytes`: it has resolved the same records of the same bytes.
 const CHECKED: &str = "the plan was checked when the model was opened";
 
-/// Elements (f32) of a block's state, each part filled up to a multiple of 64 bytes.
-fn padded_len(block: &Block<'_>) -> Option<usize> {
-    block
-        .state_lens()
-        .into_iter()
-        .try_fold(0usize, |sum, len| sum.checked_add(len.checked_next_multiple_of(ALIGN / 4)?))
+/// Length in bytes of a block's state, each part filled up to a multiple of 64.
+fn padded_bytes(block: &Block<'_>, dtype: StateDType) -> Option<usize> {
+    let parts = block.state_parts(dtype).into_iter();
+    parts.map(StatePart::padded_bytes).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }
 
-/// Elements (f32) of the pool's state, filled up to a multiple of 64 bytes.
-fn pool_padded_len(output: &Output<'_>) -> usize {
-    round_up(output.pool_len(), ALIGN / 4)
+/// Length in bytes of the pool's state, filled up to a multiple of 64.
+fn pool_bytes(output: &Output<'_>) -> usize {
+    output.pool_state().padded_bytes().expect("a vector of the residual stream has at most 2^24 elements")
 }
 
 /// Walks the records of a plan.

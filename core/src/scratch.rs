@@ -10,6 +10,22 @@ use crate::{ALIGN, round_up};
 /// Number of float buffers.
 const BUFFERS: usize = 16;
 
+/// How many tokens a scratch takes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// The most tokens of one stream.
+    pub chunk: usize,
+    /// The most streams of [`Engine::step_many`](crate::Engine::step_many).
+    pub streams: usize,
+}
+
+impl From<usize> for Shape {
+    /// Chunks of one stream.
+    fn from(chunk: usize) -> Self {
+        Self { chunk, streams: 1 }
+    }
+}
+
 /// Elements of each buffer, for a whole chunk of tokens.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ScratchLens {
@@ -34,8 +50,8 @@ pub(crate) struct ScratchLens {
 }
 
 impl ScratchLens {
-    /// Lengths for `chunk` tokens, or `None` where the whole does not fit in the address space.
-    pub(crate) fn checked(model: &Model<'_>, chunk: usize) -> Option<Self> {
+    /// Lengths for a shape, or `None` where the whole does not fit in the address space.
+    pub(crate) fn checked(model: &Model<'_>, shape: Shape) -> Option<Self> {
         let d_model = model.d_model();
         let mut lens = Self { residual: d_model, hidden: d_model, output: d_model, ..Self::default() };
         if let Input::Frames(read_in) = model.input() {
@@ -63,9 +79,9 @@ impl ScratchLens {
             lens.block(&block)?;
         }
         for len in lens.per_token() {
-            *len = len.checked_mul(chunk)?;
+            *len = len.checked_mul(shape.chunk.max(shape.streams))?;
         }
-        grow(&mut lens.logits, model.output_len());
+        lens.logits = model.output_len().checked_mul(shape.streams)?;
         lens.checked_bytes().map(|_| lens)
     }
 
@@ -140,7 +156,7 @@ impl ScratchLens {
         }
     }
 
-    /// Buffers that hold one row per token of the chunk.
+    /// Buffers that hold one row per token.
     fn per_token(&mut self) -> [&mut usize; 15] {
         let Self { residual, embedded, branch, joined, hidden, output, proj, inner, select, normed, .. } =
             self;
@@ -193,59 +209,64 @@ fn grow(len: &mut usize, to: usize) {
     *len = to.max(*len);
 }
 
-/// Working memory of a step for up to `chunk` tokens or frames at once.
+/// Working memory of a step; a row is a token or frame of a stream's chunk, or a token of one of several streams.
 #[derive(Debug)]
 pub struct Scratch<'s> {
     pub(crate) fingerprint: u64,
-    pub(crate) chunk: usize,
-    /// Residual stream `[chunk][d_model]`.
+    pub(crate) shape: Shape,
+    /// Residual stream `[rows][d_model]`.
     pub(crate) residual: &'s mut [f32],
-    /// Token embeddings or frames read in `[chunk][d_model]`, kept for blocks that read them.
+    /// Token embeddings or frames read in `[rows][d_model]`, kept for blocks that read them.
     pub(crate) embedded: &'s mut [f32],
-    /// Branch `[chunk][d_model]`.
+    /// Branch `[rows][d_model]`.
     pub(crate) branch: &'s mut [f32],
-    /// Input put together from two vectors `[chunk][input]`.
+    /// Input put together from two vectors `[rows][input]`.
     pub(crate) joined: &'s mut [f32],
-    /// Normed input of a block `[chunk][input]`.
+    /// Normed input of a block `[rows][input]`.
     pub(crate) hidden: &'s mut [f32],
-    /// Output of a block `[chunk][d_model]`.
+    /// Output of a block `[rows][d_model]`.
     pub(crate) output: &'s mut [f32],
-    /// Input projected: in_proj, queries with keys and values, gates of an MLP `[chunk][rows]`.
+    /// Input projected: in_proj, queries with keys and values, gates of an MLP `[rows][len]`.
     pub(crate) proj: &'s mut [f32],
-    /// What goes into the output projection `[chunk][d_inner]`.
+    /// What goes into the output projection `[rows][d_inner]`.
     pub(crate) inner: &'s mut [f32],
-    /// Output of `x_proj` `[chunk][rows]`; the input of experts.
+    /// Output of `x_proj` `[rows][len]`; the input of experts.
     pub(crate) select: &'s mut [f32],
     /// The same normed; the sum of experts.
     pub(crate) normed: &'s mut [f32],
-    /// Time steps `[chunk][heads]`.
+    /// Time steps `[rows][heads]`.
     pub(crate) dt: &'s mut [f32],
-    /// Decays per head `[chunk][heads]`.
+    /// Decays per head `[rows][heads]`.
     pub(crate) decay: &'s mut [f32],
-    /// Low-rank part of a linear map `[chunk][rank]`.
+    /// Low-rank part of a linear map `[rows][rank]`.
     pub(crate) adapter: &'s mut [f32],
-    /// The same at full rank `[chunk][rows]`; the output of one expert.
+    /// The same at full rank `[rows][len]`; the output of one expert.
     pub(crate) adapted: &'s mut [f32],
     /// Attention scores `[heads][window]`, or scores and weights of experts `[2][experts]`.
     pub(crate) scores: &'s mut [f32],
-    /// Logits `[vocab]`, or the result of a frame.
+    /// Logits `[streams][vocab]`, or the result of a frame.
     pub(crate) logits: &'s mut [f32],
     /// Activations in codes.
     pub(crate) quantized: QuantizedMut<'s>,
 }
 
 impl<'s> Scratch<'s> {
-    /// Takes `memory` as scratch for `model` and up to `chunk` tokens at once.
+    /// Takes `memory` as scratch for `model` and up to so many tokens at once; a number is that of a chunk.
     ///
     /// # Errors
-    /// `memory` must start on a boundary of [`ALIGN`] bytes and hold [`Model::memory`]`(chunk)` bytes.
-    pub fn new(model: &Model<'_>, memory: &'s mut [u8], chunk: usize) -> Result<Self, ScratchError> {
-        if chunk == 0 {
-            return Err(ScratchError::EmptyChunk);
+    /// `memory` must start on a boundary of [`ALIGN`] bytes and hold [`Model::memory`]`(shape)` bytes.
+    pub fn new(
+        model: &Model<'_>,
+        memory: &'s mut [u8],
+        shape: impl Into<Shape>,
+    ) -> Result<Self, ScratchError> {
+        let shape = shape.into();
+        if shape.chunk == 0 || shape.streams == 0 {
+            return Err(ScratchError::EmptyShape);
         }
         let have = memory.len();
         let too_small = |need| ScratchError::TooSmall { need, have };
-        let lens = ScratchLens::checked(model, chunk).ok_or(too_small(usize::MAX))?;
+        let lens = ScratchLens::checked(model, shape).ok_or(too_small(usize::MAX))?;
         if have < lens.bytes() {
             return Err(too_small(lens.bytes()));
         }
@@ -280,7 +301,7 @@ impl<'s> Scratch<'s> {
         let fingerprint = model.fingerprint();
         Ok(Self {
             fingerprint,
-            chunk,
+            shape,
             residual,
             embedded,
             branch,
@@ -301,9 +322,9 @@ impl<'s> Scratch<'s> {
         })
     }
 
-    /// The most tokens that are taken at once.
-    pub fn chunk(&self) -> usize {
-        self.chunk
+    /// How many tokens are taken at once.
+    pub fn shape(&self) -> Shape {
+        self.shape
     }
 }
 

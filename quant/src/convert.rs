@@ -4,7 +4,8 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use sarit_core::DType;
+use sarit_core::plan::StateFormat;
+use sarit_core::{DType, StateDType};
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
@@ -18,11 +19,20 @@ pub struct Options {
     /// Format of the matrices. With `q4`, those that bear it badly (see [`Role`](crate::recipe::Role)) are kept at
     /// `q8`; matrices too small to gain from a quantized format stay `f32`.
     pub weights: DType,
+    /// Element type that states have unless a caller asks for another.
+    pub state: StateDType,
     /// Positions that attention layers keep; `None` for as many as the model was trained for, at most 4096.
     pub window: Option<usize>,
     /// Fields for the model's `meta`, put over those that the converter finds itself: name, languages, licence,
     /// source, prompt.
     pub meta: Map<String, Value>,
+}
+
+impl Default for Options {
+    /// Matrices in `q8`, states in f32, attention over as many positions as fit.
+    fn default() -> Self {
+        Self { weights: DType::Q8, state: StateDType::F32, window: None, meta: Map::new() }
+    }
 }
 
 /// How far a conversion is.
@@ -124,7 +134,10 @@ pub fn convert(
     progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Report, ConvertError> {
     let checkpoint = Checkpoint::open(source)?;
-    let recipe = import::import(&checkpoint, options.window)?;
+    let mut recipe = import::import(&checkpoint, options.window)?;
+    if options.state != StateDType::F32 {
+        recipe.push_after_output(&StateFormat { dtype: options.state as u32 });
+    }
     let tokenizer = checkpoint.file("tokenizer.json")?;
     let found = import::meta(&checkpoint, tokenizer.as_deref())?;
 

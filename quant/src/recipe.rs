@@ -89,6 +89,19 @@ impl Recipe {
         self.plan.extend_from_slice(bytemuck::bytes_of(record));
     }
 
+    /// Puts a record behind the first two, input and output.
+    pub fn push_after_output<R: Record>(&mut self, record: &R) {
+        let payload = |at: usize| {
+            let header = &self.plan[at..at + size_of::<RecordHeader>()];
+            bytemuck::pod_read_unaligned::<RecordHeader>(header).bytes as usize
+        };
+        let record_bytes = |at: usize| size_of::<RecordHeader>() + payload(at);
+        let output = record_bytes(0);
+        let blocks = self.plan.split_off(output + record_bytes(output));
+        self.push(record);
+        self.plan.extend(blocks);
+    }
+
     /// Adds a tensor and returns its id.
     pub fn tensor(&mut self, name: String, rows: usize, cols: usize, source: Source) -> u32 {
         self.tensors.push(TensorRecipe { name, rows, cols, source });

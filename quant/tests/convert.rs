@@ -35,7 +35,7 @@ impl Aligned {
 fn converted(source: &Path, weights: DType) -> (Aligned, Report) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("model.sarit");
-    let options = Options { weights, window: None, meta: serde_json::Map::new() };
+    let options = Options { weights, ..Options::default() };
     let report = convert(source, &out, &options, &mut |_| ControlFlow::Continue(())).unwrap();
     (Aligned::from(&std::fs::read(out).unwrap()), report)
 }

@@ -39,7 +39,7 @@ impl Aligned {
 fn converted(source: &Path) -> (Aligned, Report) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("model.sarit");
-    let options = Options { weights: DType::F32, window: None, meta: serde_json::Map::new() };
+    let options = Options { weights: DType::F32, ..Options::default() };
     let report = convert(source, &out, &options, &mut |_| ControlFlow::Continue(())).unwrap();
     let bytes = fs::read(out).unwrap();
     let mut file = Aligned::new(bytes.len());
@@ -432,7 +432,7 @@ fn damaged_files_do_no_harm() {
     };
     let folder = tempfile::tempdir().unwrap();
     let (source, out) = (folder.path().join("x.gguf"), folder.path().join("x.sarit"));
-    let options = Options { weights: DType::Q8, window: None, meta: serde_json::Map::new() };
+    let options = Options::default();
     let mut refused = 0;
     let heads = [("mamba", 9_000), ("granite-experts", 11_000), ("jamba", 12_000)];
     for (name, head) in heads {

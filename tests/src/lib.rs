@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use sarit_core::{DType, Engine, Kernels, Model, Scratch, State};
+use sarit_core::{DType, Engine, Kernels, Model, Scratch, Shape, State};
 use sarit_cpu::{AlignedBytes, Cpu, Isa};
 use sarit_quant::{Options, convert};
 
@@ -50,7 +50,7 @@ pub fn converted(source: &Path, weights: DType) -> AlignedBytes {
 pub fn converted_with_window(source: &Path, weights: DType, window: Option<usize>) -> AlignedBytes {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out = folder.path().join("model.sarit");
-    let options = Options { weights, window, meta: serde_json::Map::new() };
+    let options = Options { weights, window, ..Options::default() };
     convert(source, &out, &options, &mut |_| ControlFlow::Continue(()))
         .expect("a golden checkpoint converts");
     aligned(&std::fs::read(out).expect("the file just written"))
@@ -138,8 +138,8 @@ impl Lent {
     }
 }
 
-/// Logits `[T][vocab]` of all tokens read in chunks from a fresh state, and the final state.
-pub fn run(model: Model<'_>, kernels: impl Kernels, ids: &[u32], chunk: usize) -> (Vec<f32>, Vec<f32>) {
+/// Logits `[T][vocab]` of all tokens read in chunks from a fresh state, and the final state's hash.
+pub fn run(model: Model<'_>, kernels: impl Kernels, ids: &[u32], chunk: usize) -> (Vec<f32>, u64) {
     let mut lent = Lent::new(&model, chunk);
     let mut state = State::init(&model, &mut lent.state).expect("memory as asked for");
     let mut scratch = Scratch::new(&model, &mut lent.scratch, chunk).expect("memory as asked for");
@@ -147,17 +147,36 @@ pub fn run(model: Model<'_>, kernels: impl Kernels, ids: &[u32], chunk: usize) -
     Engine::new(model, kernels)
         .feed_each(&mut state, &mut scratch, ids, |_, logits| all.extend_from_slice(logits))
         .expect("valid tokens");
-    (all, state.data().to_vec())
+    (all, state.hash())
+}
+
+/// What [`run`] gives for each of some texts of one length, all stepped at once.
+pub fn run_many(model: Model<'_>, kernels: impl Kernels, texts: &[Vec<u32>]) -> Vec<(Vec<f32>, u64)> {
+    let shape = Shape { chunk: 1, streams: texts.len() };
+    let mut lent: Vec<Lent> = texts.iter().map(|_| Lent::new(&model, 1)).collect();
+    let need = model.memory(shape).expect("a small model");
+    let mut memory = AlignedBytes::zeroed(need.scratch_bytes).expect("test memory");
+    let mut scratch = Scratch::new(&model, &mut memory, shape).expect("memory as asked for");
+    let mut states: Vec<State<'_>> = lent
+        .iter_mut()
+        .map(|lent| State::init(&model, &mut lent.state).expect("memory as asked for"))
+        .collect();
+    let mut states: Vec<&mut State<'_>> = states.iter_mut().collect();
+    let engine = Engine::new(model, kernels);
+    let mut all = vec![Vec::new(); texts.len()];
+    for t in 0..texts[0].len() {
+        let ids: Vec<u32> = texts.iter().map(|text| text[t]).collect();
+        let logits = engine.step_many(&mut states, &mut scratch, &ids).expect("valid tokens");
+        for (all, logits) in all.iter_mut().zip(logits.chunks_exact(model.vocab_len())) {
+            all.extend_from_slice(logits);
+        }
+    }
+    all.into_iter().zip(&states).map(|(logits, state)| (logits, state.hash())).collect()
 }
 
 /// Frames `[T][frame_len]` read in chunks from a fresh state, the last frame of each chunk being stepped: the results after
-/// those, and the final state.
-pub fn run_frames(
-    model: Model<'_>,
-    kernels: impl Kernels,
-    frames: &[f32],
-    chunk: usize,
-) -> (Vec<f32>, Vec<f32>) {
+/// those, and the hash of the final state.
+pub fn run_frames(model: Model<'_>, kernels: impl Kernels, frames: &[f32], chunk: usize) -> (Vec<f32>, u64) {
     let mut lent = Lent::new(&model, chunk);
     let mut state = State::init(&model, &mut lent.state).expect("memory as asked for");
     let mut scratch = Scratch::new(&model, &mut lent.scratch, chunk).expect("memory as asked for");
@@ -169,7 +188,7 @@ pub fn run_frames(
         let result = engine.step_frame(&mut state, &mut scratch, last, 1.0).expect("a valid frame");
         all.extend_from_slice(result);
     }
-    (all, state.data().to_vec())
+    (all, state.hash())
 }
 
 /// Panics unless both slices have the same bits.

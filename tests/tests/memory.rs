@@ -1,6 +1,6 @@
 //! Memory is known beforehand and never grows.
 
-use sarit_core::{DType, Engine, Model, Scratch, State};
+use sarit_core::{DType, Engine, Model, Scratch, State, StateDType};
 use sarit_cpu::Cpu;
 use sarit_tests::{Lent, converted, golden, golden_frames, tokens};
 
@@ -50,5 +50,9 @@ fn sizes_are_what_the_shapes_say() {
     assert_eq!(state_bytes_of(&golden_frames("mambalite-kws")), 4 * (3 * 128 + 128 * 16 + 64));
     assert_eq!(state_bytes("mamba-tiny"), 3 * 4 * (3 * 64 + 64 * 8));
     assert_eq!(state_bytes("mamba2-groups"), 2 * 4 * (3 * 192 + 8 * 16 * 16));
+    let file = converted(&golden("mamba2-groups"), DType::F32);
+    let with = |dtype| Model::from_bytes(&file).unwrap().with_state(dtype).memory(1).unwrap().state_bytes;
+    assert_eq!(with(StateDType::F16), 2 * (4 * 3 * 192 + 2 * 8 * 16 * 16));
+    assert_eq!(with(StateDType::I8), 2 * (4 * 3 * 192 + 8 * 16 * 16 + 4 * 8 * 16));
     assert_eq!(state_bytes("nemotron-h-tiny"), 4 * (2 * (3 * 96 + 4 * 16 * 16) + 2 * 4096 * 2 * 8));
 }

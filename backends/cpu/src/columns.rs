@@ -2,7 +2,9 @@
 
 use core::marker::PhantomData;
 use core::ops::Range;
-use sarit_core::kernels::{RowSink, RowsMut};
+use half::f16;
+use sarit_core::STATE_GROUP;
+use sarit_core::kernels::{RowSink, RowsMut, SsmState};
 
 /// A slice that can be cut into ranges.
 pub(crate) struct Cuttable<'a, T> {
@@ -28,6 +30,44 @@ impl<'a, T> Cuttable<'a, T> {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: the range lies in the slice that `new` has borrowed for `'a`, and nobody else uses it (contract).
         unsafe { core::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+/// An SSM state that can be cut into rows.
+pub(crate) enum CuttableState<'a> {
+    F32(Cuttable<'a, f32>),
+    F16(Cuttable<'a, f16>),
+    I8 { codes: Cuttable<'a, i8>, scales: Cuttable<'a, f32> },
+}
+
+impl<'a> CuttableState<'a> {
+    pub(crate) fn new(state: SsmState<'a>) -> Self {
+        match state {
+            SsmState::F32(h) => Self::F32(Cuttable::new(h)),
+            SsmState::F16(h) => Self::F16(Cuttable::new(h)),
+            SsmState::I8 { codes, scales } => {
+                Self::I8 { codes: Cuttable::new(codes), scales: Cuttable::new(scales) }
+            }
+        }
+    }
+
+    /// The rows `rows` of `n` elements each.
+    ///
+    /// # Safety
+    /// Rows that are used at the same time must not overlap.
+    pub(crate) unsafe fn rows(&self, rows: Range<usize>, n: usize) -> SsmState<'a> {
+        let times = |n: usize| rows.start * n..rows.end * n;
+        // SAFETY: different rows have different elements and scales.
+        unsafe {
+            match self {
+                Self::F32(h) => SsmState::F32(h.range(times(n))),
+                Self::F16(h) => SsmState::F16(h.range(times(n))),
+                Self::I8 { codes, scales } => SsmState::I8 {
+                    codes: codes.range(times(n)),
+                    scales: scales.range(times(n.div_ceil(STATE_GROUP))),
+                },
+            }
+        }
     }
 }
 

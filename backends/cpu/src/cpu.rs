@@ -1,6 +1,6 @@
 //! [`Cpu`]: which instruction set runs an operation, and how threads share it. The only file that decides either.
 
-use crate::columns::{Columns, Cuttable};
+use crate::columns::{Columns, Cuttable, CuttableState};
 use crate::isa::{Isa, Level};
 use crate::operations::Operations;
 use crate::pool::Pool;
@@ -8,7 +8,7 @@ use core::fmt;
 use core::ops::Range;
 use sarit_core::kernels::scalar::PART_ROWS;
 use sarit_core::kernels::{
-    Attend, Conv, Decay, Input, Kernels, LANES, QuantizedMut, Rows, RowsMut, Scan, TimeStep,
+    Attend, Conv, Decay, Input, Kernels, LANES, QuantizedMut, Rows, RowsMut, Scan, SsmState, TimeStep,
 };
 use sarit_core::plan::{Activation, Norm};
 use sarit_core::{Matrix, Scalar};
@@ -187,16 +187,15 @@ impl Kernels for Cpu {
         call!(self, decay(a_log2, dt, &mut y));
     }
 
-    fn scan(&self, p: &Scan<'_>, state: &mut [f32], y: RowsMut<'_>) {
+    fn scan(&self, p: &Scan<'_>, state: SsmState<'_>, y: RowsMut<'_>) {
         let (tokens, dim, n) = (p.x.count(), p.head_dim, p.d_state);
-        let (state, y) = (Cuttable::new(state), Columns::new(y));
+        let (state, y) = (CuttableState::new(state), Columns::new(y));
         let element = cost::STATE + if matches!(p.decay, Decay::Element(_)) { cost::FUNCTION } else { 0 };
         // Vector code takes 16 channels at a time, of several heads where those are small.
         self.split_at(LANES.div_ceil(dim), p.heads, tokens * p.heads * dim * n * element, |heads| {
             let channels = heads.start * dim..heads.end * dim;
             // SAFETY: parts are different heads, of either.
-            let (state, mut y) =
-                unsafe { (state.range(channels.start * n..channels.end * n), y.part(0..tokens, channels)) };
+            let (state, mut y) = unsafe { (state.rows(channels.clone(), n), y.part(0..tokens, channels)) };
             call!(self, scan(p, heads, state, &mut y));
         });
     }

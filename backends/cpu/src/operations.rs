@@ -2,7 +2,7 @@
 
 use crate::columns::Part;
 use core::ops::Range;
-use sarit_core::kernels::{Attend, Conv, Input, QuantizedMut, Rows, Scan, TimeStep, scalar};
+use sarit_core::kernels::{Attend, Conv, Input, QuantizedMut, Rows, Scan, SsmState, TimeStep, scalar};
 use sarit_core::plan::{Activation, Norm};
 use sarit_core::{Matrix, Scalar};
 
@@ -40,7 +40,7 @@ pub(crate) trait Operations: Copy {
         scalar::decay(a_log2, dt, y);
     }
 
-    fn scan(self, p: &Scan<'_>, heads: Range<usize>, state: &mut [f32], y: &mut Part<'_>) {
+    fn scan(self, p: &Scan<'_>, heads: Range<usize>, state: SsmState<'_>, y: &mut Part<'_>) {
         scalar::scan(p, heads, state, y);
     }
 

@@ -4,10 +4,10 @@
 
 use half::f16;
 use sarit_core::kernels::{
-    Attend, Conv, Decay, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, TimeStep,
+    Attend, Conv, Decay, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, SsmState, TimeStep,
 };
 use sarit_core::plan::{Activation, Norm, NormKind};
-use sarit_core::{DType, Dense, GROUP, Matrix, Scalar, TILE_ROWS, Tiled};
+use sarit_core::{DType, Dense, GROUP, Matrix, STATE_GROUP, Scalar, StateDType, TILE_ROWS, Tiled};
 use sarit_cpu::{Cpu, Isa};
 use std::fmt::Debug;
 use std::io::Write;
@@ -353,37 +353,65 @@ fn check_scan(random: &mut Random, s: Shape) {
         (random.floats(tokens * (d_inner + 3)), random.floats(tokens * (bc + 1)), random.floats(tokens * bc));
     let (dt, decay) = (random.range(tokens * heads, 1e-4, 2.0), random.range(tokens * heads, 0.0, 1.0));
     let (a_log2, d) = (random.range(heads * d_state, -30.0, -0.1), random.floats(d_inner));
-    let before = random.floats(d_inner * d_state);
-    compare(&s, |kernels| {
-        let mut state = before.clone();
-        let decay = match per_element {
-            true => Decay::Element(&a_log2),
-            false => Decay::Head(Rows::new(&decay, tokens, heads, heads)),
-        };
-        let scan = Scan {
-            heads,
-            head_dim,
-            d_state,
-            n_groups,
-            decay,
-            dt: Rows::new(&dt, tokens, heads, heads),
-            x: Rows::new(&x, tokens, d_inner, d_inner + 3),
-            b: Rows::new(&b, tokens, bc, bc + 1),
-            c: Rows::new(&c, tokens, bc, bc),
-            d: &d,
-        };
-        let (mut y, stride) = output(tokens, d_inner);
-        kernels.scan(&scan, &mut state, RowsMut::new(&mut y, tokens, d_inner, stride));
-        y.extend(state);
-        y
-    });
+    let states = d_inner * d_state.div_ceil(STATE_GROUP);
+    let before = Before {
+        floats: random.floats(d_inner * d_state),
+        halves: (0..d_inner * d_state).map(|_| random.f16()).collect(),
+        codes: (0..d_inner * d_state).map(|_| random.next() as i8).collect(),
+        scales: random.floats(states),
+    };
+    for dtype in StateDType::ALL {
+        compare(&(s, dtype), |kernels| {
+            let decay = match per_element {
+                true => Decay::Element(&a_log2),
+                false => Decay::Head(Rows::new(&decay, tokens, heads, heads)),
+            };
+            let scan = Scan {
+                heads,
+                head_dim,
+                d_state,
+                n_groups,
+                decay,
+                dt: Rows::new(&dt, tokens, heads, heads),
+                x: Rows::new(&x, tokens, d_inner, d_inner + 3),
+                b: Rows::new(&b, tokens, bc, bc + 1),
+                c: Rows::new(&c, tokens, bc, bc),
+                d: &d,
+                position: u64::from(u32::MAX) - 1,
+            };
+            let (mut y, stride) = output(tokens, d_inner);
+            let rows = RowsMut::new(&mut y, tokens, d_inner, stride);
+            let mut state = before.clone();
+            match dtype {
+                StateDType::F32 => kernels.scan(&scan, SsmState::F32(&mut state.floats), rows),
+                StateDType::F16 => kernels.scan(&scan, SsmState::F16(&mut state.halves), rows),
+                StateDType::I8 => {
+                    let (codes, scales) = (&mut state.codes[..], &mut state.scales[..]);
+                    kernels.scan(&scan, SsmState::I8 { codes, scales }, rows);
+                }
+            }
+            y.extend(state.floats.iter().chain(&state.scales));
+            y.extend(state.halves.iter().map(|h| h.to_f32()));
+            y.extend(state.codes.iter().map(|&code| f32::from(code)));
+            y
+        });
+    }
+}
+
+/// States in every format.
+#[derive(Clone)]
+struct Before {
+    floats: Vec<f32>,
+    halves: Vec<f16>,
+    codes: Vec<i8>,
+    scales: Vec<f32>,
 }
 
 #[test]
 fn scan_of_all_shapes() {
     let random = &mut Random(7);
     for per_element in [false, true] {
-        for d_state in [1, 8, 15, 16, 17, 24, 32, 64, 128] {
+        for d_state in [1, 8, 15, 16, 17, 24, 32, 64, 128, 300] {
             for head_dim in [1, 16, 20, 64] {
                 for (heads, n_groups) in [(1, 1), (3, 1), (6, 2), (5, 5), (40, 2)] {
                     let tokens = 1 + (d_state + head_dim + heads) % 3;

@@ -6,7 +6,7 @@ use super::saved::Saved;
 use crate::args;
 use crate::input;
 use crate::output::{self, Live};
-use crate::session::{CHUNK, End, Memory, Meta, ModelFile, Stream, cpu};
+use crate::session::{CHUNK, End, Memory, Meta, ModelFile, Stream, cpu, model_for, read_snapshot};
 use crate::text::{Specials, Text};
 use anyhow::{Context, Result, bail, ensure};
 use sarit_core::{Engine, Kernels};
@@ -79,6 +79,8 @@ pub(crate) fn run(args: &args::Chat) -> Result<()> {
     ensure!(args.max_tokens > 0, "an answer of no tokens says nothing; give --max-tokens at least 1");
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model()?;
+    let snapshot = args.state.as_deref().map(|path| read_snapshot(&model, path)).transpose()?;
+    let model = model_for(model, args.state_format, snapshot.as_deref());
     let meta = Meta::of(&model)?;
     ensure!(
         meta.chat.is_some(),

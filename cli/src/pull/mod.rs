@@ -11,7 +11,6 @@ use hub::Hub;
 use indicatif::HumanBytes;
 use sarit_quant::Options;
 use serde::Serialize;
-use serde_json::Map;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -53,7 +52,7 @@ pub(crate) fn run(args: &Pull) -> Result<()> {
         let out = folder.join(format!("{name}-{}.sarit", weights.name()));
         let source = wanted.iter().find(|file| file.ends_with(".gguf"));
         let source = source.map_or(folder.clone(), |file| folder.join(file));
-        let report = convert::compile(&source, &out, &Options { weights, window: None, meta: Map::new() })?;
+        let report = convert::compile(&source, &out, &Options { weights, ..Options::default() })?;
         anyhow::Ok((out, report))
     });
     let model = model.transpose()?;

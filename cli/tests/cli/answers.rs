@@ -102,6 +102,26 @@ fn the_seed_decides_what_is_generated() {
 }
 
 #[test]
+fn a_state_is_gone_on_with_in_its_own_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("text"), "उम्र: 34").unwrap();
+    let question = "उम्र क्या है?";
+    let mut sizes = Vec::new();
+    for format in ["f32", "f16", "i8"] {
+        let (text, state) = (at("text"), at(format));
+        output(&["read", "--context-file", str(&text), "-o", str(&state), "--state", format]);
+        let ask = ["ask", "--state", str(&state), "--question", question];
+        assert_eq!(output(&ask), "34\n", "{format}");
+        sizes.push(fs::metadata(&state).unwrap().len());
+        if format != "f32" {
+            fails(&[&ask[..], &["--state-format", "f32"]].concat(), &[format, "--state-format"]);
+        }
+    }
+    assert!(sizes[0] > sizes[1] && sizes[1] > sizes[2], "{sizes:?}");
+}
+
+#[test]
 fn states_that_do_not_fit_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);

@@ -34,6 +34,25 @@ fn every_format_is_written_and_reported() {
 }
 
 #[test]
+fn the_format_of_states_is_kept_and_can_be_overridden() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, out) = (data("golden/mamba2-tiny"), folder.path().join("out.sarit"));
+    let of = |more: &[&str]| {
+        let inspection = json(&[&["inspect", str(&out), "--json"], more].concat());
+        let state = inspection["memory"]["state"].as_str().unwrap().to_owned();
+        (state, inspection["memory"]["state_bytes"].as_u64().unwrap())
+    };
+    let bytes = ["f32", "f16", "i8"].map(|state| {
+        json(&["convert", str(&source), "-o", str(&out), "--state", state, "--json"]);
+        let (stated, bytes) = of(&[]);
+        assert_eq!(stated, state);
+        assert_eq!(of(&["--state", "f32"]).0, "f32");
+        bytes
+    });
+    assert!(bytes[0] > bytes[1] && bytes[1] > bytes[2], "{bytes:?}");
+}
+
+#[test]
 fn bad_sources_leave_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("source");

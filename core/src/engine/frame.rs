@@ -33,8 +33,8 @@ impl<K: Kernels> Engine<'_, K> {
             return Err(StepError::FrameLen { need: need as u32, have });
         }
         self.run_frames(&read_in, state, scratch, frame, interval);
-        self.head(scratch);
-        Ok(scratch.logits)
+        self.head(scratch, 1);
+        Ok(&mut scratch.logits[..self.model.output_len()])
     }
 
     /// Reads frames `[n][frame_len]`, all at the same interval, in chunks as large as the scratch allows, and computes
@@ -52,7 +52,7 @@ impl<K: Kernels> Engine<'_, K> {
         interval: f32,
     ) -> Result<(), StepError> {
         let read_in = self.check_frames(state, scratch, frames, interval)?;
-        for chunk in frames.chunks(scratch.chunk * read_in.matrix.cols()) {
+        for chunk in frames.chunks(scratch.shape.chunk * read_in.matrix.cols()) {
             self.run_frames(&read_in, state, scratch, chunk, interval);
         }
         Ok(())
@@ -61,12 +61,12 @@ impl<K: Kernels> Engine<'_, K> {
     /// The read-in, if `frames` are whole frames for it.
     fn check_frames(
         &self,
-        state: &State<'_>,
+        state: &mut State<'_>,
         scratch: &Scratch<'_>,
         frames: &[f32],
         interval: f32,
     ) -> Result<Linear<'_>, StepError> {
-        self.check_memory(state, scratch)?;
+        self.check_memory(&[state], scratch)?;
         let Input::Frames(read_in) = self.model.input() else { return Err(StepError::TakesTokens) };
         let (need, have) = (read_in.matrix.cols(), frames.len());
         if !have.is_multiple_of(need) {
@@ -96,9 +96,9 @@ impl<K: Kernels> Engine<'_, K> {
         let frames = Rows::new(frames, count, len, len);
         self.linear(read_in, frames, linear_buffers!(scratch), scratch.residual, d_model);
         let before = state.position();
-        self.run_blocks(state, scratch, count, interval);
+        self.run_blocks(&mut [state], scratch, count, interval);
         for t in 0..count {
-            self.output_norm(scratch, t);
+            self.output_norm(scratch, t, 1);
             self.pool(state, before.saturating_add(t as u64), &mut scratch.hidden[..d_model]);
         }
     }
@@ -109,18 +109,18 @@ impl<K: Kernels> Engine<'_, K> {
         let (Readout::Classes(pool) | Readout::Regression(pool)) = self.model.output().readout else {
             return;
         };
-        let kept = state.data_mut()[self.model.pool_start()..].iter_mut();
+        let kept: &mut [f32] = bytemuck::cast_slice_mut(&mut state.data_mut()[self.model.pool_start()..]);
         match pool {
             Pool::Last => {}
             Pool::Mean => {
                 let share = 1.0 / before.saturating_add(1) as f32;
-                for (m, u) in kept.zip(u) {
+                for (m, u) in kept.iter_mut().zip(u) {
                     *m += (*u - *m) * share;
                     *u = *m;
                 }
             }
             Pool::Max => {
-                for (m, u) in kept.zip(u) {
+                for (m, u) in kept.iter_mut().zip(u) {
                     *m = if before == 0 || *u > *m { *u } else { *m };
                     *u = *m;
                 }

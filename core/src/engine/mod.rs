@@ -13,8 +13,8 @@ use crate::kernels::{Kernels, Rows, RowsMut};
 use crate::model::Model;
 use crate::plan::{Block, BlockInput, BlockOutput, Input, Join};
 use crate::scratch::Scratch;
-use crate::state::State;
-use crate::{ALIGN, round_up};
+use crate::state::{State, StatePart, split_parts};
+use core::ops::Range;
 use linear::linear_buffers;
 
 pub use frame::MAX_INTERVAL;
@@ -26,18 +26,40 @@ pub struct Engine<'m, K> {
     kernels: K,
 }
 
-/// What a block is given beside its weights and the scratch.
-struct Chunk<'a> {
-    /// Tokens or frames read before this chunk.
-    position: u64,
-    /// Tokens or frames of this chunk.
+/// What a block is given beside its weights and the scratch: as many tokens or frames of each of some streams, whose rows
+/// in the scratch are stream after stream.
+struct Chunk<'a, 'r, 's> {
+    /// Rows: tokens or frames of all streams.
     count: usize,
     /// Factor on dt; see [`crate::plan::SsmRecord`].
     interval: f32,
     /// Length of the normed input in [`Scratch::hidden`].
     input_len: usize,
-    /// The parts of the block's state, as [`Block::state_lens`] says.
-    state: [&'a mut [f32]; 3],
+    states: &'a mut [&'r mut State<'s>],
+    /// Where the block's state begins, in bytes, and the parts of it.
+    start: usize,
+    parts: [StatePart; 3],
+}
+
+/// One stream of a chunk.
+struct Stream<'a> {
+    /// Its rows.
+    rows: Range<usize>,
+    /// Tokens read before.
+    position: u64,
+    /// The parts of the block's state, as [`Block::state_parts`] says.
+    state: [&'a mut [u8]; 3],
+}
+
+impl Chunk<'_, '_, '_> {
+    fn streams(&mut self) -> impl Iterator<Item = Stream<'_>> {
+        let (tokens, start, parts) = (self.count / self.states.len(), self.start, self.parts);
+        self.states.iter_mut().enumerate().map(move |(i, state)| Stream {
+            rows: i * tokens..(i + 1) * tokens,
+            position: state.position(),
+            state: split_parts(&mut state.data_mut()[start..], parts),
+        })
+    }
 }
 
 impl<'m, K: Kernels> Engine<'m, K> {
@@ -68,9 +90,9 @@ impl<'m, K: Kernels> Engine<'m, K> {
         scratch: &mut Scratch<'_>,
         tokens: &[u32],
     ) -> Result<(), StepError> {
-        self.check(state, scratch, tokens)?;
-        for chunk in tokens.chunks(scratch.chunk) {
-            self.run_tokens(state, scratch, chunk);
+        self.check(&[state], scratch, tokens)?;
+        for chunk in tokens.chunks(scratch.shape.chunk) {
+            self.run_tokens(&mut [state], scratch, chunk);
         }
         Ok(())
     }
@@ -86,13 +108,14 @@ impl<'m, K: Kernels> Engine<'m, K> {
         tokens: &[u32],
         mut each: impl FnMut(usize, &[f32]),
     ) -> Result<(), StepError> {
-        self.check(state, scratch, tokens)?;
-        for (c, chunk) in tokens.chunks(scratch.chunk).enumerate() {
-            self.run_tokens(state, scratch, chunk);
+        self.check(&[state], scratch, tokens)?;
+        let (chunk_len, vocab) = (scratch.shape.chunk, self.model.vocab_len());
+        for (c, chunk) in tokens.chunks(chunk_len).enumerate() {
+            self.run_tokens(&mut [state], scratch, chunk);
             for t in 0..chunk.len() {
-                self.output_norm(scratch, t);
-                self.head(scratch);
-                each(c * scratch.chunk + t, scratch.logits);
+                self.output_norm(scratch, t, 1);
+                self.head(scratch, 1);
+                each(c * chunk_len + t, &scratch.logits[..vocab]);
             }
         }
         Ok(())
@@ -108,15 +131,45 @@ impl<'m, K: Kernels> Engine<'m, K> {
         scratch: &'l mut Scratch<'_>,
         token: u32,
     ) -> Result<&'l mut [f32], StepError> {
-        self.check(state, scratch, &[token])?;
-        self.run_tokens(state, scratch, &[token]);
-        self.output_norm(scratch, 0);
-        self.head(scratch);
-        Ok(scratch.logits)
+        self.step_many(&mut [state], scratch, &[token])
     }
 
-    fn check(&self, state: &State<'_>, scratch: &Scratch<'_>, tokens: &[u32]) -> Result<(), StepError> {
-        self.check_memory(state, scratch)?;
+    /// Reads one token of each stream, with one read of the weights, and returns the logits `[streams][vocab]` of the
+    /// next ones.
+    ///
+    /// Logits and states have the same bits as after a [`step`](Self::step) of each stream.
+    ///
+    /// # Errors
+    /// `scratch` must have been made for so many streams. After an error all states are as they were.
+    pub fn step_many<'l>(
+        &self,
+        states: &mut [&mut State<'_>],
+        scratch: &'l mut Scratch<'_>,
+        tokens: &[u32],
+    ) -> Result<&'l mut [f32], StepError> {
+        let (streams, most) = (states.len(), scratch.shape.streams);
+        if tokens.len() != streams {
+            return Err(StepError::TokenCount { streams, tokens: tokens.len() });
+        }
+        if streams > most {
+            return Err(StepError::TooManyStreams { streams, most });
+        }
+        self.check(states, scratch, tokens)?;
+        if streams > 0 {
+            self.run_tokens(states, scratch, tokens);
+            self.output_norm(scratch, 0, streams);
+            self.head(scratch, streams);
+        }
+        Ok(&mut scratch.logits[..streams * self.model.vocab_len()])
+    }
+
+    fn check(
+        &self,
+        states: &[&mut State<'_>],
+        scratch: &Scratch<'_>,
+        tokens: &[u32],
+    ) -> Result<(), StepError> {
+        self.check_memory(states, scratch)?;
         let vocab = match self.model.input() {
             Input::Tokens { embedding, .. } => embedding.rows(),
             Input::Frames(_) => return Err(StepError::TakesFrames),
@@ -127,9 +180,15 @@ impl<'m, K: Kernels> Engine<'m, K> {
         }
     }
 
-    fn check_memory(&self, state: &State<'_>, scratch: &Scratch<'_>) -> Result<(), StepError> {
-        if state.fingerprint() != self.model.fingerprint() {
-            return Err(StepError::OtherState);
+    fn check_memory(&self, states: &[&mut State<'_>], scratch: &Scratch<'_>) -> Result<(), StepError> {
+        for state in states {
+            if state.fingerprint() != self.model.fingerprint() {
+                return Err(StepError::OtherState);
+            }
+            let (need, have) = (self.model.state_dtype(), state.dtype());
+            if need != have {
+                return Err(StepError::OtherStateDType { need, have });
+            }
         }
         if scratch.fingerprint != self.model.fingerprint() {
             return Err(StepError::OtherScratch);
@@ -137,29 +196,35 @@ impl<'m, K: Kernels> Engine<'m, K> {
         Ok(())
     }
 
-    /// Takes at most a chunk of valid tokens through all blocks; leaves the residual stream in the scratch.
-    fn run_tokens(&self, state: &mut State<'_>, scratch: &mut Scratch<'_>, tokens: &[u32]) {
+    /// Takes at most a chunk of valid tokens of one stream, or one token of each stream, through all blocks; leaves the
+    /// residual stream in the scratch.
+    fn run_tokens(&self, states: &mut [&mut State<'_>], scratch: &mut Scratch<'_>, tokens: &[u32]) {
         let Input::Tokens { embedding, scale } = self.model.input() else { return };
         let d_model = self.model.d_model();
         for (&token, r) in tokens.iter().zip(scratch.residual.chunks_exact_mut(d_model)) {
             embedding.read_row(token as usize, r);
             r.iter_mut().for_each(|r| *r *= scale);
         }
-        self.run_blocks(state, scratch, tokens.len(), 1.0);
+        self.run_blocks(states, scratch, tokens.len(), 1.0);
     }
 
-    /// Takes `count` vectors of the residual stream through all blocks.
-    fn run_blocks(&self, state: &mut State<'_>, scratch: &mut Scratch<'_>, count: usize, interval: f32) {
+    /// Takes `count` vectors of the residual stream, as many of each stream, through all blocks.
+    fn run_blocks(
+        &self,
+        states: &mut [&mut State<'_>],
+        scratch: &mut Scratch<'_>,
+        count: usize,
+        interval: f32,
+    ) {
         let d_model = self.model.d_model();
         let keep = scratch.embedded.len().min(count * d_model);
         scratch.embedded[..keep].copy_from_slice(&scratch.residual[..keep]);
 
-        let position = state.position();
         let mut input_len = 0;
         for (block, start) in self.model.blocks() {
             input_len = block.join().input.len(d_model, input_len);
-            let state = parts(&mut state.data_mut()[start..], block.state_lens());
-            let chunk = Chunk { position, count, interval, input_len, state };
+            let parts = block.state_parts(self.model.state_dtype());
+            let chunk = Chunk { count, interval, input_len, states, start, parts };
             self.read_input(block.join(), &chunk, scratch);
             match block {
                 Block::Ssm(b) => self.ssm(&b, chunk, scratch),
@@ -171,11 +236,12 @@ impl<'m, K: Kernels> Engine<'m, K> {
             }
             write_output(block.join(), count * d_model, scratch);
         }
-        state.advance(count);
+        let each = count / states.len();
+        states.iter_mut().for_each(|state| state.advance(each));
     }
 
     /// Leaves a block's normed input in [`Scratch::hidden`].
-    fn read_input(&self, join: &Join<'_>, chunk: &Chunk<'_>, s: &mut Scratch<'_>) {
+    fn read_input(&self, join: &Join<'_>, chunk: &Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
         let (d_model, len) = (self.model.d_model(), chunk.input_len);
         let source = match join.input {
             BlockInput::Same => return,
@@ -200,33 +266,23 @@ impl<'m, K: Kernels> Engine<'m, K> {
         self.kernels.norm(&join.norm, x, RowsMut::new(s.hidden, chunk.count, len, len));
     }
 
-    /// Leaves the normed residual vector `t` of the chunk in [`Scratch::hidden`].
-    fn output_norm(&self, s: &mut Scratch<'_>, t: usize) {
+    /// Leaves `count` normed residual vectors, from row `row` on, in [`Scratch::hidden`].
+    fn output_norm(&self, s: &mut Scratch<'_>, row: usize, count: usize) {
         let d_model = self.model.d_model();
-        let r = Rows::new(&s.residual[t * d_model..], 1, d_model, d_model);
-        self.kernels.norm(&self.model.output().norm, r, RowsMut::new(s.hidden, 1, d_model, d_model));
+        let r = Rows::new(&s.residual[row * d_model..], count, d_model, d_model);
+        self.kernels.norm(&self.model.output().norm, r, RowsMut::new(s.hidden, count, d_model, d_model));
     }
 
-    /// Logits, or the result of a frame, from the vector in [`Scratch::hidden`].
-    fn head(&self, s: &mut Scratch<'_>) {
+    /// Logits, or the results of frames, from the first `count` vectors in [`Scratch::hidden`].
+    fn head(&self, s: &mut Scratch<'_>, count: usize) {
         let output = self.model.output();
         let (rows, d_model) = (output.head.matrix.rows(), self.model.d_model());
-        let u = Rows::new(s.hidden, 1, d_model, d_model);
+        let u = Rows::new(s.hidden, count, d_model, d_model);
         self.linear(&output.head, u, linear_buffers!(s), s.logits, rows);
         if output.scale != 1.0 {
-            s.logits.iter_mut().for_each(|y| *y *= output.scale);
+            s.logits[..count * rows].iter_mut().for_each(|y| *y *= output.scale);
         }
     }
-}
-
-/// The parts of a block's state, each of which begins on a 64-byte boundary.
-fn parts(state: &mut [f32], lens: [usize; 3]) -> [&mut [f32]; 3] {
-    let mut rest = state;
-    lens.map(|len| {
-        let (part, left) = core::mem::take(&mut rest).split_at_mut(round_up(len, ALIGN / 4));
-        rest = left;
-        &mut part[..len]
-    })
 }
 
 /// Takes a block's output, the first `len` elements of [`Scratch::output`], to where it goes.

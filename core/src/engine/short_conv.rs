@@ -1,13 +1,13 @@
 //! Gated short convolutions; equations at [`crate::plan::ShortConvRecord`].
 
 use super::linear::linear_buffers;
-use super::{Chunk, Engine};
+use super::{Chunk, Engine, Stream};
 use crate::kernels::{Conv, Kernels, Rows, RowsMut};
 use crate::plan::ShortConv;
 use crate::scratch::Scratch;
 
 impl<K: Kernels> Engine<'_, K> {
-    pub(super) fn short_conv(&self, p: &ShortConv<'_>, chunk: Chunk<'_>, s: &mut Scratch<'_>) {
+    pub(super) fn short_conv(&self, p: &ShortConv<'_>, mut chunk: Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
         let (count, len, channels) = (chunk.count, chunk.input_len, p.channels);
         let u = Rows::new(s.hidden, count, len, len);
         self.linear(&p.in_proj, u, linear_buffers!(s), s.proj, 3 * channels);
@@ -22,8 +22,10 @@ impl<K: Kernels> Engine<'_, K> {
         }
         let conv =
             Conv { width: p.conv_width, channels, weight: p.conv_weight, bias: p.conv_bias, silu: false };
-        let [window, _, _] = chunk.state;
-        self.kernels.conv(&conv, window, RowsMut::new(s.inner, count, channels, channels));
+        for Stream { rows, state: [window, ..], .. } in chunk.streams() {
+            let x = RowsMut::new(&mut s.inner[rows.start * channels..], rows.len(), channels, channels);
+            self.kernels.conv(&conv, bytemuck::cast_slice_mut(window), x);
+        }
         for (t, y) in s.inner.chunks_exact_mut(channels).take(count).enumerate() {
             y.iter_mut().zip(c.row(t)).for_each(|(y, c)| *y *= c);
         }

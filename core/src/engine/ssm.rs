@@ -1,18 +1,18 @@
 //! State-space blocks; equations at [`crate::plan::SsmRecord`].
 
 use super::linear::linear_buffers;
-use super::{Chunk, Engine};
-use crate::kernels::{self, Conv, Kernels, Rows, RowsMut, Scan, TimeStep};
+use super::{Chunk, Engine, Stream};
+use crate::kernels::{self, Conv, Kernels, Rows, RowsMut, Scan, SsmState, TimeStep};
 use crate::math::sigmoid;
 use crate::plan::{Decay, NormKind, Select, Ssm};
 use crate::scratch::Scratch;
+use crate::state::StateDType;
 
 impl<K: Kernels> Engine<'_, K> {
-    pub(super) fn ssm(&self, p: &Ssm<'_>, chunk: Chunk<'_>, s: &mut Scratch<'_>) {
+    pub(super) fn ssm(&self, p: &Ssm<'_>, mut chunk: Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
         let (count, len) = (chunk.count, chunk.input_len);
         let (d_inner, bc, channels) = (p.d_inner(), p.bc_len(), p.conv_channels());
         let proj_len = p.in_proj.matrix.rows();
-        let [window, ssm_state, _] = chunk.state;
 
         // [z | v | dt]
         let u = Rows::new(s.hidden, count, len, len);
@@ -24,7 +24,11 @@ impl<K: Kernels> Engine<'_, K> {
             bias: p.conv_bias,
             silu: p.conv_silu,
         };
-        self.kernels.conv(&conv, window, RowsMut::new(&mut s.proj[d_inner..], count, channels, proj_len));
+        for Stream { rows, state: [window, ..], .. } in chunk.streams() {
+            let x = &mut s.proj[rows.start * proj_len + d_inner..];
+            let x = RowsMut::new(x, rows.len(), channels, proj_len);
+            self.kernels.conv(&conv, bytemuck::cast_slice_mut(window), x);
+        }
 
         // dt, B and C: projected from x, or straight from in_proj.
         let proj = Rows::new(s.proj, count, proj_len, proj_len);
@@ -46,19 +50,35 @@ impl<K: Kernels> Engine<'_, K> {
         };
         let decay = self.decay(p, count, chunk.interval, s.dt, s.decay);
 
-        let scan = Scan {
-            heads: p.heads,
-            head_dim: p.head_dim,
-            d_state: p.d_state,
-            n_groups: p.n_groups,
-            decay,
-            dt: Rows::new(s.dt, count, p.heads, p.heads),
-            x,
-            b,
-            c,
-            d: p.d,
-        };
-        self.kernels.scan(&scan, ssm_state, RowsMut::new(s.inner, count, d_inner, d_inner));
+        let dt = Rows::new(s.dt, count, p.heads, p.heads);
+        for Stream { rows, position, state: [_, elements, scales] } in chunk.streams() {
+            let scan = Scan {
+                heads: p.heads,
+                head_dim: p.head_dim,
+                d_state: p.d_state,
+                n_groups: p.n_groups,
+                decay: match decay {
+                    kernels::Decay::Head(decay) => kernels::Decay::Head(decay.rows(rows.clone())),
+                    element => element,
+                },
+                dt: dt.rows(rows.clone()),
+                x: x.rows(rows.clone()),
+                b: b.rows(rows.clone()),
+                c: c.rows(rows.clone()),
+                d: p.d,
+                position,
+            };
+            let state = match self.model.state_dtype() {
+                StateDType::F32 => SsmState::F32(bytemuck::cast_slice_mut(elements)),
+                StateDType::F16 => SsmState::F16(bytemuck::cast_slice_mut(elements)),
+                StateDType::I8 => SsmState::I8 {
+                    codes: bytemuck::cast_slice_mut(elements),
+                    scales: bytemuck::cast_slice_mut(scales),
+                },
+            };
+            let y = &mut s.inner[rows.start * d_inner..];
+            self.kernels.scan(&scan, state, RowsMut::new(y, rows.len(), d_inner, d_inner));
+        }
         let z = proj.columns(0, d_inner);
         let norm = (p.gate_norm.kind != NormKind::Identity).then_some(&p.gate_norm);
         let y = RowsMut::new(s.inner, count, d_inner, d_inner);

@@ -13,7 +13,8 @@
 //! | a group's term | `(codes · codes as an integer, then f32) · (weight scale · activation scale)` |
 //! | softmax | scores of all ring rows in the order of the ring: their largest, then lanes over `exp(score - largest)`; values are summed row by row, then divided |
 //! | convolution | bias, then oldest to newest input, one after another |
-//! | state | `decay · h + (dt · x) · B`, each operation rounded |
+//! | state | `decay · h + (dt · x) · B`, each operation rounded; `sum_n C·h` takes it as it then is |
+//! | state in f16 or i8 | read exactly (f16) or as `code · scale` (i8) before a token, rounded after every token, also inside a chunk: [`scalar::round_to_halves`], [`scalar::round_to_codes`] |
 //!
 //! A lane that starts at +0 never becomes -0, so filling a row up with zeros changes no bit. Elementary functions
 //! are those of [`crate::math`]. Inputs that are not finite give results that are not finite, not errors.
@@ -26,7 +27,11 @@
 //! with more vector instructions enabled.
 
 use crate::plan::{Activation, Norm};
+#[cfg(doc)]
+use crate::state::STATE_GROUP;
 use crate::tensor::{GROUP, Matrix};
+use core::ops::Range;
+use half::f16;
 
 pub mod scalar;
 
@@ -80,6 +85,13 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     pub fn row(&self, t: usize) -> &'a [f32] {
         &self.data[t * self.stride..t * self.stride + self.cols]
+    }
+
+    /// The same rows without those before and behind `rows`.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        assert!(rows.end <= self.count);
+        let start = (rows.start * self.stride).min(self.data.len());
+        Self { data: &self.data[start..], count: rows.len(), ..*self }
     }
 
     /// The same columns of all rows.
@@ -242,6 +254,24 @@ pub struct Scan<'a> {
     pub c: Rows<'a>,
     /// Skip, `[heads · head_dim]`.
     pub d: &'a [f32],
+    /// Tokens that the stream has read before.
+    pub position: u64,
+}
+
+/// The state that a scan steps: `[heads][head_dim]` rows of `[d_state]` elements.
+#[derive(Debug)]
+pub enum SsmState<'a> {
+    /// The elements.
+    F32(&'a mut [f32]),
+    /// The elements.
+    F16(&'a mut [f16]),
+    /// In codes.
+    I8 {
+        /// One per element, -127..=127.
+        codes: &'a mut [i8],
+        /// One per [`STATE_GROUP`] elements of a row, `[heads][head_dim][ceil(d_state / 256)]`.
+        scales: &'a mut [f32],
+    },
 }
 
 /// How raw time steps become dt.
@@ -323,7 +353,7 @@ pub trait Kernels {
     }
 
     /// Steps the state `[heads][head_dim][d_state]` through all tokens; `y` `[heads · head_dim]`.
-    fn scan(&self, p: &Scan<'_>, state: &mut [f32], mut y: RowsMut<'_>) {
+    fn scan(&self, p: &Scan<'_>, state: SsmState<'_>, mut y: RowsMut<'_>) {
         scalar::scan(p, 0..p.heads, state, &mut y);
     }
 
@@ -377,7 +407,7 @@ impl<K: Kernels + ?Sized> Kernels for &K {
     fn decay(&self, a_log2: &[f32], dt: Rows<'_>, y: RowsMut<'_>) {
         (**self).decay(a_log2, dt, y);
     }
-    fn scan(&self, p: &Scan<'_>, state: &mut [f32], y: RowsMut<'_>) {
+    fn scan(&self, p: &Scan<'_>, state: SsmState<'_>, y: RowsMut<'_>) {
         (**self).scan(p, state, y);
     }
     fn attend(&self, p: &Attend<'_>, scores: &mut [f32], y: &mut [f32]) {

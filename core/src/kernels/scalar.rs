@@ -1,14 +1,17 @@
 //! The definitions. Plain loops over fixed numbers of lanes, which compilers turn into vector code unchanged.
 
 use super::{
-    Attend, Conv, Decay, GROUP_LANES, Input, LANES, Quantized, QuantizedMut, RowSink, Rows, Scan, TimeStep,
-    fold,
+    Attend, Conv, GROUP_LANES, Input, LANES, Quantized, QuantizedMut, RowSink, Rows, TimeStep, fold,
 };
 use crate::math::{ROUND, exp, exp2, gelu, gelu_tanh, rsqrt, silu, softplus};
 use crate::plan::{Activation, Norm, NormKind};
 use crate::tensor::{Dense, GROUP, Matrix, TILE_ROWS, Tiled};
 use core::ops::Range;
 use half::f16;
+
+mod scan;
+
+pub use scan::{dither, expand_codes, round_to_codes, round_to_halves, scan};
 
 /// Rows of a matrix that always stay together when a product is split.
 pub const PART_ROWS: usize = TILE_ROWS;
@@ -102,16 +105,23 @@ pub fn quantize(x: Rows<'_>, q: QuantizedMut<'_>) {
     }
 }
 
-/// Codes of one group; returns its scale and the sum of its codes. Ties round to even.
+/// The larger one; `b` where `a` is not a number.
 #[inline(always)]
-fn quantize_group(x: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (f32, i32) {
-    let larger = |a: f32, b: f32| if a > b { a } else { b };
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// The largest magnitude.
+#[inline(always)]
+fn largest(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    for part in x.as_chunks::<LANES>().0 {
+    let (x16, tail) = x.as_chunks::<LANES>();
+    for part in x16 {
         for i in 0..LANES {
             lanes[i] = larger(part[i].abs(), lanes[i]);
         }
     }
+    lanes.iter_mut().zip(tail).for_each(|(lane, x)| *lane = larger(x.abs(), *lane));
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
@@ -119,7 +129,13 @@ fn quantize_group(x: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (f32, i32) {
         }
         half /= 2;
     }
-    let largest = lanes[0];
+    lanes[0]
+}
+
+/// Codes of one group; returns its scale and the sum of its codes. Ties round to even.
+#[inline(always)]
+fn quantize_group(x: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (f32, i32) {
+    let largest = largest(x);
     if largest < SMALLEST {
         *codes = [0; GROUP];
         return (0.0, 0);
@@ -274,19 +290,6 @@ fn conv_block(conv: &Conv<'_>, channel: usize, start: usize, window: &mut impl R
     }
 }
 
-/// Up to 16 floats, filled up with zeros.
-#[inline(always)]
-fn load(x: &[f32]) -> [f32; LANES] {
-    match x.as_array() {
-        Some(x) => *x,
-        None => {
-            let mut lanes = [0.0; LANES];
-            lanes[..x.len()].copy_from_slice(x);
-            lanes
-        }
-    }
-}
-
 /// See [`super::Kernels::time_step`].
 #[inline(always)]
 pub fn time_step(p: &TimeStep<'_>, count: usize, x: &mut impl RowSink) {
@@ -307,70 +310,6 @@ pub fn decay(a_log2: &[f32], dt: Rows<'_>, y: &mut impl RowSink) {
             *y = exp2(dt * a);
         }
     }
-}
-
-/// Steps the heads `heads` through all tokens. `state` and `y` hold those heads only.
-#[inline(always)]
-pub fn scan(p: &Scan<'_>, heads: Range<usize>, state: &mut [f32], y: &mut impl RowSink) {
-    let (n, dim) = (p.d_state, p.head_dim);
-    for (head, state) in heads.clone().zip(state.chunks_exact_mut(dim * n)) {
-        let group = head / (p.heads / p.n_groups);
-        for t in 0..p.x.count() {
-            let dt = p.dt.row(t)[head];
-            let b = &p.b.row(t)[group * n..(group + 1) * n];
-            let c = &p.c.row(t)[group * n..(group + 1) * n];
-            let x = &p.x.row(t)[head * dim..(head + 1) * dim];
-            let d = &p.d[head * dim..(head + 1) * dim];
-            let y = &mut y.row(t)[(head - heads.start) * dim..][..dim];
-            for (i, h) in state.chunks_exact_mut(n).enumerate() {
-                let sum = match p.decay {
-                    Decay::Head(decay) => {
-                        let decay = decay.row(t)[head];
-                        step_channel(h, dt * x[i], b, b, c, |_| [decay; LANES])
-                    }
-                    Decay::Element(a_log2) => {
-                        let a = &a_log2[head * n..(head + 1) * n];
-                        step_channel(h, dt * x[i], a, b, c, |a| a.map(|a| exp2(dt * a)))
-                    }
-                };
-                y[i] = sum + d[i] * x[i];
-            }
-        }
-    }
-}
-
-/// `h = decay(a) · h + u · b` in place; returns `sum_n c · h`. All slices have one length; a `decay` that is the same
-/// for all elements ignores `a`.
-#[inline(always)]
-fn step_channel(
-    h: &mut [f32],
-    u: f32,
-    a: &[f32],
-    b: &[f32],
-    c: &[f32],
-    decay: impl Fn(&[f32; LANES]) -> [f32; LANES],
-) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let mut step = |h: &mut [f32; LANES], a: &[f32; LANES], b: &[f32; LANES], c: &[f32; LANES]| {
-        let decay = decay(a);
-        for i in 0..LANES {
-            h[i] = decay[i] * h[i] + u * b[i];
-        }
-        for i in 0..LANES {
-            lanes[i] += c[i] * h[i];
-        }
-    };
-    let (h16, h_tail) = h.as_chunks_mut();
-    let ((a16, a_tail), (b16, b_tail), (c16, c_tail)) = (a.as_chunks(), b.as_chunks(), c.as_chunks());
-    for (((h, a), b), c) in h16.iter_mut().zip(a16).zip(b16).zip(c16) {
-        step(h, a, b, c);
-    }
-    if !h_tail.is_empty() {
-        let mut h = load(h_tail);
-        step(&mut h, &load(a_tail), &load(b_tail), &load(c_tail));
-        h_tail.copy_from_slice(&h[..h_tail.len()]);
-    }
-    fold(lanes)
 }
 
 /// Gates rows `tokens`; row 0 of `y` is the first of them.

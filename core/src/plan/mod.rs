@@ -17,6 +17,7 @@ mod resolve;
 mod short_conv;
 mod ssm;
 
+use crate::state::{StateDType, StatePart};
 use bytemuck::{Pod, Zeroable};
 
 pub use attention::{Attention, AttentionRecord, Rope};
@@ -42,6 +43,8 @@ pub mod tag {
     pub const FRAME_INPUT: u16 = 3;
     /// [`super::FrameOutput`].
     pub const FRAME_OUTPUT: u16 = 4;
+    /// [`super::StateFormat`].
+    pub const STATE_FORMAT: u16 = 8;
     /// [`super::SsmRecord`].
     pub const SSM: u16 = 16;
     /// [`super::AttentionRecord`].
@@ -94,6 +97,19 @@ pub struct LogitsOutput {
 
 impl Record for LogitsOutput {
     const TAG: u16 = tag::LOGITS_OUTPUT;
+}
+
+/// Element type of the SSM state unless the caller chooses another. The record may be missing, which means f32; it
+/// stands right after the output.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+pub struct StateFormat {
+    /// A [`StateDType`].
+    pub dtype: u32,
+}
+
+impl Record for StateFormat {
+    const TAG: u16 = tag::STATE_FORMAT;
 }
 
 /// How a vector is normalized.
@@ -262,13 +278,22 @@ impl<'m> Block<'m> {
         }
     }
 
-    /// Lengths (f32) of the parts of its state, in the order in which they lie there.
-    pub fn state_lens(&self) -> [usize; 3] {
+    /// The parts of its state, in the order in which they lie there: window, SSM state and the scales of that with
+    /// [`StateDType::I8`]; window, keys and values; window.
+    pub fn state_parts(&self, dtype: StateDType) -> [StatePart; 3] {
+        let none = StatePart::f32(0);
         match self {
-            Self::Ssm(b) => [b.window_len(), b.ssm_len(), 0],
-            Self::Attention(b) => [b.conv_window_len(), b.ring_len(), b.ring_len()],
-            Self::ShortConv(b) => [b.window_len(), 0, 0],
-            Self::Mlp(_) | Self::Moe(_) | Self::Linear(_) => [0; 3],
+            Self::Ssm(b) => {
+                let scales = if dtype == StateDType::I8 { b.scales_len() } else { 0 };
+                [
+                    StatePart::f32(b.window_len()),
+                    StatePart { dtype, len: b.ssm_len() },
+                    StatePart::f32(scales),
+                ]
+            }
+            Self::Attention(b) => [b.conv_window_len(), b.ring_len(), b.ring_len()].map(StatePart::f32),
+            Self::ShortConv(b) => [StatePart::f32(b.window_len()), none, none],
+            Self::Mlp(_) | Self::Moe(_) | Self::Linear(_) => [none; 3],
         }
     }
 }

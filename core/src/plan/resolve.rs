@@ -6,6 +6,7 @@ use super::{
 };
 use crate::error::ModelError;
 use crate::model::Model;
+use crate::state::StatePart;
 use crate::tensor::{DType, Matrix, Tensor};
 
 /// Resolves the operands of one record.
@@ -182,13 +183,13 @@ pub enum Readout {
 }
 
 impl Output<'_> {
-    /// Elements of the pool's state: `[d_model]`, or none.
-    pub fn pool_len(&self) -> usize {
-        match self.readout {
+    /// The pool's state: `[d_model]`, or nothing.
+    pub fn pool_state(&self) -> StatePart {
+        StatePart::f32(match self.readout {
             Readout::Classes(Pool::Mean | Pool::Max) | Readout::Regression(Pool::Mean | Pool::Max) => {
                 self.head.matrix.cols()
             }
             _ => 0,
-        }
+        })
     }
 }

@@ -3,6 +3,7 @@
 use super::resolve::Operands;
 use super::{Join, JoinRecord, Linear, LinearRecord, NONE, Norm, NormRecord, Record, norm_kind, tag};
 use crate::error::ModelError;
+use crate::state::STATE_GROUP;
 use crate::tensor::Matrix;
 use bytemuck::{Pod, Zeroable};
 
@@ -157,6 +158,11 @@ impl Ssm<'_> {
     /// Elements of the SSM state: `[heads][head_dim][d_state]`.
     pub fn ssm_len(&self) -> usize {
         self.d_inner() * self.d_state
+    }
+
+    /// Scales of the SSM state in 8-bit codes: `[heads][head_dim][ceil(d_state / 256)]`.
+    pub fn scales_len(&self) -> usize {
+        self.d_inner() * self.d_state.div_ceil(STATE_GROUP)
     }
 }
 

@@ -32,7 +32,7 @@ pub fn results(w: &Weights, frames: &[(Vec<f64>, f64)]) -> Vec<Vec<f64>> {
         let column = |c: usize| normed.iter().map(move |u| u[c]);
         let pooled: Vec<f64> = (0..normed[0].len())
             .map(|c| match pool {
-                "last" => column(c).last().expect("a frame"),
+                "last" => column(c).next_back().expect("a frame"),
                 "mean" => column(c).sum::<f64>() / normed.len() as f64,
                 "max" => column(c).fold(f64::NEG_INFINITY, f64::max),
                 other => panic!("the reference knows no pool {other:?}"),

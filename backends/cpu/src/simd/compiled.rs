@@ -28,7 +28,9 @@ macro_rules! operations {
             use $crate::simd::{compiled, dense, scan, tiled};
             use core::ops::Range;
             use sarit_core::Matrix;
-            use sarit_core::kernels::{Attend, Conv, Input, QuantizedMut, Rows, Scan, TimeStep, scalar};
+            use sarit_core::kernels::{
+                Attend, Conv, Input, QuantizedMut, Rows, Scan, SsmState, TimeStep, scalar,
+            };
             use sarit_core::plan::{Activation, Norm};
 
             impl Operations for $proof {
@@ -65,7 +67,7 @@ macro_rules! operations {
                     scalar::decay(a_log2, dt, y)
                 }
                 compiled! { $proof, $features,
-                    scan(simd, p: &Scan<'_>, heads: Range<usize>, state: &mut [f32], y: &mut Part<'_>)
+                    scan(simd, p: &Scan<'_>, heads: Range<usize>, state: SsmState<'_>, y: &mut Part<'_>)
                     scan::scan(simd, p, heads, state, y)
                 }
                 compiled! { $proof, $features,

@@ -6,7 +6,7 @@
 //! instruction set provides. [`operations`] makes an instruction set of them.
 
 use half::f16;
-use sarit_core::kernels::LANES;
+use sarit_core::kernels::{LANES, scalar};
 use sarit_core::{GROUP, TILE_ROWS};
 
 mod compiled;
@@ -48,6 +48,13 @@ pub(crate) trait Simd: Copy {
     fn store(self, x: Self::Floats, to: &mut [f32; LANES]);
     /// Writes the first lanes of `x` to `to`, which has up to 16.
     fn store_part(self, x: Self::Floats, to: &mut [f32]);
+    /// Writes `x` to `to` as f16, to nearest even; what is beyond the largest finite f16 becomes that.
+    #[inline(always)]
+    fn store_f16(self, x: Self::Floats, to: &mut [f16; LANES]) {
+        let mut floats = [0.0; LANES];
+        self.store(x, &mut floats);
+        scalar::round_to_halves(&floats, to);
+    }
     /// `a + b`.
     fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a · b`.

@@ -4,11 +4,16 @@
 //! therefore stepped together, whatever heads they belong to: within one head for Mamba-2, of sixteen heads for
 //! Mamba-1, whose heads have one channel. They share B and C, so a block of channels ends where its group ends. All
 //! tokens pass through a block before the next block begins: its state stays in the first-level cache.
+//!
+//! A state in f16 or in codes is stepped the same way in a block of floats, which it fills before each token and is
+//! rounded from after it: memory sees only the small elements.
 
 use super::Simd;
 use crate::columns::Part;
 use core::ops::Range;
-use sarit_core::kernels::{Decay, LANES, RowSink, Scan};
+use half::f16;
+use sarit_core::STATE_GROUP;
+use sarit_core::kernels::{Decay, LANES, RowSink, Scan, SsmState, scalar};
 use sarit_core::math::exp2;
 
 /// Channels whose steps are interleaved.
@@ -16,21 +21,133 @@ const BLOCK: usize = 4;
 
 /// See [`sarit_core::kernels::scalar::scan`].
 #[inline(always)]
-pub(crate) fn scan<S: Simd>(simd: S, p: &Scan<'_>, heads: Range<usize>, state: &mut [f32], y: &mut Part<'_>) {
-    let (dim, n) = (p.head_dim, p.d_state);
-    let channels = heads.start * dim..heads.end * dim;
-    let group_channels = p.heads / p.n_groups * dim;
-    let mut start = channels.start;
-    while start < channels.end {
+pub(crate) fn scan<S: Simd>(
+    simd: S,
+    p: &Scan<'_>,
+    heads: Range<usize>,
+    state: SsmState<'_>,
+    y: &mut Part<'_>,
+) {
+    match state {
+        SsmState::F32(h) => scan_floats(simd, p, heads, h, y),
+        state if p.d_state > STATE_GROUP => scalar::scan(p, heads, state, y),
+        SsmState::F16(h) => scan_rounded(simd, p, heads, Halves(h), y),
+        SsmState::I8 { codes, scales } => scan_rounded(simd, p, heads, Codes { codes, scales }, y),
+    }
+}
+
+/// Channels of one group, up to 16 of them: ranges that make up those of `heads`, each with its group.
+#[inline(always)]
+fn blocks(p: &Scan<'_>, heads: &Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+    let group_channels = p.heads / p.n_groups * p.head_dim;
+    let (mut start, channels_end) = (heads.start * p.head_dim, heads.end * p.head_dim);
+    core::iter::from_fn(move || {
         let group = start / group_channels;
-        let end = (start + LANES).min((group + 1) * group_channels).min(channels.end);
-        let from = start - channels.start;
-        let state = &mut state[from * n..(end - channels.start) * n];
-        for t in 0..p.x.count() {
-            let y = &mut y.row(t)[from..from + end - start];
-            step(simd, p, group, start..end, t, state, y);
-        }
+        let end = (start + LANES).min((group + 1) * group_channels).min(channels_end);
+        let block = start..end;
         start = end;
+        (!block.is_empty()).then_some((group, block))
+    })
+}
+
+#[inline(always)]
+fn scan_floats<S: Simd>(simd: S, p: &Scan<'_>, heads: Range<usize>, state: &mut [f32], y: &mut Part<'_>) {
+    let (n, first) = (p.d_state, heads.start * p.head_dim);
+    for (group, block) in blocks(p, &heads) {
+        let rows = block.start - first..block.end - first;
+        let state = &mut state[rows.start * n..rows.end * n];
+        for t in 0..p.x.count() {
+            step(simd, p, group, block.clone(), t, state, &mut y.row(t)[rows.clone()]);
+        }
+    }
+}
+
+/// The scan of a state in another format than f32, of rows that fit a group.
+#[inline(always)]
+fn scan_rounded<S: Simd>(
+    simd: S,
+    p: &Scan<'_>,
+    heads: Range<usize>,
+    mut state: impl Rounded<S>,
+    y: &mut Part<'_>,
+) {
+    let (n, first) = (p.d_state, heads.start * p.head_dim);
+    let mut floats = [0.0; LANES * STATE_GROUP];
+    for (group, block) in blocks(p, &heads) {
+        let rows = block.start - first..block.end - first;
+        let floats = &mut floats[..rows.len() * n];
+        for t in 0..p.x.count() {
+            for (row, h) in rows.clone().zip(floats.chunks_exact_mut(n)) {
+                state.expand(simd, row, h);
+            }
+            step(simd, p, group, block.clone(), t, floats, &mut y.row(t)[rows.clone()]);
+            let position = p.position + t as u64;
+            for ((row, channel), h) in rows.clone().zip(block.clone()).zip(floats.chunks_exact(n)) {
+                state.round(simd, row, h, position, channel);
+            }
+        }
+    }
+}
+
+/// A state that is stepped in floats and rounded.
+trait Rounded<S> {
+    /// The elements of row `row`.
+    fn expand(&self, simd: S, row: usize, h: &mut [f32]);
+    /// Rounds the elements of row `row`, which is `channel`, after the token at `position`.
+    fn round(&mut self, simd: S, row: usize, h: &[f32], position: u64, channel: usize);
+}
+
+/// A state in f16.
+struct Halves<'a>(&'a mut [f16]);
+
+impl<S: Simd> Rounded<S> for Halves<'_> {
+    #[inline(always)]
+    fn expand(&self, simd: S, row: usize, h: &mut [f32]) {
+        let n = h.len();
+        let (halves, tail) = self.0[row * n..(row + 1) * n].as_chunks::<LANES>();
+        let (floats, floats_tail) = h.as_chunks_mut::<LANES>();
+        for (h, halves) in floats.iter_mut().zip(halves) {
+            simd.store(simd.load_f16(halves), h);
+        }
+        if !tail.is_empty() {
+            simd.store_part(simd.load_f16_part(tail), floats_tail);
+        }
+    }
+
+    #[inline(always)]
+    fn round(&mut self, simd: S, row: usize, h: &[f32], _position: u64, _channel: usize) {
+        let n = h.len();
+        let (halves, tail) = self.0[row * n..(row + 1) * n].as_chunks_mut::<LANES>();
+        let (floats, floats_tail) = h.as_chunks::<LANES>();
+        for (h, halves) in floats.iter().zip(halves) {
+            simd.store_f16(simd.load(h), halves);
+        }
+        if !tail.is_empty() {
+            let mut filled = [f16::ZERO; LANES];
+            simd.store_f16(simd.load_part(floats_tail), &mut filled);
+            tail.copy_from_slice(&filled[..tail.len()]);
+        }
+    }
+}
+
+/// A state in codes.
+struct Codes<'a> {
+    codes: &'a mut [i8],
+    scales: &'a mut [f32],
+}
+
+impl<S: Simd> Rounded<S> for Codes<'_> {
+    #[inline(always)]
+    fn expand(&self, _simd: S, row: usize, h: &mut [f32]) {
+        let n = h.len();
+        scalar::expand_codes(&self.codes[row * n..(row + 1) * n], self.scales[row], h);
+    }
+
+    #[inline(always)]
+    fn round(&mut self, _simd: S, row: usize, h: &[f32], position: u64, channel: usize) {
+        let n = h.len();
+        let codes = &mut self.codes[row * n..(row + 1) * n];
+        self.scales[row] = scalar::round_to_codes(h, codes, scalar::dither(position, channel));
     }
 }
 

@@ -104,6 +104,21 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn store_f16(self, x: Self::Floats, to: &mut [f16; LANES]) {
+        // SAFETY: `self` proves the instructions; there is room for 16 f16s.
+        unsafe {
+            // In this order the clamps keep what is not a number.
+            let (low, high) = (_mm256_set1_ps(-65504.0), _mm256_set1_ps(65504.0));
+            let a = _mm256_max_ps(low, _mm256_min_ps(high, x.0));
+            let b = _mm256_max_ps(low, _mm256_min_ps(high, x.1));
+            let a = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a);
+            let b = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(b);
+            _mm_storeu_si128(to.as_mut_ptr().cast(), a);
+            _mm_storeu_si128(to[8..].as_mut_ptr().cast(), b);
+        }
+    }
+
+    #[inline(always)]
     fn store_part(self, x: Self::Floats, to: &mut [f32]) {
         // SAFETY: `self` proves the instructions; lanes behind the end of `to` are not written.
         unsafe {

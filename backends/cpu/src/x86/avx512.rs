@@ -119,6 +119,18 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn store_f16(self, x: __m512, to: &mut [f16; LANES]) {
+        // SAFETY: `self` proves the instructions; there is room for 16 f16s.
+        unsafe {
+            // In this order the clamps keep what is not a number.
+            let x = _mm512_min_ps(_mm512_set1_ps(65504.0), x);
+            let x = _mm512_max_ps(_mm512_set1_ps(-65504.0), x);
+            let x = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), x);
+        }
+    }
+
+    #[inline(always)]
     fn store_part(self, x: __m512, to: &mut [f32]) {
         // SAFETY: `self` proves the instructions; lanes behind the end of `to` are not written.
         unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), first(to.len()), x) }
