@@ -188,14 +188,14 @@ fn fifty_thousand_mutations_of_a_model() {
 fn fifty_thousand_mutations_of_a_state() {
     let file = small_model();
     for dtype in StateDType::ALL {
-        mutate_states(Model::from_bytes(&file).unwrap().with_state(dtype), 50_000 / 3);
+        mutate_states(&Model::from_bytes(&file).unwrap().with_state(dtype), 50_000 / 3);
     }
 }
 
-fn mutate_states(model: Model<'_>, rounds: usize) {
+fn mutate_states(model: &Model<'_>, rounds: usize) {
     let mut memory = AlignedBytes::zeroed(model.memory(1).unwrap().state_bytes).unwrap();
-    let mut good = vec![0; State::snapshot_bytes(&model)];
-    State::init(&model, &mut memory).unwrap().save(&mut good).unwrap();
+    let mut good = vec![0; State::snapshot_bytes(model)];
+    State::init(model, &mut memory).unwrap().save(&mut good).unwrap();
     let mut bad = good.clone();
     let (mut seed, mut refused) = (2, 0);
     for round in 0..rounds {
@@ -210,15 +210,15 @@ fn mutate_states(model: Model<'_>, rounds: usize) {
             let sum = sarit_core::hash(&bad[..end]);
             bad[end..].copy_from_slice(&sum.to_le_bytes());
         }
-        match State::load(&model, &bad, &mut memory) {
+        match State::load(model, &bad, &mut memory) {
             Ok(mut state) => {
                 let mut working = AlignedBytes::zeroed(model.memory(1).unwrap().scratch_bytes).unwrap();
-                let mut scratch = Scratch::new(&model, &mut working, 1).unwrap();
-                Engine::new(model, Scalar).step(&mut state, &mut scratch, 1).unwrap();
+                let mut scratch = Scratch::new(model, &mut working, 1).unwrap();
+                Engine::new(*model, Scalar).step(&mut state, &mut scratch, 1).unwrap();
             }
             Err(_) => refused += 1,
         }
-        assert!(round % 2 == 0 || !changed || State::load(&model, &bad, &mut memory).is_err());
+        assert!(round % 2 == 0 || !changed || State::load(model, &bad, &mut memory).is_err());
         bad.copy_from_slice(&good);
     }
     println!("{}: {refused} mutations refused", model.state_dtype().name());

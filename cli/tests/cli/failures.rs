@@ -14,7 +14,7 @@ fn wrong_usage_is_exit_code_2() {
         &["ask", "--context", "c"],
         &["ask", "--context", "c", "--state", "s", "--question", "q"],
         &["ask", "--context", "c", "--question", "q", "--threads", "0"],
-        &["ask", "--context", "c", "--question", "q", "--backend", "neon"],
+        &["ask", "--context", "c", "--question", "q", "--backend", "sse2"],
         &["read", "--context-file", "f"],
         &["convert", "folder"],
         &["convert", "folder", "-o", "out", "--weights", "q3"],
