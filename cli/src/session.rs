@@ -55,6 +55,20 @@ impl ModelFile {
         let model = self.model()?;
         Ok(state.map_or(model, |dtype| model.with_state(dtype)))
     }
+
+    /// The model with states of the element type asked for, or of the state file at `path`, if there is one that says, or
+    /// of the model's file; and the bytes of the state file.
+    pub(crate) fn model_and_snapshot(
+        &self,
+        asked: Option<StateDType>,
+        path: Option<&Path>,
+    ) -> Result<(Model<'_>, Option<Vec<u8>>)> {
+        let model = self.model()?;
+        let snapshot = path.map(|path| read_snapshot(&model, path)).transpose()?;
+        let stated = || State::snapshot_dtype(snapshot.as_deref()?).ok();
+        let dtype = asked.or_else(stated);
+        Ok((dtype.map_or(model, |dtype| model.with_state(dtype)), snapshot))
+    }
 }
 
 /// What to do about a model that cannot be used.
@@ -180,16 +194,6 @@ pub(crate) fn read_snapshot(model: &Model<'_>, path: &Path) -> Result<Vec<u8>> {
         .and_then(|file| file.take(limit).read_to_end(&mut bytes))
         .with_context(|| format!("cannot read state {}", path.display()))?;
     Ok(bytes)
-}
-
-/// `model` with states of the type `asked` for, or else of that in `snapshot`, if there is one that says.
-pub(crate) fn model_for<'m>(
-    model: Model<'m>,
-    asked: Option<StateDType>,
-    snapshot: Option<&[u8]>,
-) -> Model<'m> {
-    let stated = || State::snapshot_dtype(snapshot?).ok();
-    asked.or_else(stated).map_or(model, |dtype| model.with_state(dtype))
 }
 
 /// A running model.

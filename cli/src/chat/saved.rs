@@ -51,8 +51,12 @@ impl Saved {
 
     /// The conversation at `path`, whole and of the engine's model.
     pub(crate) fn read<K: Kernels>(engine: &Engine<'_, K>, path: &Path) -> Result<Self> {
+        Self::of(engine, path, read_snapshot(engine.model(), path)?)
+    }
+
+    /// The same, of which the bytes of the state file at `path` have been read.
+    pub(crate) fn of<K: Kernels>(engine: &Engine<'_, K>, path: &Path, snapshot: Vec<u8>) -> Result<Self> {
         let cannot = || format!("cannot go on from {}", path.display());
-        let snapshot = read_snapshot(engine.model(), path)?;
         let mut memory = Memory::new(engine.model(), 1)?;
         let state_hash = memory.resume(engine, &snapshot).with_context(cannot)?.state().hash();
 

@@ -6,7 +6,7 @@ use super::saved::Saved;
 use crate::args;
 use crate::input;
 use crate::output::{self, Live};
-use crate::session::{CHUNK, End, Memory, Meta, ModelFile, Stream, cpu, model_for, read_snapshot};
+use crate::session::{CHUNK, End, Memory, Meta, ModelFile, Stream, cpu};
 use crate::text::{Specials, Text};
 use anyhow::{Context, Result, bail, ensure};
 use sarit_core::{Engine, Kernels};
@@ -78,9 +78,7 @@ pub(crate) fn run(args: &args::Chat) -> Result<()> {
     args.sampling.sampler(0)?;
     ensure!(args.max_tokens > 0, "an answer of no tokens says nothing; give --max-tokens at least 1");
     let file = ModelFile::open(args.model.as_deref())?;
-    let model = file.model()?;
-    let snapshot = args.state.as_deref().map(|path| read_snapshot(&model, path)).transpose()?;
-    let model = model_for(model, args.state_format, snapshot.as_deref());
+    let (model, snapshot) = file.model_and_snapshot(args.state_format, args.state.as_deref())?;
     let meta = Meta::of(&model)?;
     ensure!(
         meta.chat.is_some(),
@@ -93,7 +91,12 @@ pub(crate) fn run(args: &args::Chat) -> Result<()> {
     let engine = Engine::new(model, cpu(&args.compute)?);
     let mut memory = Memory::new(&model, CHUNK)?;
 
-    let mut saved = args.state.as_deref().map(|path| Saved::read(&engine, path)).transpose()?;
+    let mut saved = args
+        .state
+        .as_deref()
+        .zip(snapshot)
+        .map(|(path, bytes)| Saved::of(&engine, path, bytes))
+        .transpose()?;
     let mut talk = Talk { args, chat, text: &text, conversation: Conversation::new(args.system.as_deref()) };
     loop {
         let mut stream = match saved.take() {

@@ -75,22 +75,6 @@ impl<C: Codes> Simd for C {
     }
 
     #[inline(always)]
-    fn store_f16(self, x: Self::Floats, to: &mut [f16; LANES]) {
-        // SAFETY: `self` proves the instructions; there is room for 16 f16s.
-        unsafe {
-            let (low, high) = (vdupq_n_f32(-65504.0), vdupq_n_f32(65504.0));
-            let mut clamped = [low; 4];
-            for i in 0..4 {
-                clamped[i] = vmaxq_f32(low, vminq_f32(high, x[i]));
-            }
-            let [a, b, c, d] = clamped;
-            let start = to.as_mut_ptr().cast::<u16>();
-            vst1q_u16(start, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(a), b)));
-            vst1q_u16(start.add(8), vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(c), d)));
-        }
-    }
-
-    #[inline(always)]
     fn store_part(self, x: Self::Floats, to: &mut [f32]) {
         match to.as_mut_array() {
             Some(to) => self.store(x, to),
