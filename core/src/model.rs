@@ -202,7 +202,7 @@ impl<'m> Model<'m> {
     }
 
     /// The matrices of expert `e` of a mixture.
-    pub(crate) fn expert(&self, moe: &Moe<'m>, e: usize) -> Expert<'m> {
+    pub fn expert(&self, moe: &Moe<'m>, e: usize) -> Expert<'m> {
         self.operands(0, 0).expert(moe, e).expect(CHECKED)
     }
 
@@ -227,6 +227,11 @@ impl<'m> Model<'m> {
     /// Hash of the file: the model's identity. States carry it.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    /// The file.
+    pub fn bytes(&self) -> &'m [u8] {
+        self.bytes
     }
 
     /// Length of the file in bytes.
@@ -255,7 +260,7 @@ impl<'m> Model<'m> {
     }
 
     /// Norm, head, bias and scale.
-    pub(crate) fn output(&self) -> Output<'m> {
+    pub fn output(&self) -> Output<'m> {
         self.output.expect(CHECKED)
     }
 

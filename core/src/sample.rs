@@ -56,6 +56,11 @@ impl Sampler {
         Ok(Self { sampling, random: sampling.seed })
     }
 
+    /// What a sampler is made of that goes on as this one would.
+    pub fn sampling(&self) -> Sampling {
+        Sampling { seed: self.random, ..self.sampling }
+    }
+
     /// The next token. Overwrites `logits` unless the sampling is greedy.
     ///
     /// First `top_k`, then temperature, then `top_p`. Logits that are not numbers are never chosen. With `top_p`,

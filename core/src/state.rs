@@ -197,6 +197,24 @@ impl<'s> State<'s> {
         hash(self.data)
     }
 
+    /// Takes the place of a state of the same model that has read `position` tokens and that `fill` writes, as another
+    /// device hands it over.
+    ///
+    /// # Errors
+    /// Those of `fill`; the state is then that of a stream that has read nothing.
+    pub fn replace<E>(
+        &mut self,
+        position: u64,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let filled = fill(self.data);
+        match filled {
+            Ok(()) => self.position = position,
+            Err(_) => self.reset(),
+        }
+        filled
+    }
+
     /// For the step: the state, to be written.
     pub(crate) fn data_mut(&mut self) -> &mut [u8] {
         self.data

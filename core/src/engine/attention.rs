@@ -81,20 +81,12 @@ impl<K: Kernels> Engine<'_, K> {
 /// Rotates each head of `heads` `[n][head_dim]` by its position.
 fn rotate(rope: &Rope<'_>, position: u64, heads: &mut [f32], head_dim: usize) {
     let half = rope.dims / 2;
-    let (high, low) = rope.turns.split_at(half);
     for i in 0..half {
-        let (sin, cos) = sin_cos(position.wrapping_mul(fixed(high[i]).wrapping_add(fixed(low[i]))));
+        let (sin, cos) = sin_cos(position.wrapping_mul(rope.step(i)));
         for head in heads.chunks_exact_mut(head_dim) {
             let (a, b) = (head[i], head[i + half]);
             head[i] = a * cos - b * sin;
             head[i + half] = b * cos + a * sin;
         }
     }
-}
-
-/// A fraction of a turn as a fraction of 2^64; exact, as a float has 24 bits and what is below 2^-64 counts nothing.
-fn fixed(turns: f32) -> u64 {
-    const TWO_POW_64: f32 = 18_446_744_073_709_551_616.0;
-    let magnitude = (turns.abs() * TWO_POW_64) as u64;
-    if turns < 0.0 { magnitude.wrapping_neg() } else { magnitude }
 }

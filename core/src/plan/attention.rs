@@ -70,6 +70,21 @@ pub struct Rope<'m> {
     pub turns: &'m [f32],
 }
 
+impl Rope<'_> {
+    /// What pair `i` turns per position, as a fraction of 2^64 of a turn, so that positions wrap around exactly.
+    pub fn step(&self, i: usize) -> u64 {
+        let (high, low) = self.turns.split_at(self.dims / 2);
+        fixed(high[i]).wrapping_add(fixed(low[i]))
+    }
+}
+
+/// A fraction of a turn as a fraction of 2^64; exact, as a float has 24 bits and what is below 2^-64 counts nothing.
+fn fixed(turns: f32) -> u64 {
+    const TWO_POW_64: f32 = 18_446_744_073_709_551_616.0;
+    let magnitude = (turns.abs() * TWO_POW_64) as u64;
+    if turns < 0.0 { magnitude.wrapping_neg() } else { magnitude }
+}
+
 /// A resolved [`AttentionRecord`].
 #[derive(Debug, Clone, Copy)]
 #[expect(missing_docs, reason = "documented at AttentionRecord")]

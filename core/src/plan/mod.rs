@@ -22,7 +22,8 @@ pub use attention::{Attention, AttentionRecord, Rope};
 pub use linear::{Linear, LinearBlock, LinearBlockRecord, LinearRecord};
 pub use mlp::{Activation, Mlp, MlpRecord, activation};
 pub use moe::{Expert, MAX_EXPERTS, Moe, MoeRecord, Routing, routing};
-pub(crate) use resolve::{Operands, Output};
+pub(crate) use resolve::Operands;
+pub use resolve::Output;
 pub use short_conv::{ShortConv, ShortConvRecord};
 pub use ssm::{Decay, Select, Ssm, SsmRecord, decay};
 

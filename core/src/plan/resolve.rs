@@ -143,9 +143,10 @@ impl<'m> Operands<'_, 'm> {
 
 /// A resolved [`LogitsOutput`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Output<'m> {
-    pub(crate) norm: Norm<'m>,
-    pub(crate) head: Matrix<'m>,
-    pub(crate) bias: Option<&'m [f32]>,
-    pub(crate) scale: f32,
+#[expect(missing_docs, reason = "documented at LogitsOutput")]
+pub struct Output<'m> {
+    pub norm: Norm<'m>,
+    pub head: Matrix<'m>,
+    pub bias: Option<&'m [f32]>,
+    pub scale: f32,
 }

@@ -1,0 +1,168 @@
+#include "emulator.h"
+
+#include <algorithm>
+#include <csetjmp>
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <numeric>
+#include <random>
+#include <ucontext.h>
+#include <vector>
+
+#include "sarit.cu"
+
+namespace emulator {
+
+constexpr size_t STACK_BYTES = 64 << 10;
+constexpr u32 EXCHANGE_WORDS = 6;
+
+struct Warp {
+    Barrier barrier;
+    // Two, by turns: a lane may write for the next exchange while others still read this one.
+    u32 words[2][32 * EXCHANGE_WORDS];
+};
+
+struct Block {
+    Barrier barrier;
+    Warp warps[WARPS];
+    std::vector<u64> memory;
+};
+
+struct Fiber {
+    jmp_buf context;
+    u32 thread, block;
+    Barrier* waiting = nullptr;
+    u32 generation = 0, exchanges = 0;
+    bool started = false, done = false;
+};
+
+Fiber* self;
+Index thread, block, grid;
+
+static jmp_buf scheduler;
+static ucontext_t origin;
+static std::vector<Block> blocks;
+static std::vector<Fiber> fibers;
+static std::vector<u8> stacks;
+static Params params;
+static bool many, progressed;
+
+void progress() { progressed = true; }
+
+void yield() {
+    if (_setjmp(self->context) == 0) _longjmp(scheduler, 1);
+}
+
+void await(Barrier& barrier) {
+    u32 generation = barrier.generation;
+    if (++barrier.arrived == barrier.expected) {
+        barrier.arrived = 0;
+        barrier.generation++;
+        progress();
+        return;
+    }
+    self->waiting = &barrier;
+    self->generation = generation;
+    yield();
+    self->waiting = nullptr;
+}
+
+Barrier& block_barrier() { return blocks[self->block].barrier; }
+
+u8* block_memory() { return (u8*)blocks[self->block].memory.data(); }
+
+const u32* exchange(const u32* words, u32 count) {
+    Warp& warp = blocks[self->block].warps[self->thread / 32];
+    u32* all = warp.words[self->exchanges++ % 2];
+    memcpy(all + self->thread % 32 * count, words, count * 4);
+    await(warp.barrier);
+    return all;
+}
+
+static void enter() {
+    if (many) sarit_many(params);
+    else sarit_one(params);
+    self->done = true;
+    progress();
+    _longjmp(scheduler, 1);
+}
+
+static void resume(Fiber& fiber) {
+    self = &fiber;
+    thread.x = fiber.thread;
+    block.x = fiber.block;
+    if (_setjmp(scheduler)) return;
+    if (fiber.started) _longjmp(fiber.context, 1);
+    fiber.started = true;
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = stacks.data() + (&fiber - fibers.data()) * STACK_BYTES;
+    context.uc_stack.ss_size = STACK_BYTES;
+    context.uc_link = nullptr;
+    makecontext(&context, enter, 0);
+    swapcontext(&origin, &context);
+}
+
+static void run(u32 grid_size, u64 shared_bytes, u64 seed) {
+    grid.x = grid_size;
+    blocks.assign(grid_size, Block());
+    fibers.assign(grid_size * THREADS, Fiber());
+    stacks.resize(fibers.size() * STACK_BYTES);
+    std::mt19937_64 random(seed);
+    for (Block& b : blocks) {
+        b.barrier.expected = THREADS;
+        for (Warp& w : b.warps) w.barrier.expected = 32;
+        // Shared memory comes with whatever was there before.
+        b.memory.resize((shared_bytes + 7) / 8);
+        for (u64& word : b.memory) word = random() | 0x7fc000007fc00000ull;
+    }
+    for (u32 i = 0; i < fibers.size(); i++) fibers[i].thread = i % THREADS, fibers[i].block = i / THREADS;
+    std::vector<u32> order(fibers.size());
+    std::iota(order.begin(), order.end(), 0);
+    for (u32 pass = 0;; pass++) {
+        if (pass % 16 == 0 && seed) std::shuffle(order.begin(), order.end(), random);
+        progressed = false;
+        bool all_done = true;
+        for (u32 i : order) {
+            Fiber& fiber = fibers[i];
+            if (fiber.done) continue;
+            all_done = false;
+            if (!fiber.waiting || fiber.waiting->generation != fiber.generation) {
+                if (fiber.waiting) progress();
+                resume(fiber);
+            }
+        }
+        if (all_done) return;
+        if (!progressed) {
+            fprintf(stderr, "emulator: the grid hangs; operation %u\n", ((Shared*)blocks[0].memory.data())->op.kind);
+            abort();
+        }
+    }
+}
+
+}  // namespace emulator
+
+extern "C" void emulator_run(bool many, const Params* params, u32 grid, u64 shared_bytes, u64 seed) {
+    emulator::many = many;
+    emulator::params = *params;
+    emulator::run(grid, shared_bytes, seed);
+}
+
+// Sizes in bytes of what the host and the kernels share.
+extern "C" void emulator_sizes(u64* sizes) {
+    u64 all[] = {sizeof(Op),      sizeof(Params),  sizeof(Embed),  sizeof(Prepare), sizeof(Product), sizeof(Convolve),
+                 sizeof(Times),   sizeof(Scan),    sizeof(Attend), sizeof(Route),   sizeof(Experts), sizeof(Combine),
+                 sizeof(Choose),  sizeof(Sequence), sizeof(Sampling), offsetof(Shared, row)};
+    memcpy(sizes, all, sizeof all);
+}
+
+// The elementary function with this number, of `n` floats.
+extern "C" void emulator_function(u32 number, const float* x, float* y, u64 n) {
+    float (*functions[])(float) = {exp2_core, exp_core, softplus, silu, sigmoid, rsqrt_core, gelu, gelu_tanh};
+    for (u64 i = 0; i < n; i++) y[i] = functions[number](x[i]);
+}
+
+extern "C" float emulator_half(u16 bits) { return half_to_float(bits); }
+
+extern "C" void emulator_sin_cos(u64 turns, float* sine, float* cosine) { sin_cos(turns, *sine, *cosine); }

@@ -1,0 +1,126 @@
+// A CUDA device in C++: what `kernels/sarit.cu` needs of one, so that the kernels themselves run where there is none.
+//
+// Every thread of the grid is a fiber with a stack of its own; barriers and shuffles wait for the fibers that a device
+// would wait for. Fibers run in an order that the seed shuffles, and go on until they wait: results that depend on the
+// order differ between seeds. A grid in which all wait and none can go on is reported, as a device would hang.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#define __global__
+#define __device__
+#define __noinline__ static
+#define __launch_bounds__(...)
+
+#include "program.cuh"
+
+namespace emulator {
+
+struct Barrier {
+    u32 arrived = 0, generation = 0, expected = 0;
+};
+
+struct Index {
+    u32 x;
+};
+
+struct Fiber;
+extern Fiber* self;
+extern Index thread, block, grid;  // of the fiber that runs
+
+// Waits until `expected` fibers have called it.
+void await(Barrier& barrier);
+// Lets the others run.
+void yield();
+// An effect that others may wait for.
+void progress();
+
+Barrier& block_barrier();
+u8* block_memory();
+// Gives `words` to the other lanes of the warp and gets theirs, after all have come: `[32][count]`.
+const u32* exchange(const u32* words, u32 count);
+
+}  // namespace emulator
+
+#define threadIdx emulator::thread
+#define blockIdx emulator::block
+#define gridDim emulator::grid
+
+inline u32 __float_as_uint(float x) {
+    u32 bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+inline float __uint_as_float(u32 bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+inline float __int_as_float(int bits) { return __uint_as_float((u32)bits); }
+
+inline void __syncthreads() { emulator::await(emulator::block_barrier()); }
+inline void __threadfence() {}
+inline void relax() { emulator::yield(); }
+inline u32 load_acquire(const u32* p) { return *(const volatile u32*)p; }
+inline u8* shared_memory() { return emulator::block_memory(); }
+inline void prefetch(const u8*) {}
+
+template <class T>
+inline T __ldg(const T* p) {
+    return *p;
+}
+inline u32 load_word(const u8* p) { return *(const u32*)p; }
+
+inline u32 __shfl_xor_sync(u32, u32 x, int mask) { return emulator::exchange(&x, 1)[threadIdx.x % 32 ^ mask]; }
+inline int __shfl_xor_sync(u32 all, int x, int mask) { return (int)__shfl_xor_sync(all, (u32)x, mask); }
+inline float __shfl_xor_sync(u32 all, float x, int mask) {
+    return __uint_as_float(__shfl_xor_sync(all, __float_as_uint(x), mask));
+}
+inline u32 __ballot_sync(u32, bool x) {
+    u32 own = x, all = 0;
+    const u32* votes = emulator::exchange(&own, 1);
+    for (u32 i = 0; i < 32; i++) all |= votes[i] << i;
+    return all;
+}
+inline int __popc(u32 x) { return __builtin_popcount(x); }
+
+inline u32 atomicAdd(u32* p, u32 x) {
+    emulator::progress();
+    u32 old = *p;
+    *p += x;
+    return old;
+}
+inline u64 atomicMax(u64* p, u64 x) {
+    u64 old = *p;
+    *p = x > old ? x : old;
+    return old;
+}
+
+inline int __dp4a(int a, int b, int c) {
+    for (int i = 0; i < 32; i += 8) c += (int)(int8_t)(a >> i) * (int)(int8_t)(b >> i);
+    return c;
+}
+
+// The layouts of the PTX manual, "Matrix Fragments for mma.m16n8k32".
+inline void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    u32 own[6] = {a[0], a[1], a[2], a[3], b[0], b[1]}, lane = threadIdx.x % 32;
+    const u32* all = emulator::exchange(own, 6);
+    for (u32 e = 0; e < 4; e++) {
+        u32 lower = e / 2, row = lane / 4, column = lane % 4 * 2 + e % 2;
+        for (u32 part = 0; part < 4; part++) {
+            const u32* x = all + (row * 4 + part) * 6;
+            const u32* y = all + (column * 4 + part) * 6 + 4;
+            d[e] = __dp4a((int)x[lower], (int)y[0], d[e]);
+            d[e] = __dp4a((int)x[lower + 2], (int)y[1], d[e]);
+        }
+    }
+}
+
+inline float half_to_float(u16 bits) {
+    u32 sign = (u32)(bits >> 15) << 31, exponent = bits >> 10 & 31, fraction = bits & 1023;
+    if (exponent == 0) {
+        float x = (float)fraction * (1.0f / 16777216.0f);
+        return sign ? -x : x;
+    }
+    return __uint_as_float(sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | fraction << 13);
+}

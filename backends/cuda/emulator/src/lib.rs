@@ -1,0 +1,174 @@
+//! A CUDA device that is emulated: the kernels of `sarit-cuda`, compiled as C++, run thread by thread.
+//!
+//! `emulator.h` says how. Memory is the host's; around every buffer there is a guard, which is checked when the buffer is
+//! dropped, and a buffer starts as bytes that are not numbers: what is read before it is written shows.
+
+use sarit_cuda::{CudaError, Device, Params};
+use std::cell::UnsafeCell;
+
+unsafe extern "C" {
+    fn emulator_run(many: bool, params: *const Params, grid: u32, shared_bytes: u64, seed: u64);
+    fn emulator_sizes(sizes: *mut u64);
+    fn emulator_function(number: u32, x: *const f32, y: *mut f32, n: u64);
+    fn emulator_half(bits: u16) -> f32;
+    fn emulator_sin_cos(turns: u64, sine: *mut f32, cosine: *mut f32);
+}
+
+/// Fibers are global: one launch at a time.
+static RUNNING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// An emulated device.
+#[derive(Debug, Clone, Copy)]
+pub struct Emulator {
+    /// Blocks that run at the same time.
+    pub grid: usize,
+    /// Order in which threads run; 0 for the order of their numbers.
+    pub seed: u64,
+}
+
+/// Bytes on each side of a buffer.
+const GUARD_BYTES: usize = 256;
+const GUARD: u64 = 0xa5a5_a5a5_a5a5_a5a5;
+/// Two floats that are not numbers.
+const FRESH: u64 = 0x7fc1_2345_7fc1_2345;
+
+/// Memory of the emulated device.
+#[derive(Debug)]
+pub struct Buffer {
+    words: UnsafeCell<Vec<u64>>,
+    start: usize,
+    bytes: usize,
+}
+
+impl Buffer {
+    fn new(bytes: usize, fresh: u64) -> Self {
+        let mut words = vec![GUARD; (bytes + 3 * GUARD_BYTES).div_ceil(8)];
+        // As aligned as a device's memory, so that the guard begins at once.
+        let start = GUARD_BYTES + words.as_ptr().cast::<u8>().align_offset(GUARD_BYTES);
+        words[start / 8..(start + bytes).div_ceil(8)].fill(fresh);
+        Self { words: UnsafeCell::new(words), start, bytes }
+    }
+
+    fn pointer(&self) -> *mut u8 {
+        // SAFETY: within the allocation.
+        unsafe { (*self.words.get()).as_mut_ptr().cast::<u8>().add(self.start) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let (first, last) = (self.start / 8, (self.start + self.bytes).div_ceil(8));
+        let words = self.words.get_mut();
+        let is_whole = words[..first].iter().chain(&words[last..]).all(|&word| word == GUARD);
+        assert!(
+            is_whole || std::thread::panicking(),
+            "a kernel has written outside a buffer of {} bytes",
+            self.bytes
+        );
+    }
+}
+
+impl Device for Emulator {
+    type Buffer = Buffer;
+    type Model<'m> = &'m [u8];
+
+    fn grid(&self, _: bool, _: usize) -> Result<usize, CudaError> {
+        Ok(self.grid)
+    }
+
+    fn model<'m>(&self, bytes: &'m [u8]) -> Result<&'m [u8], CudaError> {
+        Ok(bytes)
+    }
+
+    fn model_address(&self, model: &&[u8]) -> u64 {
+        model.as_ptr().addr() as u64
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Buffer, CudaError> {
+        Ok(Buffer::new(bytes, FRESH))
+    }
+
+    fn address(&self, buffer: &Buffer) -> u64 {
+        buffer.pointer().expose_provenance() as u64
+    }
+
+    fn write(&self, buffer: &mut Buffer, start: usize, bytes: &[u8]) -> Result<(), CudaError> {
+        assert!(start + bytes.len() <= buffer.bytes);
+        // SAFETY: within the buffer.
+        unsafe { buffer.pointer().add(start).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn read(&self, buffer: &Buffer, start: usize, bytes: &mut [u8]) -> Result<(), CudaError> {
+        assert!(start + bytes.len() <= buffer.bytes);
+        // SAFETY: within the buffer.
+        unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(buffer.pointer().add(start), bytes.len()) };
+        Ok(())
+    }
+
+    fn clear(&self, buffer: &mut Buffer, start: usize, bytes: usize) -> Result<(), CudaError> {
+        self.write(buffer, start, &vec![0; bytes])
+    }
+
+    fn wait(&self) -> Result<(), CudaError> {
+        Ok(())
+    }
+
+    unsafe fn run(
+        &self,
+        many: bool,
+        grid: usize,
+        shared_bytes: usize,
+        params: &Params,
+    ) -> Result<(), CudaError> {
+        let _one = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // SAFETY: as the caller promises.
+        unsafe { emulator_run(many, params, grid as u32, shared_bytes as u64, self.seed) };
+        Ok(())
+    }
+}
+
+/// Sizes of the kernels' records, as [`sarit_cuda::SIZES`].
+pub fn sizes() -> [u64; 16] {
+    let mut sizes = [0; 16];
+    // SAFETY: there are 16.
+    unsafe { emulator_sizes(sizes.as_mut_ptr()) };
+    sizes
+}
+
+/// The kernels' elementary functions.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "as in sarit_core::math")]
+#[repr(u32)]
+pub enum Function {
+    Exp2,
+    Exp,
+    Softplus,
+    Silu,
+    Sigmoid,
+    Rsqrt,
+    Gelu,
+    GeluTanh,
+}
+
+/// A function of each number.
+pub fn function(function: Function, x: &[f32]) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    // SAFETY: both are as long as stated.
+    unsafe { emulator_function(function as u32, x.as_ptr(), y.as_mut_ptr(), x.len() as u64) };
+    y
+}
+
+/// A 16-bit float as the kernels read it.
+pub fn half(bits: u16) -> f32 {
+    // SAFETY: any bits are allowed.
+    unsafe { emulator_half(bits) }
+}
+
+/// Sine and cosine as the kernels compute them.
+pub fn sin_cos(turns: u64) -> (f32, f32) {
+    let (mut sine, mut cosine) = (0.0, 0.0);
+    // SAFETY: both are written.
+    unsafe { emulator_sin_cos(turns, &raw mut sine, &raw mut cosine) };
+    (sine, cosine)
+}

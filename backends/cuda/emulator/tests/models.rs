@@ -1,0 +1,172 @@
+//! Whole models on the emulated device against the scalar definition: every family, every weight type.
+
+use sarit_core::{DType, Engine, Model, Sampler, Sampling, Scalar, Scratch, State, StateDType};
+use sarit_cuda::{Device, Request, Streams};
+use sarit_cuda_emulator::Emulator;
+use sarit_tests::{Lent, assert_same_bits, converted_with_window, families, golden, run, tokens};
+
+/// Smaller than the texts, so that rings of attention wrap around.
+const WINDOW: usize = 7;
+
+/// Few blocks, so that each does several units; an odd number, so that no unit falls where its index says.
+const DEVICES: [Emulator; 2] = [Emulator { grid: 3, seed: 0 }, Emulator { grid: 2, seed: 41 }];
+
+/// Logits of all tokens, read `chunk` at once, and the hash of the state.
+fn emulated(device: Emulator, model: Model<'_>, ids: &[u32], chunk: usize) -> (Vec<f32>, u64) {
+    let mut streams = Streams::new(device, model, 2, chunk).unwrap();
+    let mut logits = Vec::new();
+    streams.feed_each(1, ids, |_, row| logits.extend_from_slice(row)).unwrap();
+    (logits, exported(&streams, 1))
+}
+
+/// Hash of a stream's state.
+fn exported<D: Device>(streams: &Streams<'_, D>, stream: usize) -> u64 {
+    let mut lent = Lent::new(streams.model(), 1);
+    let mut state = State::init(streams.model(), &mut lent.state).unwrap();
+    streams.export(stream, &mut state).unwrap();
+    assert_eq!(state.position(), streams.position(stream));
+    state.hash()
+}
+
+fn models(weights: &[DType], mut each: impl FnMut(&str, Model<'_>)) {
+    for name in families() {
+        for &weights in weights {
+            let file = converted_with_window(&golden(&name), weights, Some(WINDOW));
+            each(&format!("{name} {}", weights.name()), Model::from_bytes(&file).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_family_has_the_bits_of_scalar() {
+    models(&DType::ALL, |name, model| {
+        let ids = tokens(11, model.vocab_len());
+        let want = run(model, Scalar, &ids, 1);
+        for (device, chunk) in DEVICES.into_iter().zip([1, 5]) {
+            let got = emulated(device, model, &ids, chunk);
+            assert_same_bits(&got.0, &want.0, &format!("{name}, {device:?}, chunk {chunk}: logits"));
+            assert_eq!(got.1, want.1, "{name}, {device:?}, chunk {chunk}: state");
+        }
+    });
+}
+
+#[test]
+fn states_go_from_host_to_device_and_back() {
+    models(&[DType::Q8], |name, model| {
+        let ids = tokens(12, model.vocab_len());
+        let want = run(model, Scalar, &ids, 1);
+        let mut lent = Lent::new(&model, 4);
+        let mut state = State::init(&model, &mut lent.state).unwrap();
+        let mut scratch = Scratch::new(&model, &mut lent.scratch, 4).unwrap();
+        let engine = Engine::new(model, Scalar);
+        engine.feed(&mut state, &mut scratch, &ids[..4]).unwrap();
+        let mut streams = Streams::new(DEVICES[1], model, 1, 3).unwrap();
+        streams.import(0, &state).unwrap();
+        streams.feed(0, &ids[4..9]).unwrap();
+        streams.export(0, &mut state).unwrap();
+        engine.feed(&mut state, &mut scratch, &ids[9..11]).unwrap();
+        let logits = engine.step(&mut state, &mut scratch, ids[11]).unwrap();
+        assert_same_bits(logits, &want.0[11 * model.vocab_len()..], &format!("{name}: logits"));
+        assert_eq!(state.hash(), want.1, "{name}: state");
+    });
+}
+
+#[test]
+fn streams_beside_each_other_do_not_touch() {
+    models(&[DType::Q4], |name, model| {
+        let vocab = model.vocab_len();
+        let ids = tokens(3 * 6, vocab);
+        let mut streams = Streams::new(DEVICES[0], model, 4, 2).unwrap();
+        // Stream 2 stays as it is; the others are at different positions.
+        let before = exported(&streams, 2);
+        streams.feed(3, &ids[..3]).unwrap();
+        let mut logits = [const { Vec::new() }; 3];
+        for t in 0..6 {
+            let step: Vec<_> = [0, 3, 1].iter().enumerate().map(|(i, &s)| (s, ids[6 * i + t])).collect();
+            let all = streams.step_all(&step).unwrap();
+            logits.iter_mut().zip(all.chunks_exact(vocab)).for_each(|(l, row)| l.extend_from_slice(row));
+        }
+        assert_eq!(exported(&streams, 2), before, "{name}: the idle stream");
+        for (i, stream) in [0, 3, 1].into_iter().enumerate() {
+            let own = &ids[6 * i..6 * (i + 1)];
+            let read = if stream == 3 { [&ids[..3], own].concat() } else { own.to_vec() };
+            let want = run(model, Scalar, &read, 1);
+            let skipped = (read.len() - 6) * vocab;
+            assert_same_bits(&logits[i], &want.0[skipped..], &format!("{name}: stream {stream}"));
+            assert_eq!(exported(&streams, stream), want.1, "{name}: stream {stream}");
+        }
+    });
+}
+
+/// What the host chooses after `token`.
+fn chosen(model: Model<'_>, mut token: u32, sampling: Sampling, count: usize) -> Vec<u32> {
+    let mut lent = Lent::new(&model, 1);
+    let mut state = State::init(&model, &mut lent.state).unwrap();
+    let mut scratch = Scratch::new(&model, &mut lent.scratch, 1).unwrap();
+    let engine = Engine::new(model, Scalar);
+    let mut sampler = Sampler::new(sampling).unwrap();
+    let mut next = || {
+        token = sampler.sample(engine.step(&mut state, &mut scratch, token).unwrap());
+        token
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+#[test]
+fn tokens_are_chosen_on_the_device_as_on_the_host() {
+    let file = converted_with_window(&golden("mamba2-tiny"), DType::Q8, None);
+    let model = Model::from_bytes(&file).unwrap();
+    let hot = Sampling { temperature: 1.3, seed: 5, ..Sampling::default() };
+    let samplings = [
+        Sampling::default(),
+        Sampling { top_k: 40, ..hot },
+        Sampling { top_k: 1, ..hot },
+        Sampling { top_k: 90, top_p: 0.9, ..hot },
+    ];
+    for sampling in samplings {
+        let want = chosen(model, 3, sampling, 40);
+        let mut streams = Streams::new(DEVICES[1], model, 1, 1).unwrap();
+        // Two launches, and a second call that goes on with the same random numbers.
+        let mut request = [Request { stream: 0, token: 3, sampling }];
+        let mut got = streams.generate(&mut request, 35, &[]).unwrap().remove(0);
+        got.extend(streams.generate(&mut request, 5, &[]).unwrap().remove(0));
+        assert_eq!(got, want, "{sampling:?}");
+
+        // A stop token ends the text: it is the last, and is not read.
+        let stop = want[20];
+        let first = want.iter().position(|&token| token == stop).unwrap();
+        streams.reset(0).unwrap();
+        let mut request = [Request { stream: 0, token: 3, sampling }];
+        let got = streams.generate(&mut request, 40, &[9999, stop]).unwrap().remove(0);
+        assert_eq!(got, want[..=first], "{sampling:?}");
+        assert_eq!(streams.position(0), first as u64 + 1);
+    }
+    // Several streams, each in its own way.
+    let mut streams = Streams::new(DEVICES[0], model, samplings.len(), 1).unwrap();
+    let request = |(stream, &sampling)| Request { stream, token: 7 + stream as u32, sampling };
+    let mut requests: Vec<_> = samplings.iter().enumerate().map(request).collect();
+    let want: Vec<_> = requests.iter().map(|r| chosen(model, r.token, r.sampling, 6)).collect();
+    assert_eq!(streams.generate(&mut requests, 6, &[]).unwrap(), want);
+    let unsupported = Sampling { top_k: 0, ..hot };
+    assert!(!streams.can_choose(&unsupported));
+    let mut request = [Request { stream: 0, token: 1, sampling: unsupported }];
+    assert!(streams.generate(&mut request, 1, &[]).is_err());
+}
+
+#[test]
+fn bad_input_is_refused_before_anything_runs() {
+    let file = converted_with_window(&golden("mamba2-tiny"), DType::Q8, None);
+    let other = converted_with_window(&golden("mamba2-tiny"), DType::Q4, None);
+    let (model, other) = (Model::from_bytes(&file).unwrap(), Model::from_bytes(&other).unwrap());
+    assert!(Streams::new(DEVICES[0], model, 0, 1).is_err());
+    assert!(Streams::new(DEVICES[0], model, 1, 0).is_err());
+    let error = Streams::new(DEVICES[0], model.with_state(StateDType::F16), 1, 1).err().unwrap();
+    assert!(error.to_string().contains("f16"), "{error}");
+    let mut streams = Streams::new(DEVICES[0], model, 1, 4).unwrap();
+    let error = streams.feed(0, &[1, model.vocab_len() as u32]).unwrap_err();
+    assert!(error.to_string().contains("outside the vocabulary"), "{error}");
+    assert_eq!(streams.position(0), 0);
+    let mut lent = Lent::new(&other, 1);
+    let mut state = State::init(&other, &mut lent.state).unwrap();
+    assert!(streams.import(0, &state).is_err() && streams.export(0, &mut state).is_err());
+}

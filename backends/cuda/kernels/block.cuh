@@ -1,0 +1,79 @@
+// What all operations use: places, the parts of a block, and sums in the order of the contract.
+#pragma once
+#include "math.cuh"
+
+// Shared memory: the operation, a small array for sums, one row as floats and as codes.
+struct Shared {
+    Op op;
+    float sums[256];
+    float row[1];  // [shared_floats], then int codes [groups][8], float scales [groups], int sums [groups]
+};
+
+struct Run {
+    const Params& p;
+    Shared& shared;
+    u32 rows;  // of this launch
+    u32 step;
+
+    __device__ float* row_codes_start() const { return shared.row + p.shared_floats; }
+    __device__ float* at(Vector v, u64 row) const { return p.scratch + v.start + row * v.stride; }
+    __device__ const float* weights(u32 data) const { return (const float*)(p.model + (u64)data * 64); }
+    __device__ u32 sequence(u32 row) const { return row / p.count; }
+    __device__ u32 time(u32 row) const { return row % p.count; }
+    __device__ float* state(u32 sequence, u32 start) const {
+        return p.states + p.sequences[sequence].slot * p.state_len + start;
+    }
+    // Tokens that the sequence has read before this step.
+    __device__ u64 position(u32 sequence) const { return p.sequences[sequence].position + (u64)step * p.count; }
+};
+
+__device__ inline u32 div_up(u32 n, u32 by) { return (n + by - 1) / by; }
+__device__ inline u32 half_warp() { return threadIdx.x / 16; }
+__device__ inline u32 half_lane() { return threadIdx.x % 16; }
+__device__ inline u32 warp() { return threadIdx.x / 32; }
+__device__ inline u32 lane() { return threadIdx.x % 32; }
+
+// The first unit of this block: units go round the grid, from the block after the last unit of the operation before.
+__device__ inline u32 first_unit(const Op& op) { return (blockIdx.x + gridDim.x - op.first % gridDim.x) % gridDim.x; }
+
+// This thread among those of the whole grid, and their number: for work that needs no block.
+__device__ inline u64 grid_thread(const Op& op) { return (u64)first_unit(op) * THREADS + threadIdx.x; }
+__device__ inline u64 grid_threads() { return (u64)gridDim.x * THREADS; }
+
+// Folds the 16 lanes of a half-warp; all get the sum. Every thread of the warp takes part.
+__device__ inline float fold16(float lane) {
+    for (int half = 8; half > 0; half /= 2) lane += __shfl_xor_sync(FULL, lane, half);
+    return lane;
+}
+
+__device__ inline float fold8(const float* lanes, u32 stride) {
+    float a0 = lanes[0] + lanes[4 * stride], a1 = lanes[stride] + lanes[5 * stride];
+    float a2 = lanes[2 * stride] + lanes[6 * stride], a3 = lanes[3 * stride] + lanes[7 * stride];
+    return (a0 + a2) + (a1 + a3);
+}
+
+// The larger number; NaN counts as less than all.
+__device__ inline float larger(float a, float b) { return a > b ? a : b; }
+
+__device__ __noinline__ float activate(u32 activation, float x) {
+    switch (activation) {
+        case SILU: return silu(x);
+        case GELU: return gelu(x);
+        case GELU_TANH: return gelu_tanh(x);
+        case RELU2: return relu(x) * relu(x);
+        case RELU: return relu(x);
+        default: return x;
+    }
+}
+
+// Takes a result to where it goes.
+__device__ inline void finish(const Run& run, const Target& to, u64 row, u32 i, float v) {
+    if (to.addend.start != NONE) v += run.at(to.addend, row)[i];
+    if (to.bias != NONE) v += run.weights(to.bias)[i];
+    float* y = run.at(to.y, row) + i;
+    switch (to.kind) {
+        case STORE: *y = v; break;
+        case ADD: *y += to.scale * v; break;
+        default: *y = to.scale * v;
+    }
+}

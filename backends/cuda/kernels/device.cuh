@@ -1,0 +1,34 @@
+// What a device has and C++ has not. `host/emulator.h` has the same for tests without a device.
+#pragma once
+#include "program.cuh"
+
+__device__ inline u32 load_word(const u8* p) { return __ldg((const u32*)p); }
+
+__device__ inline float half_to_float(u16 bits) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+}
+
+// d (16x8) += a (16x32, rows) · b (32x8, columns), exact.
+__device__ inline void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ inline void prefetch(const u8* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+__device__ inline u32 load_acquire(const u32* p) {
+    u32 x;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
+    return x;
+}
+
+__device__ inline u8* shared_memory() {
+    extern __shared__ __align__(16) u8 bytes[];
+    return bytes;
+}
+
+// While a block waits for others.
+__device__ inline void relax() {}

@@ -1,0 +1,223 @@
+// Matrix products: rows of weights times one row of activations (dp4a), or many (int8 tensor cores). Integer dots are
+// exact in any order; sums over groups run in 8 lanes, over elements in 16, as sarit-core has them.
+#pragma once
+#include "row.cuh"
+
+struct Input {
+    RowCodes codes;
+    const float* floats;
+};
+
+__device__ inline bool is_quantized(const Matrix& w) { return w.dtype >= Q8; }
+
+// Rows that a block takes at once in `unit_product`: half the rows of a tile, or as many as there are half-warps.
+__device__ inline u32 unit_rows(const Matrix& w) { return is_quantized(w) ? 8 : HALVES; }
+
+__device__ inline u32 tile_bytes(const Matrix& w) { return w.dtype == Q8 ? 512 : 256; }
+
+// Scales `[tile_row][group][16]` (f16) and codes `[tile_row][group][tile_bytes]` of a tile row.
+__device__ inline void tile_row_at(const u8* model, const Matrix& w, u32 tile_row, const u16*& scales, const u8*& codes) {
+    u64 groups = div_up(w.cols, GROUP);
+    u64 scale_bytes = (div_up(w.rows, 16) * groups * 32 + 63) / 64 * 64;
+    const u8* data = model + (u64)w.data * 64;
+    scales = (const u16*)data + tile_row * groups * 16;
+    codes = data + scale_bytes + tile_row * groups * tile_bytes(w);
+}
+
+// Groups whose weights a thread loads before it uses them.
+#define LOADS 4
+
+// Unit `unit` of `w · in`: `each(row, value)` is called by one thread a row. All threads of the block; `flip` is the
+// number of calls so far, and what `each` writes is visible to the block after the next barrier.
+//
+// Quantized: warp = lane of the sum over groups; in a warp, 8 rows by 4 pairs of words of a group.
+template <class Each>
+__device__ inline void unit_product(const Run& run, const Matrix& w, const Input& in, u32 unit, u32 flip, Each each) {
+    if (!is_quantized(w)) {
+        u32 row = unit * HALVES + half_warp();
+        float sum = 0.0f;
+        if (row < w.rows) {
+            const u8* weights = run.p.model + (u64)w.data * 64;
+            u64 start = (u64)row * w.cols;
+#pragma unroll 4
+            for (u32 i = half_lane(); i < w.cols; i += 16) {
+                float weight = w.dtype == F32 ? ((const float*)weights)[start + i]
+                                              : half_to_float(((const u16*)weights)[start + i]);
+                sum += weight * in.floats[i];
+            }
+        }
+        sum = fold16(sum);
+        if (row < w.rows && half_lane() == 0) each(row, sum);
+        return;
+    }
+    u32 r = lane() % 8, j = lane() / 8, groups = div_up(w.cols, GROUP);
+    const u16* scales;
+    const u8* codes;
+    tile_row_at(run.p.model, w, unit / 2, scales, codes);
+    u32 row_in_tile = unit % 2 * 8 + r;
+    scales += row_in_tile;
+    codes += row_in_tile * 4 + j * 64;
+    float sum = 0.0f;
+    for (u32 first = warp(); first < groups; first += GROUP_LANES * LOADS) {
+        u32 low[LOADS], high[LOADS];
+        u16 scale[LOADS];
+#pragma unroll
+        for (u32 k = 0; k < LOADS; k++) {
+            u32 g = first + k * GROUP_LANES;
+            if (g >= groups) break;
+            const u8* tile = codes + (u64)g * tile_bytes(w);
+            low[k] = load_word(tile);
+            if (w.dtype == Q8) high[k] = load_word(tile + 256);
+            scale[k] = __ldg(scales + g * 16);
+        }
+#pragma unroll
+        for (u32 k = 0; k < LOADS; k++) {
+            u32 g = first + k * GROUP_LANES;
+            if (g >= groups) break;
+            const u32* x = in.codes.codes + g * 8;
+            int dot;
+            if (w.dtype == Q8) {
+                dot = __dp4a((int)low[k], (int)x[j], __dp4a((int)high[k], (int)x[j + 4], 0));
+            } else {
+                dot = __dp4a((int)(low[k] & 0x0f0f0f0fu), (int)x[2 * j], 0);
+                dot = __dp4a((int)(low[k] >> 4 & 0x0f0f0f0fu), (int)x[2 * j + 1], dot);
+            }
+            dot += __shfl_xor_sync(FULL, dot, 8);
+            dot += __shfl_xor_sync(FULL, dot, 16);
+            if (w.dtype == Q4) dot -= 8 * in.codes.sums[(u64)g * in.codes.stride];
+            sum += (float)dot * (half_to_float(scale[k]) * in.codes.scales[(u64)g * in.codes.stride]);
+        }
+    }
+    float* lanes = run.shared.sums + flip % 2 * 64;
+    if (j == 0) lanes[warp() * 8 + r] = sum;
+    __syncthreads();
+    u32 row = unit * 8 + threadIdx.x;
+    if (threadIdx.x < 8 && row < w.rows) each(row, fold8(lanes + threadIdx.x, 8));
+}
+
+// Asks for the weights of a unit: while a block waits for the others, its next weights come nearer.
+__device__ inline void prefetch_unit(const u8* model, const Matrix& w, u32 unit) {
+    if (!is_quantized(w) || unit * 8 >= w.rows) return;
+    const u16* scales;
+    const u8* codes;
+    tile_row_at(model, w, unit / 2, scales, codes);
+    u32 groups = div_up(w.cols, GROUP);
+    for (u32 i = threadIdx.x * 128; i < groups * tile_bytes(w); i += THREADS * 128) prefetch(codes + i);
+    for (u32 i = threadIdx.x * 128; i < groups * 32; i += THREADS * 128) prefetch((const u8*)scales + i);
+}
+
+// The input of row `row` of a product, made here or before.
+__device__ inline Input product_input(const Run& run, const Product& p, u32 row) {
+    Codes c = p.codes;
+    if (p.input == PREPARED) {
+        RowCodes codes = {nullptr, nullptr, nullptr, 0};
+        if (is_quantized(p.w)) codes = scratch_codes(run, c, p.w.cols, row);
+        return {codes, run.at(c.floats, row)};
+    }
+    RowCodes codes = shared_codes(run);
+    bool quantized = is_quantized(p.w);
+    if (p.input == FUSED) {
+        u32 from = p.head ? run.p.head_row + row : row;
+        prepare_row(run, p.source, from, quantized ? &codes : nullptr, quantized ? nullptr : run.shared.row);
+    }
+    return {codes, run.shared.row};
+}
+
+// Row after row; the weights of one row of activations at a time.
+__device__ inline void product_rows(const Run& run, const Op& op, const Product& p, u32 rows) {
+    u32 units = div_up(p.w.rows, unit_rows(p.w)), flip = 0;
+    for (u32 row = 0; row < rows; row++) {
+        Input in = product_input(run, p, row);
+        for (u32 unit = first_unit(op); unit < units; unit += gridDim.x)
+            unit_product(run, p.w, in, unit, flip++, [&](u32 i, float v) { finish(run, p.to, row, i, v); });
+    }
+}
+
+#define MMA_COLUMNS 4  // tiles of 8 rows of activations that a warp takes at once
+
+// Tensor cores: a warp multiplies a tile row of weights with up to 32 rows of activations. The lanes of the sum over
+// groups one after another, in the order in which they are folded: 0+4, 2+6, 1+5, 3+7.
+//
+// The accumulator of a group starts at the bits of 1.5 · 2^23, so the sum of products, below 2^22, comes out as a float.
+__device__ inline void product_mma(const Run& run, const Op& op, const Product& p, u32 rows) {
+    u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16);
+    u64 units = (u64)tile_rows * div_up(rows, 8 * MMA_COLUMNS);
+    u32 r = lane() / 4, j = lane() % 4;
+    const float* x_scales = run.p.scratch + p.codes.scales;
+    const u32* x_codes = (const u32*)(run.p.scratch + p.codes.codes);
+    for (u64 unit = first_unit(op) + (u64)warp() * gridDim.x; unit < units; unit += (u64)gridDim.x * WARPS) {
+        u32 tile_row = unit % tile_rows, column = unit / tile_rows * 8 * MMA_COLUMNS;
+        u32 tiles = rows - column < 8 * MMA_COLUMNS ? div_up(rows - column, 8) : MMA_COLUMNS;
+        const u16* scales;
+        const u8* codes;
+        tile_row_at(run.p.model, p.w, tile_row, scales, codes);
+        float lane_sum[MMA_COLUMNS][4], sum[MMA_COLUMNS][4], half[MMA_COLUMNS][4], quarter[MMA_COLUMNS][4];
+        for (u32 step = 0; step < GROUP_LANES; step++) {
+            u32 first = (step & 1) << 2 | (step & 2) | step >> 2;  // 0 4 2 6 1 5 3 7
+#pragma unroll
+            for (u32 n = 0; n < MMA_COLUMNS; n++)
+                for (u32 e = 0; e < 4; e++) lane_sum[n][e] = 0.0f;
+            for (u32 g = first; g < groups; g += GROUP_LANES) {
+                const u8* tile = codes + (u64)g * tile_bytes(p.w) + j * 64 + r * 4;
+                u32 a[4];
+                a[0] = load_word(tile), a[1] = load_word(tile + 32);
+                u32 second = 4;  // the second word of this thread's part of a group: columns 16 on, or for q4 the next four
+                if (p.w.dtype == Q8) {
+                    a[2] = load_word(tile + 256), a[3] = load_word(tile + 288);
+                } else {
+                    // Nibbles 0..15 to codes -8..7, byte by byte: no byte borrows from its neighbour.
+                    u32 low = a[0], high = a[1];
+                    a[0] = (((low & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
+                    a[1] = (((high & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
+                    a[2] = (((low >> 4 & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
+                    a[3] = (((high >> 4 & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
+                    second = 1;
+                }
+                float upper = half_to_float(__ldg(scales + g * 16 + r));
+                float lower = half_to_float(__ldg(scales + g * 16 + r + 8));
+#pragma unroll
+                for (u32 n = 0; n < MMA_COLUMNS; n++) {
+                    if (n >= tiles) break;
+                    u64 row = column + n * 8;
+                    const u32* x = x_codes + ((row + r) * groups + g) * 8 + (p.w.dtype == Q8 ? j : 2 * j);
+                    u32 b[2] = {x[0], x[second]};
+                    int dot[4] = {0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000};
+                    mma_i8(dot, a, b);
+                    const float* s = x_scales + (u64)g * p.codes.stride + row + 2 * j;
+                    lane_sum[n][0] += (__int_as_float(dot[0]) - ROUND) * (upper * s[0]);
+                    lane_sum[n][1] += (__int_as_float(dot[1]) - ROUND) * (upper * s[1]);
+                    lane_sum[n][2] += (__int_as_float(dot[2]) - ROUND) * (lower * s[0]);
+                    lane_sum[n][3] += (__int_as_float(dot[3]) - ROUND) * (lower * s[1]);
+                }
+            }
+#pragma unroll
+            for (u32 n = 0; n < MMA_COLUMNS; n++)
+                for (u32 e = 0; e < 4; e++) {
+                    float v = lane_sum[n][e];
+                    switch (step) {
+                        case 0: sum[n][e] = v; break;
+                        case 1: sum[n][e] += v; break;
+                        case 2: half[n][e] = v; break;
+                        case 3: sum[n][e] += half[n][e] + v; break;
+                        case 4: half[n][e] = v; break;
+                        case 5: half[n][e] += v; break;
+                        case 6: quarter[n][e] = v; break;
+                        default: sum[n][e] += half[n][e] + (quarter[n][e] + v);
+                    }
+                }
+        }
+#pragma unroll
+        for (u32 n = 0; n < MMA_COLUMNS; n++)
+            for (u32 e = 0; e < 4; e++) {
+                u32 row = column + n * 8 + 2 * j + e % 2, i = tile_row * 16 + r + e / 2 * 8;
+                if (row < rows && i < p.w.rows) finish(run, p.to, row, i, sum[n][e]);
+            }
+    }
+}
+
+template <bool MANY>
+__device__ inline void op_product(const Run& run, const Op& op, const Product& p) {
+    u32 rows = p.head ? run.p.head_count : run.rows;
+    if (MANY && is_quantized(p.w) && p.input == PREPARED) product_mma(run, op, p, rows);
+    else product_rows(run, op, p, rows);
+}

@@ -1,0 +1,209 @@
+// The program that the kernels run: records of 4-byte numbers, written by `src/program` (whose structs mirror these).
+//
+// Places: a matrix or vector of the model by its offset in the file in units of 64 bytes, scratch and states in
+// floats, tables in 4-byte words. NONE where there is none.
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define NONE 0xffffffffu
+#define THREADS 256
+#define WARPS 8
+#define HALVES 16      // half-warps: 16 lanes, as the sums over elements have
+#define GROUP 32       // columns that share a scale
+#define GROUP_LANES 8  // of a sum over groups
+#define FULL 0xffffffffu
+
+enum { F32, F16, Q8, Q4 };
+enum { IDENTITY, RMS, LAYER };
+enum { SILU, GELU, GELU_TANH, RELU2, RELU, LINEAR };
+
+// `[rows][cols]` in the file's layout.
+struct Matrix {
+    u32 data, dtype, rows, cols;
+};
+
+// Rows in scratch, row `r` at `start + r · stride`.
+struct Vector {
+    u32 start, stride;
+};
+
+// In `groups` equal parts.
+struct Norm {
+    u32 kind, weight, bias;
+    float eps;
+    u32 groups;
+};
+
+// Depthwise convolution of the rows `x`, or `x · factor`; `window` in the state.
+struct Conv {
+    Vector x, factor;
+    u32 window, weight, bias, width, channels, silu;
+};
+
+// Where the input of a product comes from: element i of a row is
+//   PLAIN a;  SUM a + b;  CONCAT [a | b], a of length `split`;  ACTIVATE act(b) · a, or act(a);  CONVOLVED conv(i)
+// then normed, then multiplied by silu(after).
+enum { PLAIN, SUM, CONCAT, ACTIVATE, CONVOLVED };
+struct Source {
+    u32 kind, len, split, activation;
+    Vector a, b;
+    Norm norm;
+    Vector after;
+    Conv conv;
+};
+
+// Rows as codes `[row][groups][32]`, scales and sums of codes `[groups][stride]`; and as floats. Either may be NONE.
+struct Codes {
+    u32 codes, scales, sums, stride;
+    Vector floats;
+};
+
+// Where a result v goes: v += addend; v += bias; then y = v, y += scale · v, or y = scale · v.
+enum { STORE, ADD, SET };
+struct Target {
+    u32 kind;
+    float scale;
+    Vector y;
+    u32 bias;
+    Vector addend;
+};
+
+struct TimeStep {
+    u32 sigmoid, bias;
+    float min, max;
+    u32 a_log2, per_element;
+};
+
+struct Embed {
+    Matrix w;
+    float scale;
+    Vector residual, embedded;
+};
+
+// `multiple` rows of the source for each row; with `head` the rows whose logits are made.
+struct Prepare {
+    Source source;
+    u32 multiple, head;
+    Codes to;
+};
+
+// FUSED: each block makes the input of the one row for itself; REUSED: it has it from the operation before;
+// PREPARED: it lies in scratch.
+enum { FUSED, REUSED, PREPARED };
+struct Product {
+    u32 input, head;
+    Source source;
+    Codes codes;
+    Matrix w;
+    Target to;
+};
+
+struct Convolve {
+    Conv conv;
+    Vector y;
+};
+
+struct Times {
+    TimeStep time;
+    u32 heads;
+    Vector raw, dt, decay;
+};
+
+// FUSED: x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`.
+struct Scan {
+    u32 fused, heads, head_dim, d_state, n_groups, d, state;
+    Vector x, b, c, dt, decay, z, y;
+    TimeStep time;
+    Conv conv;
+    Vector select;
+    u32 rank;
+    Norm dt_norm, b_norm, c_norm;
+    Matrix dt_proj;
+};
+
+struct Attend {
+    u32 heads, kv_heads, head_dim, window, keys, values, scores;
+    float scale;
+    Vector qkv, y;
+    Norm q_norm, k_norm;
+    u32 rotary_dims, turns;
+};
+
+struct Route {
+    Vector logits, ids, weights;
+    u32 experts, chosen, groups, chosen_groups, routing, correction;
+    float weight_scale;
+};
+
+// The products of the chosen experts; with `shared` all of a row read the same input.
+struct Experts {
+    u32 table, chosen, shared, rows;
+    Vector ids, y;
+    Codes codes;
+};
+
+struct Combine {
+    Vector parts, weights;
+    u32 chosen, width;
+    Target to;
+};
+
+struct Choose {
+    Vector logits;
+    u32 vocab;
+};
+
+enum {
+    OP_EMBED, OP_PREPARE, OP_PRODUCT, OP_CONVOLVE, OP_WINDOW, OP_TIMES, OP_SCAN, OP_ROTATE, OP_ATTEND, OP_RING,
+    OP_ROUTE, OP_EXPERTS, OP_COMBINE, OP_ARGMAX, OP_CHOOSE, OP_HISTOGRAM /* and three more: one a byte */
+};
+
+#define PAYLOAD_WORDS 61
+// `first`: units of the operations before it with no barrier between; its own go to the blocks after those.
+struct Op {
+    u32 kind, barrier, first;
+    u32 payload[PAYLOAD_WORDS];
+};
+
+// A stream's part of a launch.
+struct Sequence {
+    u64 position;  // tokens read before
+    u32 slot;      // its state
+    u32 reserved;
+};
+
+struct Sampling {
+    u64 random;
+    float temperature, top_p;
+    u32 top_k, reserved;
+};
+
+// Words of `control`.
+enum { CONTROL_BARRIER, CONTROL_LEFT, CONTROL_STOP, CONTROL_WORDS = 16 };
+
+struct Params {
+    const u8* model;
+    float* states;
+    float* scratch;
+    const Op* ops;
+    const u32* tables;
+    const Sequence* sequences;
+    u32* control;
+    u32* tokens;     // [rows], or [sequences] while they are chosen here
+    u32* chosen;     // [steps][sequences]
+    u64* best;       // [sequences]
+    u32* histogram;  // [4][sequences][256]
+    Sampling* sampling;
+    const u32* stop;
+    u64 state_len;
+    u32 first, last;  // operations
+    u32 sequence_count, count, steps, stop_count;
+    u32 head_row, head_count;  // rows whose logits are made
+    u32 shared_floats, shared_groups;  // room for one row in shared memory: floats, and groups of codes
+    u32 sampled, reserved;             // 1: not all sequences are greedy
+};

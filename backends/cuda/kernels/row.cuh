@@ -1,0 +1,143 @@
+// Inputs of products: gathered, normed, and as codes.
+#pragma once
+#include "block.cuh"
+
+// What the convolution sees of channel `i`, `back` tokens before token `t` of the sequence.
+__device__ inline float conv_input(const Run& run, const Conv& c, u32 sequence, u32 t, u32 back, u32 i) {
+    if (back > t) return run.state(sequence, c.window)[(u64)(c.width - 1 + t - back) * c.channels + i];
+    u64 row = (u64)sequence * run.p.count + t - back;
+    float x = run.at(c.x, row)[i];
+    return c.factor.start == NONE ? x : run.at(c.factor, row)[i] * x;
+}
+
+__device__ __noinline__ float convolved(const Run& run, const Conv& c, u32 row, u32 i) {
+    float sum = c.bias == NONE ? 0.0f : run.weights(c.bias)[i];
+    const float* weight = run.weights(c.weight) + i;
+    for (u32 j = 0; j < c.width; j++) {
+        float x = conv_input(run, c, run.sequence(row), run.time(row), c.width - 1 - j, i);
+        sum += weight[(u64)j * c.channels] * x;
+    }
+    return c.silu ? silu(sum) : sum;
+}
+
+// Element `i` of a row before its norm.
+__device__ __noinline__ float gather(const Run& run, const Source& s, u32 row, u32 i) {
+    switch (s.kind) {
+        case SUM: return run.at(s.a, row)[i] + run.at(s.b, row)[i];
+        case CONCAT: return i < s.split ? run.at(s.a, row)[i] : run.at(s.b, row)[i - s.split];
+        case ACTIVATE: {
+            float a = run.at(s.a, row)[i];
+            return s.b.start == NONE ? activate(s.activation, a) : a * activate(s.activation, run.at(s.b, row)[i]);
+        }
+        case CONVOLVED: return convolved(run, s.conv, row, i);
+        default: return run.at(s.a, row)[i];
+    }
+}
+
+// 1 / sqrt(mean(x²) + eps) of each of `parts` equal parts of `x` into `scales`. All threads of the block.
+__device__ inline void inverse_rms(const float* x, u32 part_len, u32 parts, float eps, float* scales) {
+    for (u32 base = 0; base < parts; base += HALVES) {
+        u32 part = base + half_warp();
+        float sum = 0.0f;
+        if (part < parts) {
+            const float* own = x + (u64)part * part_len;
+            for (u32 i = half_lane(); i < part_len; i += 16) sum += own[i] * own[i];
+        }
+        sum = fold16(sum);
+        if (part < parts && half_lane() == 0) scales[part] = rsqrt_core(sum / (float)part_len + eps);
+    }
+    __syncthreads();
+}
+
+// Norms `x` `[len]` in shared memory but for the last elementwise steps, which `normed` does. All threads of the block.
+__device__ inline void norm_sums(const Run& run, const Norm& n, float* x, u32 len) {
+    float* sums = run.shared.sums;
+    if (n.kind == LAYER) {
+        float sum = 0.0f;
+        if (half_warp() == 0)
+            for (u32 i = half_lane(); i < len; i += 16) sum += x[i];
+        sum = fold16(sum);
+        if (threadIdx.x == 0) sums[0] = sum / (float)len;
+        __syncthreads();
+        for (u32 i = threadIdx.x; i < len; i += THREADS) x[i] -= sums[0];
+        __syncthreads();
+    }
+    inverse_rms(x, len / n.groups, n.groups, n.eps, sums);
+}
+
+__device__ inline float normed(const Run& run, const Norm& n, float v, u32 len, u32 i) {
+    if (n.kind != IDENTITY) v *= run.shared.sums[i / (len / n.groups)];
+    if (n.weight != NONE) v *= run.weights(n.weight)[i];
+    if (n.bias != NONE) v += run.weights(n.bias)[i];
+    return v;
+}
+
+// Where the codes of one row go.
+struct RowCodes {
+    u32* codes;        // [groups][8], 4 codes each
+    float* scales;     // one per group, `stride` apart, as the next
+    int* sums;
+    u32 stride;
+};
+
+__device__ inline RowCodes shared_codes(const Run& run) {
+    float* start = run.row_codes_start();
+    u32 groups = run.p.shared_groups;
+    return {(u32*)start, start + 8 * groups, (int*)(start + 9 * groups), 1};
+}
+
+__device__ inline RowCodes scratch_codes(const Run& run, const Codes& c, u32 len, u64 row) {
+    u32* codes = (u32*)(run.p.scratch + c.codes) + row * 8 * div_up(len, GROUP);
+    return {codes, run.p.scratch + c.scales + row, (int*)(run.p.scratch + c.sums) + row, c.stride};
+}
+
+// `value(i)` of `[len]` as codes; a warp takes a group. Ties round to even.
+template <class Value>
+__device__ inline void quantize(u32 len, const RowCodes& to, Value value) {
+    for (u32 g = warp(); g < div_up(len, GROUP); g += WARPS) {
+        u32 i = g * GROUP + lane();
+        float x = i < len ? value(i) : 0.0f;
+        float largest = larger(x < 0.0f ? -x : x, 0.0f);
+        for (int half = 16; half > 0; half /= 2) largest = larger(__shfl_xor_sync(FULL, largest, half), largest);
+        bool zero = largest < 1e-36f;
+        float inverse = zero ? 0.0f : 127.0f / largest;
+        int code = zero ? 0 : (int)(signed char)__float_as_uint(x * inverse + ROUND);
+        int sum = code;
+        for (int half = 16; half > 0; half /= 2) sum += __shfl_xor_sync(FULL, sum, half);
+        ((signed char*)(to.codes + g * 8))[lane()] = (signed char)code;
+        if (lane() == 0) {
+            to.scales[(u64)g * to.stride] = zero ? 0.0f : largest / 127.0f;
+            to.sums[(u64)g * to.stride] = sum;
+        }
+    }
+}
+
+// One row of a source: normed, gated; to `codes` and to `floats`, either of which may be absent. All threads of the block.
+__device__ __noinline__ void prepare_row(const Run& run, const Source& s, u32 row, const RowCodes* codes, float* floats) {
+    float* x = run.shared.row;
+    bool has_norm = s.norm.kind != IDENTITY;
+    if (has_norm) {
+        for (u32 i = threadIdx.x; i < s.len; i += THREADS) x[i] = gather(run, s, row, i);
+        __syncthreads();
+        norm_sums(run, s.norm, x, s.len);
+    }
+    auto value = [&](u32 i) {
+        float v = normed(run, s.norm, has_norm ? x[i] : gather(run, s, row, i), s.len, i);
+        return s.after.start == NONE ? v : v * silu(run.at(s.after, row)[i]);
+    };
+    if (codes) quantize(s.len, *codes, value);
+    // In place where `floats` is `x`, so after the codes.
+    __syncthreads();
+    if (floats)
+        for (u32 i = threadIdx.x; i < s.len; i += THREADS) floats[i] = value(i);
+    __syncthreads();
+}
+
+__device__ inline void op_prepare(const Run& run, const Op& op, const Prepare& p) {
+    u32 rows = p.head ? run.p.head_count : run.rows * p.multiple, row_start = p.head ? run.p.head_row : 0;
+    for (u32 row = first_unit(op); row < rows; row += gridDim.x) {
+        RowCodes codes = scratch_codes(run, p.to, p.source.len, row);
+        float* floats = p.to.floats.start == NONE ? nullptr : run.at(p.to.floats, row);
+        prepare_row(run, p.source, row_start + row, p.to.codes == NONE ? nullptr : &codes, floats);
+    }
+}

@@ -1,0 +1,77 @@
+//! What [`Streams`](crate::Streams) needs of a device: memory, and the two kernels. [`Cuda`](crate::Cuda) is one; the
+//! emulator of the tests is another.
+
+use crate::error::CudaError;
+use crate::program::Params;
+
+/// A device with memory of its own.
+pub trait Device {
+    /// Memory on the device, given back when dropped.
+    type Buffer;
+    /// A model's bytes, in memory that the device can read.
+    type Model<'m>;
+
+    /// The most blocks of 256 threads with this much shared memory that run at the same time, for one row of activations
+    /// or many.
+    ///
+    /// # Errors
+    /// If not even one does.
+    fn grid(&self, many: bool, shared_bytes: usize) -> Result<usize, CudaError>;
+
+    /// Brings a model where the device can read it.
+    ///
+    /// # Errors
+    /// If there is too little memory.
+    fn model<'m>(&self, bytes: &'m [u8]) -> Result<Self::Model<'m>, CudaError>;
+
+    /// The device's address of a model.
+    fn model_address(&self, model: &Self::Model<'_>) -> u64;
+
+    /// Memory, whatever it holds.
+    ///
+    /// # Errors
+    /// If there is too little.
+    fn allocate(&self, bytes: usize) -> Result<Self::Buffer, CudaError>;
+
+    /// The device's address of a buffer.
+    fn address(&self, buffer: &Self::Buffer) -> u64;
+
+    /// Writes `bytes` from byte `start` on.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn write(&self, buffer: &mut Self::Buffer, start: usize, bytes: &[u8]) -> Result<(), CudaError>;
+
+    /// Reads from byte `start` on, after all that was launched.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn read(&self, buffer: &Self::Buffer, start: usize, bytes: &mut [u8]) -> Result<(), CudaError>;
+
+    /// Sets `bytes` bytes from byte `start` on to zero.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn clear(&self, buffer: &mut Self::Buffer, start: usize, bytes: usize) -> Result<(), CudaError>;
+
+    /// Waits until all that was launched is done.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn wait(&self) -> Result<(), CudaError>;
+
+    /// Runs a kernel, the one for many rows or that for one, on `grid` blocks that all run at the same time.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    ///
+    /// # Safety
+    /// `params` must name buffers of this device that are large enough for the program, and a program for them.
+    unsafe fn run(
+        &self,
+        many: bool,
+        grid: usize,
+        shared_bytes: usize,
+        params: &Params,
+    ) -> Result<(), CudaError>;
+}

@@ -1,0 +1,491 @@
+//! The operations of each kind of block; `sarit-core`'s `engine` has the same steps.
+
+use super::builder::{Buffer, Builder, Map, THREADS, map};
+use super::records::{
+    AttendOf, Combine, ConvOf, Convolve, Experts, Kind, Mat, NONE, NormOf, Route, ScanOf, Source, Target,
+    TimeOf, Times, Vector, source, target,
+};
+use crate::error::CudaError;
+use sarit_core::plan::{
+    Activation, Attention, BlockInput, Decay, Join, LinearBlock, Mlp, Moe, NormKind, Routing, ShortConv, Ssm,
+};
+use sarit_core::{ALIGN, Block, GROUP, StateDType, StatePart};
+
+/// State elements of a channel that the scan keeps in registers: 16 for each of 16 threads.
+const D_STATE_MOST: usize = 256;
+
+/// Parts of a norm whose sums the kernels keep.
+const NORM_PARTS_MOST: usize = 256;
+
+/// Channels of a unit of the scan.
+const SCAN_CHANNELS: usize = 16;
+
+/// Activation that changes nothing.
+const LINEAR: u32 = 5;
+
+fn activation(activation: Activation) -> u32 {
+    match activation {
+        Activation::Silu => 0,
+        Activation::Gelu => 1,
+        Activation::GeluTanh => 2,
+        Activation::Relu2 => 3,
+        Activation::Relu => 4,
+    }
+}
+
+impl<'m> Builder<'m> {
+    /// A block whose state begins at float `state` and whose normed input has `input_len` elements; `shares` says whether
+    /// the block after it reads the same input.
+    pub(super) fn block(
+        &mut self,
+        block: &Block<'m>,
+        state: usize,
+        input_len: usize,
+        shares: bool,
+    ) -> Result<(), CudaError> {
+        let mut parts = [0; 3];
+        let mut place = state;
+        for (part, StatePart { len, .. }) in parts.iter_mut().zip(block.state_parts(StateDType::F32)) {
+            *part = u32::try_from(place).map_err(|_| CudaError::TooLarge)?;
+            place += len.next_multiple_of(ALIGN / 4);
+        }
+        let input = self.input(block.join(), input_len, shares)?;
+        let output = self.output(block.join());
+        match block {
+            Block::Ssm(p) => self.ssm(p, &input, output, parts),
+            Block::Attention(p) => self.attention(p, &input, output, parts),
+            Block::Mlp(p) => self.mlp(p, &input, output),
+            Block::Moe(p) => self.moe(p, &input, output),
+            Block::ShortConv(p) => self.short_conv(p, &input, output, parts[0]),
+            Block::Linear(p) => self.linear_block(p, &input, output),
+        }
+    }
+
+    fn residual(&mut self) -> Vector {
+        self.buffer(Buffer::Residual, self.model.d_model())
+    }
+
+    fn branch(&mut self) -> Vector {
+        self.buffer(Buffer::Branch, self.model.d_model())
+    }
+
+    /// A block's normed input.
+    fn input(&mut self, join: &Join<'m>, len: usize, shares: bool) -> Result<Source, CudaError> {
+        let residual = self.residual();
+        let plain = Source::plain(residual, len);
+        let source = match join.input {
+            BlockInput::Same => return Ok(Source::plain(self.buffer(Buffer::Hidden, len), len)),
+            BlockInput::Residual => plain,
+            BlockInput::Branch => Source::plain(self.branch(), len),
+            BlockInput::ResidualPlusBranch => {
+                let b = self.branch();
+                Source { kind: source::SUM, b, ..plain }
+            }
+            BlockInput::ResidualAndEmbedding => {
+                let d_model = self.model.d_model();
+                let b = self.buffer(Buffer::Embedded, d_model);
+                Source { kind: source::CONCAT, b, split: d_model as u32, ..plain }
+            }
+        };
+        let source = Source { norm: self.norm(&join.norm, 1), ..source };
+        if !shares {
+            return Ok(source);
+        }
+        let hidden = self.buffer(Buffer::Hidden, len);
+        self.floats(&source, hidden)?;
+        Ok(Source::plain(hidden, len))
+    }
+
+    /// Where a block's output goes.
+    fn output(&mut self, join: &Join<'m>) -> Target {
+        let (kind, y) =
+            if join.to_branch { (target::SET, self.branch()) } else { (target::ADD, self.residual()) };
+        Target { kind, scale: join.scale, ..Target::store(y) }
+    }
+
+    fn ssm(
+        &mut self,
+        p: &Ssm<'m>,
+        input: &Source,
+        output: Target,
+        [window, state, _]: [u32; 3],
+    ) -> Result<(), CudaError> {
+        let (d_inner, channels) = (p.d_inner(), p.conv_channels());
+        if p.d_state > D_STATE_MOST {
+            return Err(CudaError::DState(p.d_state));
+        }
+        if p.n_groups > NORM_PARTS_MOST {
+            return Err(CudaError::Groups(p.n_groups));
+        }
+        let proj = self.buffer(Buffer::Proj, p.in_proj.matrix.rows());
+        let to = map(self, &p.in_proj, Target::store(proj));
+        self.products(input, &[to])?;
+
+        let conv = ConvOf {
+            x: proj.columns(d_inner),
+            factor: Vector::NONE,
+            window,
+            weight: self.place(p.conv_weight),
+            bias: self.optional(p.conv_bias),
+            width: p.conv_width as u32,
+            channels: channels as u32,
+            silu: p.conv_silu.into(),
+        };
+        let has_norm = p.gate_norm.kind != NormKind::Identity;
+        let late_gate = has_norm && p.norm_before_gate;
+        let inner = self.buffer(Buffer::Inner, d_inner);
+        let mut scan = ScanOf {
+            fused: self.one.into(),
+            heads: p.heads as u32,
+            head_dim: p.head_dim as u32,
+            d_state: p.d_state as u32,
+            n_groups: p.n_groups as u32,
+            d: self.place(p.d),
+            state,
+            x: Vector::NONE,
+            b: Vector::NONE,
+            c: Vector::NONE,
+            // Raw where it is not projected.
+            dt: proj.columns(d_inner + channels),
+            decay: Vector::NONE,
+            z: if late_gate { Vector::NONE } else { proj },
+            y: inner,
+            time: self.time(&p.decay, p.heads),
+            conv,
+            select: Vector::NONE,
+            rank: 0,
+            dt_norm: NormOf::IDENTITY,
+            b_norm: NormOf::IDENTITY,
+            c_norm: NormOf::IDENTITY,
+            dt_proj: Mat::NONE,
+        };
+        if let Some(select) = &p.select {
+            let norms = [&select.dt_norm, &select.b_norm, &select.c_norm];
+            if norms.iter().any(|norm| norm.kind != NormKind::Identity) {
+                [scan.dt_norm, scan.b_norm, scan.c_norm] = norms.map(|norm| self.norm(norm, 1));
+            }
+            scan.rank = select.dt_proj.cols() as u32;
+            scan.dt_proj = self.mat(&select.dt_proj);
+            scan.select = self.buffer(Buffer::Select, select.x_proj.rows());
+        }
+        if self.one {
+            self.scan_one(p, scan)?
+        } else {
+            self.scan_many(p, scan)?
+        }
+
+        let mut gated = Source::plain(inner, d_inner);
+        if has_norm {
+            gated.norm = NormOf { bias: NONE, ..self.norm(&p.gate_norm, p.n_groups) };
+        }
+        if late_gate {
+            gated.after = proj;
+        }
+        // The window is read by the convolution only, which is over.
+        self.op(Kind::Window, channels.div_ceil(THREADS), &Convolve { conv, y: Vector::NONE });
+        self.no_barrier();
+        let to = map(self, &p.out_proj, output);
+        self.products(&gated, &[to])
+    }
+
+    /// Convolution, projections of Mamba-1 and scan of one row: what a block needs it makes for itself.
+    fn scan_one(&mut self, p: &Ssm<'m>, scan: ScanOf) -> Result<(), CudaError> {
+        let bc = p.bc_len();
+        let units = p.d_inner().div_ceil(SCAN_CHANNELS);
+        if let Some(select) = &p.select {
+            let x = Source {
+                kind: source::CONVOLVED,
+                conv: scan.conv,
+                ..Source::plain(scan.conv.x, p.d_inner())
+            };
+            let to = Map { matrix: &select.x_proj, adapter: None, to: Target::store(scan.select) };
+            self.products(&x, &[to])?;
+            self.shared(scan.rank as usize + 2 * bc, (scan.rank as usize).div_ceil(GROUP))?;
+        } else {
+            self.shared(2 * bc, 0)?;
+        }
+        self.op(Kind::Scan, units, &scan);
+        Ok(())
+    }
+
+    /// The same for many rows, one thing after another.
+    fn scan_many(&mut self, p: &Ssm<'m>, mut scan: ScanOf) -> Result<(), CudaError> {
+        let (d_inner, bc, heads) = (p.d_inner(), p.bc_len(), p.heads);
+        let conv = self.buffer(Buffer::Conv, p.conv_channels());
+        let (dt, decay) = (self.buffer(Buffer::Dt, heads), self.buffer(Buffer::Decay, heads));
+        let mut times = Times { time: scan.time, heads: heads as u32, raw: scan.dt, dt, decay };
+        let rows = self.extent.rows;
+        let threads = |len: usize| (rows * len).div_ceil(THREADS);
+        self.op(Kind::Convolve, threads(p.conv_channels()), &Convolve { conv: scan.conv, y: conv });
+        if let Some(select) = &p.select {
+            let rank = scan.rank as usize;
+            let to = Map { matrix: &select.x_proj, adapter: None, to: Target::store(scan.select) };
+            self.products(&Source::plain(conv, d_inner), &[to])?;
+            let mut selected = scan.select;
+            let norms = [(scan.dt_norm, 0, rank), (scan.b_norm, rank, bc), (scan.c_norm, rank + bc, bc)];
+            if norms.iter().any(|(norm, ..)| norm.kind != 0) {
+                selected = self.buffer(Buffer::Normed, select.x_proj.rows());
+                for (i, (norm, start, len)) in norms.into_iter().enumerate() {
+                    let part = Source { norm, ..Source::plain(scan.select.columns(start), len) };
+                    self.floats(&part, selected.columns(start))?;
+                    if i < 2 {
+                        self.no_barrier();
+                    }
+                }
+            }
+            let to = Map { matrix: &select.dt_proj, adapter: None, to: Target::store(dt) };
+            self.products(&Source::plain(selected, rank), &[to])?;
+            times.raw = dt;
+            (scan.b, scan.c) = (selected.columns(rank), selected.columns(rank + bc));
+        } else {
+            self.no_barrier();
+            (scan.b, scan.c) = (conv.columns(d_inner), conv.columns(d_inner + bc));
+        }
+        self.op(Kind::Times, threads(heads), &times);
+        (scan.x, scan.dt, scan.decay) = (conv, dt, decay);
+        self.op(Kind::Scan, d_inner.div_ceil(SCAN_CHANNELS), &scan);
+        Ok(())
+    }
+
+    fn time(&self, decay: &Decay<'m>, heads: usize) -> TimeOf {
+        match *decay {
+            Decay::Exp { dt_bias, dt_min, dt_max, a_log2 } => TimeOf {
+                sigmoid: 0,
+                bias: self.place(dt_bias),
+                min: dt_min,
+                max: dt_max,
+                a_log2: self.place(a_log2),
+                per_element: (a_log2.len() != heads).into(),
+            },
+            Decay::Sigmoid => {
+                TimeOf { sigmoid: 1, bias: NONE, min: 0.0, max: 0.0, a_log2: NONE, per_element: 0 }
+            }
+        }
+    }
+
+    fn attention(
+        &mut self,
+        p: &Attention<'m>,
+        input: &Source,
+        output: Target,
+        [window, keys, values]: [u32; 3],
+    ) -> Result<(), CudaError> {
+        let (q_len, kv_len, qkv_len) = (p.q_len(), p.kv_len(), p.qkv_len());
+        let rows = self.extent.rows;
+        let proj = self.buffer(Buffer::Proj, qkv_len);
+        let [q, k, v] = [(&p.q, 0), (&p.k, q_len), (&p.v, q_len + kv_len)]
+            .map(|(linear, start)| map(self, linear, Target::store(proj.columns(start))));
+        self.products(input, &[q, k, v])?;
+        let mut qkv = proj;
+        let mut convolve = None;
+        if p.conv_width > 1 {
+            qkv = self.buffer(Buffer::Conv, qkv_len);
+            let conv = ConvOf {
+                x: proj,
+                factor: Vector::NONE,
+                window,
+                weight: self.place(p.conv_weight),
+                bias: self.optional(p.conv_bias),
+                width: p.conv_width as u32,
+                channels: qkv_len as u32,
+                silu: 0,
+            };
+            let record = Convolve { conv, y: qkv };
+            self.op(Kind::Convolve, (rows * qkv_len).div_ceil(THREADS), &record);
+            convolve = Some(record);
+        }
+        let (rotary_dims, turns) = match &p.rope {
+            None => (0, NONE),
+            Some(rope) => {
+                // 8-byte numbers, so on an even word.
+                self.tables.resize(self.tables.len().next_multiple_of(2), 0);
+                let start = self.tables.len() as u32;
+                for i in 0..rope.dims / 2 {
+                    let step = rope.step(i);
+                    self.tables.extend([step as u32, (step >> 32) as u32]);
+                }
+                (rope.dims as u32, start)
+            }
+        };
+        let y = self.buffer(Buffer::Inner, q_len);
+        let attend = AttendOf {
+            heads: p.heads as u32,
+            kv_heads: p.kv_heads as u32,
+            head_dim: p.head_dim as u32,
+            window: p.window as u32,
+            keys,
+            values,
+            scores: self.buffer(Buffer::Scores, p.window).start,
+            scale: p.scale,
+            qkv,
+            y,
+            q_norm: self.norm(&p.q_norm, 1),
+            k_norm: self.norm(&p.k_norm, 1),
+            rotary_dims,
+            turns,
+        };
+        if rotary_dims > 0 || [attend.q_norm, attend.k_norm].iter().any(|norm| norm.kind != 0) {
+            self.op(Kind::Rotate, (rows * (p.heads + p.kv_heads)).div_ceil(SCAN_CHANNELS), &attend);
+        }
+        self.op(Kind::Attend, rows * p.heads, &attend);
+        // What only the next step reads.
+        if let Some(record) = convolve {
+            self.op(Kind::Window, qkv_len.div_ceil(THREADS), &record);
+            self.no_barrier();
+        }
+        self.op(Kind::Ring, (rows * kv_len).div_ceil(THREADS), &attend);
+        self.no_barrier();
+        let to = map(self, &p.o, output);
+        self.products(&Source::plain(y, q_len), &[to])
+    }
+
+    fn mlp(&mut self, p: &Mlp<'m>, input: &Source, output: Target) -> Result<(), CudaError> {
+        let d_ff = p.up.matrix.rows();
+        let inner = self.buffer(Buffer::Inner, d_ff);
+        let mut hidden = Source {
+            kind: source::ACTIVATE,
+            activation: activation(p.activation),
+            ..Source::plain(inner, d_ff)
+        };
+        let up = map(self, &p.up, Target::store(inner));
+        if let Some(gate) = &p.gate {
+            hidden.b = self.buffer(Buffer::Proj, d_ff);
+            let gate = map(self, gate, Target::store(hidden.b));
+            self.products(input, &[up, gate])?;
+        } else {
+            self.products(input, &[up])?;
+        }
+        let down = map(self, &p.down, output);
+        self.products(&hidden, &[down])
+    }
+
+    fn short_conv(
+        &mut self,
+        p: &ShortConv<'m>,
+        input: &Source,
+        output: Target,
+        window: u32,
+    ) -> Result<(), CudaError> {
+        let channels = p.channels;
+        let proj = self.buffer(Buffer::Proj, 3 * channels);
+        let to = map(self, &p.in_proj, Target::store(proj));
+        self.products(input, &[to])?;
+        let conv = ConvOf {
+            x: proj.columns(2 * channels),
+            factor: proj,
+            window,
+            weight: self.place(p.conv_weight),
+            bias: self.optional(p.conv_bias),
+            width: p.conv_width as u32,
+            channels: channels as u32,
+            silu: 0,
+        };
+        let y = self.buffer(Buffer::Inner, channels);
+        let record = Convolve { conv, y };
+        self.op(Kind::Convolve, (self.extent.rows * channels).div_ceil(THREADS), &record);
+        self.op(Kind::Window, channels.div_ceil(THREADS), &record);
+        self.no_barrier();
+        let gated = Source {
+            kind: source::ACTIVATE,
+            activation: LINEAR,
+            b: proj.columns(channels),
+            ..Source::plain(y, channels)
+        };
+        let to = map(self, &p.out_proj, output);
+        self.products(&gated, &[to])
+    }
+
+    fn linear_block(&mut self, p: &LinearBlock<'m>, input: &Source, output: Target) -> Result<(), CudaError> {
+        let to = map(self, &p.linear, output);
+        self.products(input, &[to])
+    }
+
+    fn moe(&mut self, p: &Moe<'m>, input: &Source, output: Target) -> Result<(), CudaError> {
+        let (rows, width, d_ff, chosen) = (self.extent.rows, p.width, p.d_ff, p.chosen);
+        let logits = self.buffer(Buffer::Router, p.experts);
+        let router = Map { matrix: &p.router, adapter: None, to: Target::store(logits) };
+        let mut v = *input;
+        if let Some((latent_in, _)) = &p.latent {
+            let select = self.buffer(Buffer::Select, width);
+            let latent_in = map(self, latent_in, Target::store(select));
+            self.products(input, &[router, latent_in])?;
+            v = Source::plain(select, width);
+        } else {
+            self.products(input, &[router])?;
+        }
+        let (ids, weights) =
+            (self.buffer(Buffer::ExpertIds, chosen), self.buffer(Buffer::ExpertWeights, chosen));
+        let route = Route {
+            logits,
+            ids,
+            weights,
+            experts: p.experts as u32,
+            chosen: chosen as u32,
+            groups: p.groups as u32,
+            chosen_groups: p.chosen_groups as u32,
+            routing: match p.routing {
+                Routing::SoftmaxOfChosen => 0,
+                Routing::SoftmaxOfAll => 1,
+                Routing::Sigmoid => 2,
+                Routing::SigmoidNormalized => 3,
+            },
+            correction: self.optional(p.correction),
+            weight_scale: p.weight_scale,
+        };
+        self.shared(3 * p.experts + p.groups, 0)?;
+        self.op(Kind::Route, rows, &route);
+        self.no_barrier();
+
+        let experts: Vec<_> = (0..p.experts).map(|e| self.model.expert(p, e)).collect();
+        let any = |quantized: bool, down: bool| {
+            let of = |e: &sarit_core::plan::Expert<'m>| {
+                if down { vec![e.down] } else { e.gate.into_iter().chain([e.up]).collect() }
+            };
+            experts.iter().flat_map(of).any(|matrix| matrix.is_quantized() == quantized)
+        };
+        let codes = self.expert_input(&v, 1, (any(true, false), any(false, false)))?;
+        let inner = Vector { stride: d_ff as u32, ..self.buffer(Buffer::Inner, chosen * d_ff) };
+        let up: Vec<_> = experts.iter().map(|e| e.up).collect();
+        let first =
+            Experts { table: 0, chosen: chosen as u32, shared: 1, rows: d_ff as u32, ids, y: inner, codes };
+        self.experts(&up, first);
+        let mut hidden = Source {
+            kind: source::ACTIVATE,
+            activation: activation(p.activation),
+            ..Source::plain(inner, d_ff)
+        };
+        let gates: Vec<_> = experts.iter().filter_map(|e| e.gate).collect();
+        if !gates.is_empty() {
+            hidden.b = Vector { stride: d_ff as u32, ..self.buffer(Buffer::Proj, chosen * d_ff) };
+            self.no_barrier();
+            self.experts(&gates, Experts { y: hidden.b, ..first });
+        }
+        let codes = self.expert_input(&hidden, chosen, (any(true, true), any(false, true)))?;
+        let parts = Vector { stride: width as u32, ..self.buffer(Buffer::Parts, chosen * width) };
+        let down: Vec<_> = experts.iter().map(|e| e.down).collect();
+        self.experts(&down, Experts { shared: 0, rows: width as u32, y: parts, codes, ..first });
+
+        let mut combine = Combine { parts, weights, chosen: chosen as u32, width: width as u32, to: output };
+        let units = (rows * width).div_ceil(THREADS);
+        let Some((_, latent_out)) = &p.latent else {
+            self.op(Kind::Combine, units, &combine);
+            return Ok(());
+        };
+        let sum = self.buffer(Buffer::Normed, width);
+        combine.to = Target::store(sum);
+        self.op(Kind::Combine, units, &combine);
+        let to = map(self, latent_out, output);
+        self.products(&Source::plain(sum, width), &[to])
+    }
+
+    /// The products of the chosen ones of `matrices`.
+    fn experts(&mut self, matrices: &[sarit_core::Matrix<'m>], record: Experts) {
+        let table = self.tables.len() as u32;
+        for matrix in matrices {
+            let Mat { data, dtype, rows, cols } = self.mat(matrix);
+            self.tables.extend([data, dtype, rows, cols]);
+        }
+        let units = self.extent.rows * record.chosen as usize * (record.rows as usize).div_ceil(8);
+        self.op(Kind::Experts, units, &Experts { table, ..record });
+    }
+}

@@ -1,0 +1,400 @@
+//! Puts a program together: buffers in scratch, places in the model, inputs of products, barriers.
+
+use super::records::{
+    Codes, Kind, Mat, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source, Target, Vector, input,
+};
+use crate::error::CudaError;
+use bytemuck::Pod;
+use sarit_core::plan::{Linear, Norm, NormKind};
+use sarit_core::{ALIGN, GROUP, Matrix, Model, TILE_ROWS};
+
+/// Bytes of shared memory of a block up to which blocks make inputs for themselves, so that several fit on a
+/// multiprocessor; and those that every device since compute capability 8.0 has.
+const FUSED_BYTES: usize = 48 << 10;
+const SHARED_BYTES: usize = 96 << 10;
+
+/// Bytes of a group in shared memory: codes, scale, sum of codes.
+const SHARED_GROUP_BYTES: usize = GROUP + 8;
+
+/// Threads of a block, and its warps and half-warps: as the kernels have them.
+pub(crate) const THREADS: usize = 256;
+const HALF_WARPS: usize = 16;
+
+/// Buffers in scratch; all hold one row for each row of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Buffer {
+    Residual,
+    Embedded,
+    Branch,
+    /// Normed input of blocks that share it.
+    Hidden,
+    /// Input projected.
+    Proj,
+    /// That convolved.
+    Conv,
+    /// What goes into the output projection.
+    Inner,
+    /// Output of `x_proj`; input of experts.
+    Select,
+    /// The same normed; the sum of experts.
+    Normed,
+    Dt,
+    Decay,
+    /// Low-rank part of a linear map.
+    Adapter,
+    /// The same at full rank.
+    Adapted,
+    Router,
+    ExpertIds,
+    ExpertWeights,
+    /// Outputs of the chosen experts.
+    Parts,
+    /// A prepared row as floats; of a low-rank part.
+    Floats,
+    LowFloats,
+    Logits,
+    /// Attention scores: one row for each block of the grid.
+    Scores,
+}
+
+const BUFFERS: usize = Buffer::Scores as usize + 1;
+
+/// Two sets of codes: of inputs, and of the low-rank parts of adapters.
+const CODE_SETS: usize = 2;
+
+/// Where buffers lie, in floats, and what a row of each needs. Measured by building a program once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layout {
+    /// Floats of a row.
+    lens: [usize; BUFFERS],
+    starts: [usize; BUFFERS],
+    /// Groups of a row's codes.
+    groups: [usize; CODE_SETS],
+    /// Codes, scales, sums.
+    code_starts: [[usize; 3]; CODE_SETS],
+    floats: usize,
+    /// Room for one row in shared memory.
+    pub(super) shared_floats: usize,
+    pub(super) shared_groups: usize,
+}
+
+/// How many rows the buffers hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    /// Of a launch.
+    pub(super) rows: usize,
+    /// Whose logits are made at once.
+    pub(super) logit_rows: usize,
+    /// Blocks of a grid.
+    pub(super) grid: usize,
+}
+
+impl Extent {
+    /// Rows with those that tensor cores read beyond the last.
+    fn padded_rows(self) -> usize {
+        self.rows.next_multiple_of(8)
+    }
+}
+
+impl Layout {
+    /// Gives each buffer its place, for rows as long as measured.
+    pub(super) fn place(&mut self, extent: Extent) -> Result<(), CudaError> {
+        let mut floats = 0usize;
+        let mut take = |len: usize, rows: usize| {
+            let start = floats;
+            let end = len.checked_mul(rows).and_then(|n| n.checked_add(start));
+            floats = end.map_or(usize::MAX / 2, |end| end.next_multiple_of(ALIGN / 4));
+            start
+        };
+        for (i, (start, len)) in self.starts.iter_mut().zip(self.lens).enumerate() {
+            *start = take(
+                len,
+                match i {
+                    _ if i == Buffer::Scores as usize => extent.grid,
+                    _ if i == Buffer::Logits as usize => extent.logit_rows,
+                    _ => extent.rows,
+                },
+            );
+        }
+        let rows = extent.padded_rows();
+        for (starts, groups) in self.code_starts.iter_mut().zip(self.groups) {
+            *starts = [take(groups * (GROUP / 4), rows), take(groups, rows), take(groups, rows)];
+        }
+        self.floats = floats;
+        // Places are 4-byte numbers.
+        if u32::try_from(floats).is_err() { Err(CudaError::TooLarge) } else { Ok(()) }
+    }
+
+    /// Where a buffer starts, in floats.
+    pub(super) fn start(&self, buffer: Buffer) -> usize {
+        self.starts[buffer as usize]
+    }
+
+    /// Bytes of all buffers.
+    pub(super) fn bytes(&self) -> usize {
+        4 * self.floats
+    }
+}
+
+/// A linear map to make, and where its output goes.
+#[derive(Clone, Copy)]
+pub(super) struct Map<'a, 'm> {
+    pub(super) matrix: &'a Matrix<'m>,
+    pub(super) adapter: Option<&'a (Matrix<'m>, Matrix<'m>)>,
+    pub(super) to: Target,
+}
+
+pub(super) struct Builder<'m> {
+    pub(super) model: Model<'m>,
+    pub(super) layout: Layout,
+    pub(super) extent: Extent,
+    /// For one row, with as few barriers as can be; else for any number.
+    pub(super) one: bool,
+    pub(super) ops: Vec<Op>,
+    pub(super) tables: Vec<u32>,
+    /// Units since the last barrier.
+    units: usize,
+    /// Of the last operation.
+    last_units: usize,
+}
+
+impl<'m> Builder<'m> {
+    pub(super) fn new(model: &Model<'m>, layout: Layout, extent: Extent, one: bool) -> Self {
+        Self {
+            model: *model,
+            layout,
+            extent,
+            one,
+            ops: Vec::new(),
+            tables: Vec::new(),
+            units: 0,
+            last_units: 0,
+        }
+    }
+
+    /// A buffer whose rows are `len` floats long.
+    pub(super) fn buffer(&mut self, buffer: Buffer, len: usize) -> Vector {
+        let i = buffer as usize;
+        self.layout.lens[i] = self.layout.lens[i].max(len);
+        // Rows are as far apart as this use needs.
+        Vector { start: self.layout.starts[i] as u32, stride: len as u32 }
+    }
+
+    /// A set of codes for `multiple` rows of `len` elements for each row.
+    fn codes(&mut self, set: usize, len: usize, multiple: usize, quantized: bool, floats: bool) -> Codes {
+        let mut codes = Codes { codes: NONE, scales: NONE, sums: NONE, stride: 0, floats: Vector::NONE };
+        if quantized {
+            let groups = len.div_ceil(GROUP);
+            self.layout.groups[set] = self.layout.groups[set].max(groups * multiple);
+            let [c, scales, sums] = self.layout.code_starts[set].map(|start| start as u32);
+            let stride = (self.extent.padded_rows() * multiple) as u32;
+            codes = Codes { codes: c, scales, sums, stride, ..codes };
+        }
+        if floats {
+            let buffer = if set == 0 { Buffer::Floats } else { Buffer::LowFloats };
+            let floats = self.buffer(buffer, len * multiple);
+            codes.floats = Vector { stride: len as u32, ..floats };
+        }
+        codes
+    }
+
+    /// The place of something that the model holds, in units of 64 bytes.
+    pub(super) fn place<T>(&self, part: &[T]) -> u32 {
+        let offset = part.as_ptr().addr() - self.model.bytes().as_ptr().addr();
+        debug_assert!(offset.is_multiple_of(ALIGN));
+        (offset / ALIGN) as u32
+    }
+
+    pub(super) fn optional(&self, part: Option<&[f32]>) -> u32 {
+        part.map_or(NONE, |part| self.place(part))
+    }
+
+    pub(super) fn mat(&self, matrix: &Matrix<'m>) -> Mat {
+        let (dtype, data) = match matrix {
+            Matrix::F32(d) => (0, self.place(d.data)),
+            Matrix::F16(d) => (1, self.place(d.data)),
+            Matrix::Q8(t) => (2, self.place(t.scales)),
+            Matrix::Q4(t) => (3, self.place(t.scales)),
+        };
+        Mat { data, dtype, rows: matrix.rows() as u32, cols: matrix.cols() as u32 }
+    }
+
+    pub(super) fn norm(&self, norm: &Norm<'m>, groups: usize) -> NormOf {
+        let kind = match norm.kind {
+            NormKind::Identity => 0,
+            NormKind::Rms => 1,
+            NormKind::Layer => 2,
+        };
+        let (weight, bias) = (self.optional(norm.weight), self.optional(norm.bias));
+        NormOf { kind, weight, bias, eps: norm.eps, groups: groups as u32 }
+    }
+
+    /// Adds an operation of so many units, with a barrier after it.
+    pub(super) fn op(&mut self, kind: Kind, units: usize, record: &impl Pod) {
+        self.op_number(kind as u32, units, record);
+    }
+
+    pub(super) fn op_number(&mut self, kind: u32, units: usize, record: &impl Pod) {
+        self.ops.push(Op::new(kind, self.units as u32, record));
+        self.units = 0;
+        // Until `no_barrier` says otherwise.
+        self.last_units = units;
+    }
+
+    /// The operation that comes next neither reads what the last one writes nor writes what it reads.
+    pub(super) fn no_barrier(&mut self) {
+        let last = self.ops.last_mut().expect("there is one");
+        last.barrier = 0;
+        self.units = last.first as usize + self.last_units;
+    }
+
+    /// Room in shared memory for a row of floats and one of codes.
+    pub(super) fn shared(&mut self, floats: usize, groups: usize) -> Result<(), CudaError> {
+        self.layout.shared_floats = self.layout.shared_floats.max(floats);
+        self.layout.shared_groups = self.layout.shared_groups.max(groups);
+        let bytes = shared_bytes(self.layout.shared_floats, self.layout.shared_groups);
+        if bytes > SHARED_BYTES { Err(CudaError::RowTooLong) } else { Ok(()) }
+    }
+
+    /// Whether a block can make the input of the one row for itself: it fits, and no product changes what others read.
+    fn can_fuse(&self, source: &Source, maps: &[Map<'_, 'm>]) -> bool {
+        let len = source.len as usize;
+        let (quantized, floats) = kinds(maps);
+        let has_norm = source.norm.kind != 0;
+        let floats = if has_norm || floats { len } else { 0 };
+        let groups = if quantized { len.div_ceil(GROUP) } else { 0 };
+        let fits = shared_bytes(self.layout.shared_floats.max(floats), self.layout.shared_groups.max(groups))
+            <= FUSED_BYTES;
+        let read = [source.a, source.b, source.after].map(|v| v.start);
+        let is_changed = |map: &Map<'_, 'm>| read.contains(&map.to.y.start);
+        self.one && fits && !maps.iter().any(is_changed)
+    }
+
+    /// Rows of `source` as codes or floats or both in scratch.
+    fn prepare(
+        &mut self,
+        set: usize,
+        source: &Source,
+        multiple: usize,
+        head: bool,
+        (quantized, floats): (bool, bool),
+    ) -> Result<Codes, CudaError> {
+        let len = source.len as usize;
+        self.shared(if source.norm.kind == 0 { 0 } else { len }, 0)?;
+        let to = self.codes(set, len, multiple, quantized, floats);
+        let record = Prepare { source: *source, multiple: multiple as u32, head: head.into(), to };
+        self.op(Kind::Prepare, self.extent.rows * multiple, &record);
+        Ok(to)
+    }
+
+    /// The rows of `source` as floats in `to`.
+    pub(super) fn floats(&mut self, source: &Source, to: Vector) -> Result<(), CudaError> {
+        self.shared(if source.norm.kind == 0 { 0 } else { source.len as usize }, 0)?;
+        let to = Codes { codes: NONE, scales: NONE, sums: NONE, stride: 0, floats: to };
+        let record = Prepare { source: *source, multiple: 1, head: 0, to };
+        self.op(Kind::Prepare, self.extent.rows, &record);
+        Ok(())
+    }
+
+    /// The input of experts: prepared for whatever types their matrices have.
+    pub(super) fn expert_input(
+        &mut self,
+        source: &Source,
+        multiple: usize,
+        kinds: (bool, bool),
+    ) -> Result<Codes, CudaError> {
+        self.prepare(0, source, multiple, false, kinds)
+    }
+
+    /// Linear maps of one source, without barriers between them; there is one after the last.
+    pub(super) fn products(&mut self, source: &Source, maps: &[Map<'_, 'm>]) -> Result<(), CudaError> {
+        self.maps(source, maps, 0, false)
+    }
+
+    /// The same for the rows whose logits are made.
+    pub(super) fn head(&mut self, source: &Source, map: Map<'_, 'm>) -> Result<(), CudaError> {
+        self.maps(source, &[map], 0, true)
+    }
+
+    fn maps(
+        &mut self,
+        source: &Source,
+        maps: &[Map<'_, 'm>],
+        set: usize,
+        head: bool,
+    ) -> Result<(), CudaError> {
+        let all_kinds = kinds(maps);
+        let codes = if self.can_fuse(source, maps) {
+            None
+        } else {
+            Some(self.prepare(set, source, 1, head, all_kinds)?)
+        };
+        // What shared memory holds: whether the last product's input was in codes.
+        let mut held = None;
+        for (i, map) in maps.iter().enumerate() {
+            let mut to = map.to;
+            if let Some((down, up)) = map.adapter {
+                let rank = self.buffer(Buffer::Adapter, down.rows());
+                self.product(source, codes, &mut held, down, Target::store(rank), head)?;
+                let full = self.buffer(Buffer::Adapted, up.rows());
+                let up = Map { matrix: up, adapter: None, to: Target::store(full) };
+                self.maps(&Source::plain(rank, down.rows()), &[up], 1, head)?;
+                held = None;
+                to.addend = full;
+            }
+            self.product(source, codes, &mut held, map.matrix, to, head)?;
+            if i + 1 < maps.len() {
+                self.no_barrier();
+            }
+        }
+        Ok(())
+    }
+
+    fn product(
+        &mut self,
+        source: &Source,
+        codes: Option<Codes>,
+        held: &mut Option<bool>,
+        matrix: &Matrix<'m>,
+        to: Target,
+        head: bool,
+    ) -> Result<(), CudaError> {
+        let (len, quantized) = (source.len as usize, matrix.is_quantized());
+        let none = Codes { codes: NONE, scales: NONE, sums: NONE, stride: 0, floats: Vector::NONE };
+        let input = match codes {
+            Some(_) => input::PREPARED,
+            None if *held == Some(quantized) => input::REUSED,
+            None => {
+                let floats = if source.norm.kind != 0 || !quantized { len } else { 0 };
+                self.shared(floats, if quantized { len.div_ceil(GROUP) } else { 0 })?;
+                input::FUSED
+            }
+        };
+        *held = Some(quantized);
+        let w = self.mat(matrix);
+        let record =
+            Product { input, head: head.into(), source: *source, codes: codes.unwrap_or(none), w, to };
+        let unit_rows = if quantized { TILE_ROWS / 2 } else { HALF_WARPS };
+        self.op(Kind::Product, matrix.rows().div_ceil(unit_rows), &record);
+        Ok(())
+    }
+}
+
+/// Whether any of the maps takes codes, and whether any takes floats.
+fn kinds(maps: &[Map<'_, '_>]) -> (bool, bool) {
+    let all =
+        || maps.iter().flat_map(|map| map.adapter.map(|(down, _)| down).into_iter().chain([map.matrix]));
+    (all().any(Matrix::is_quantized), all().any(|matrix| !matrix.is_quantized()))
+}
+
+/// Bytes of shared memory with room for a row of floats and one of codes.
+pub(super) fn shared_bytes(floats: usize, groups: usize) -> usize {
+    SHARED_START_BYTES + 4 * floats + SHARED_GROUP_BYTES * groups
+}
+
+/// The map of a linear record.
+pub(super) fn map<'a, 'm>(b: &Builder<'m>, linear: &'a Linear<'m>, to: Target) -> Map<'a, 'm> {
+    let to = Target { bias: b.optional(linear.bias), ..to };
+    Map { matrix: &linear.matrix, adapter: linear.adapter.as_ref(), to }
+}

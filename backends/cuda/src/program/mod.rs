@@ -1,0 +1,122 @@
+//! From a model's plan to the list of operations that the kernels run. Nothing here needs a device.
+//!
+//! There are two programs. That for one row (a decoded token) has as few barriers as the arithmetic allows: each block
+//! norms and quantizes the input of a product for itself, and convolves what it scans: 3 barriers for a Mamba-2 block,
+//! 4 for a Mamba-1 block, 2 for an MLP. That for many rows (a prompt, or several streams) does each thing once.
+//!
+//! Places are relative: to the model, the state, the scratch. So a program is the same on every device.
+
+mod blocks;
+mod builder;
+mod records;
+
+use crate::error::CudaError;
+use builder::{Buffer, Builder, Extent, Layout, Map, shared_bytes};
+use records::{Choose, Embed, Kind, Op, Source, Target, Vector, target};
+use sarit_core::plan::BlockInput;
+use sarit_core::{Block, Model};
+
+pub(crate) use builder::THREADS;
+pub use records::{Params, SIZES};
+pub(crate) use records::{SamplingOf, Sequence};
+
+/// The most tokens among which the device can choose.
+pub(crate) const TOP_K_MOST: usize = 256;
+
+/// Operations, and the ends of their parts: tokens through all blocks, logits, choice of the next tokens.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    pub(crate) ops: Vec<Op>,
+    pub(crate) tables: Vec<u32>,
+    pub(crate) body: usize,
+    pub(crate) head: usize,
+}
+
+/// Both programs of a model and the scratch that they share.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs {
+    pub(crate) one: Program,
+    pub(crate) many: Program,
+    pub(crate) scratch_bytes: usize,
+    /// Logits in scratch, in floats: their start.
+    pub(crate) logits: usize,
+    /// Room for a row in shared memory: floats, groups of codes.
+    pub(crate) shared: (usize, usize),
+}
+
+impl Programs {
+    /// For launches of up to `rows` rows, logits of up to `logit_rows` at once, and up to `grid` blocks.
+    pub(crate) fn new(
+        model: &Model<'_>,
+        rows: usize,
+        logit_rows: usize,
+        grid: usize,
+    ) -> Result<Self, CudaError> {
+        let extent = Extent { rows, logit_rows, grid };
+        let build = |layout: Layout| -> Result<_, CudaError> {
+            let (one, layout) = program(model, layout, Extent { rows: 1, ..extent }, true)?;
+            let (many, layout) = program(model, layout, extent, false)?;
+            Ok((one, many, layout))
+        };
+        let (.., mut layout) = build(Layout::default())?;
+        layout.place(extent)?;
+        let (one, many, mut layout) = build(layout)?;
+        layout.place(extent)?;
+        Ok(Self {
+            one,
+            many,
+            scratch_bytes: layout.bytes(),
+            logits: layout.start(Buffer::Logits),
+            shared: (layout.shared_floats, layout.shared_groups),
+        })
+    }
+
+    /// Bytes of shared memory of a block.
+    pub(crate) fn shared_bytes(&self) -> usize {
+        shared_bytes(self.shared.0, self.shared.1)
+    }
+}
+
+fn program(
+    model: &Model<'_>,
+    layout: Layout,
+    extent: Extent,
+    one: bool,
+) -> Result<(Program, Layout), CudaError> {
+    let mut b = Builder::new(model, layout, extent, one);
+    let d_model = model.d_model();
+    let blocks: Vec<(Block<'_>, usize)> = model.blocks().collect();
+    let reads_embedding =
+        |(block, _): &(Block<'_>, usize)| block.join().input == BlockInput::ResidualAndEmbedding;
+    let embedded =
+        if blocks.iter().any(reads_embedding) { b.buffer(Buffer::Embedded, d_model) } else { Vector::NONE };
+    let residual = b.buffer(Buffer::Residual, d_model);
+    let embed = Embed { w: b.mat(&model.embedding()), scale: model.embedding_scale(), residual, embedded };
+    b.op(Kind::Embed, 1, &embed);
+
+    let mut input_len = 0;
+    for (i, (block, state)) in blocks.iter().enumerate() {
+        input_len = block.join().input.len(d_model, input_len);
+        let shares = blocks.get(i + 1).is_some_and(|(next, _)| next.join().input == BlockInput::Same);
+        b.block(block, *state / 4, input_len, shares)?;
+    }
+    let body = b.ops.len();
+
+    let (output, vocab) = (model.output(), model.vocab_len());
+    let logits = b.buffer(Buffer::Logits, vocab);
+    let source = Source { norm: b.norm(&output.norm, 1), ..Source::plain(residual, d_model) };
+    let kind = if output.scale == 1.0 { target::STORE } else { target::SET };
+    let to = Target { kind, scale: output.scale, bias: b.optional(output.bias), ..Target::store(logits) };
+    b.head(&source, Map { matrix: &output.head, adapter: None, to })?;
+    let head = b.ops.len();
+
+    let choose = Choose { logits, vocab: vocab as u32 };
+    b.shared(2 * TOP_K_MOST, 0)?;
+    for byte in 0..4 {
+        b.op_number(Kind::Histogram as u32 + byte, 1, &choose);
+    }
+    b.op(Kind::Argmax, 1, &choose);
+    b.op(Kind::Choose, 1, &choose);
+    let Builder { ops, tables, layout, .. } = b;
+    Ok((Program { ops, tables, body, head }, layout))
+}

@@ -1,0 +1,258 @@
+//! The records of a program as the kernels read them: `kernels/program.cuh` says what each field means.
+//!
+//! All are plain structs of 4-byte numbers, so that they have no padding and one size on host and device.
+
+use bytemuck::{Pod, Zeroable};
+
+/// "Nothing" where a place would stand.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// Declares records.
+macro_rules! records {
+    ($($name:ident { $($field:ident: $type:ty),* $(,)? })*) => {$(
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+        pub(crate) struct $name { $(pub(crate) $field: $type),* }
+    )*};
+}
+
+records! {
+    Mat { data: u32, dtype: u32, rows: u32, cols: u32 }
+    Vector { start: u32, stride: u32 }
+    NormOf { kind: u32, weight: u32, bias: u32, eps: f32, groups: u32 }
+    ConvOf {
+        x: Vector, factor: Vector, window: u32, weight: u32, bias: u32, width: u32, channels: u32, silu: u32,
+    }
+    Source {
+        kind: u32, len: u32, split: u32, activation: u32, a: Vector, b: Vector, norm: NormOf, after: Vector,
+        conv: ConvOf,
+    }
+    Codes { codes: u32, scales: u32, sums: u32, stride: u32, floats: Vector }
+    Target { kind: u32, scale: f32, y: Vector, bias: u32, addend: Vector }
+    TimeOf { sigmoid: u32, bias: u32, min: f32, max: f32, a_log2: u32, per_element: u32 }
+    Embed { w: Mat, scale: f32, residual: Vector, embedded: Vector }
+    Prepare { source: Source, multiple: u32, head: u32, to: Codes }
+    Product { input: u32, head: u32, source: Source, codes: Codes, w: Mat, to: Target }
+    Convolve { conv: ConvOf, y: Vector }
+    Times { time: TimeOf, heads: u32, raw: Vector, dt: Vector, decay: Vector }
+    ScanOf {
+        fused: u32, heads: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32, state: u32,
+        x: Vector, b: Vector, c: Vector, dt: Vector, decay: Vector, z: Vector, y: Vector,
+        time: TimeOf, conv: ConvOf, select: Vector, rank: u32,
+        dt_norm: NormOf, b_norm: NormOf, c_norm: NormOf, dt_proj: Mat,
+    }
+    AttendOf {
+        heads: u32, kv_heads: u32, head_dim: u32, window: u32, keys: u32, values: u32, scores: u32, scale: f32,
+        qkv: Vector, y: Vector, q_norm: NormOf, k_norm: NormOf, rotary_dims: u32, turns: u32,
+    }
+    Route {
+        logits: Vector, ids: Vector, weights: Vector, experts: u32, chosen: u32, groups: u32, chosen_groups: u32,
+        routing: u32, correction: u32, weight_scale: f32,
+    }
+    Experts { table: u32, chosen: u32, shared: u32, rows: u32, ids: Vector, y: Vector, codes: Codes }
+    Combine { parts: Vector, weights: Vector, chosen: u32, width: u32, to: Target }
+    Choose { logits: Vector, vocab: u32 }
+}
+
+impl Vector {
+    pub(crate) const NONE: Self = Self { start: NONE, stride: 0 };
+
+    /// The columns from `i` on.
+    pub(crate) fn columns(self, i: usize) -> Self {
+        Self { start: self.start + i as u32, ..self }
+    }
+}
+
+impl Mat {
+    pub(crate) const NONE: Self = Self { data: NONE, dtype: 0, rows: 0, cols: 0 };
+}
+
+impl NormOf {
+    pub(crate) const IDENTITY: Self = Self { kind: 0, weight: NONE, bias: NONE, eps: 1.0, groups: 1 };
+}
+
+impl ConvOf {
+    pub(crate) const NONE: Self = Self {
+        x: Vector::NONE,
+        factor: Vector::NONE,
+        window: NONE,
+        weight: NONE,
+        bias: NONE,
+        width: 0,
+        channels: 0,
+        silu: 0,
+    };
+}
+
+/// Kinds of [`Source`].
+pub(crate) mod source {
+    pub(crate) const PLAIN: u32 = 0;
+    pub(crate) const SUM: u32 = 1;
+    pub(crate) const CONCAT: u32 = 2;
+    pub(crate) const ACTIVATE: u32 = 3;
+    pub(crate) const CONVOLVED: u32 = 4;
+}
+
+impl Source {
+    /// `len` elements of each row of `a`.
+    pub(crate) fn plain(a: Vector, len: usize) -> Self {
+        Self {
+            kind: source::PLAIN,
+            len: len as u32,
+            split: 0,
+            activation: 0,
+            a,
+            b: Vector::NONE,
+            norm: NormOf::IDENTITY,
+            after: Vector::NONE,
+            conv: ConvOf::NONE,
+        }
+    }
+}
+
+/// Kinds of [`Target`].
+pub(crate) mod target {
+    pub(crate) const STORE: u32 = 0;
+    pub(crate) const ADD: u32 = 1;
+    pub(crate) const SET: u32 = 2;
+}
+
+impl Target {
+    pub(crate) fn store(y: Vector) -> Self {
+        Self { kind: target::STORE, scale: 1.0, y, bias: NONE, addend: Vector::NONE }
+    }
+}
+
+/// Where the input of a [`Product`] comes from.
+pub(crate) mod input {
+    pub(crate) const FUSED: u32 = 0;
+    pub(crate) const REUSED: u32 = 1;
+    pub(crate) const PREPARED: u32 = 2;
+}
+
+/// Kinds of [`Op`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Kind {
+    Embed,
+    Prepare,
+    Product,
+    Convolve,
+    Window,
+    Times,
+    Scan,
+    Rotate,
+    Attend,
+    Ring,
+    Route,
+    Experts,
+    Combine,
+    Argmax,
+    Choose,
+    /// And the three after it: one for each byte of a rank.
+    Histogram,
+}
+
+/// Words of a payload: those of the largest, [`ScanOf`].
+const PAYLOAD_WORDS: usize = 61;
+
+/// An operation: its kind, and one of the records above.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub(crate) struct Op {
+    pub(crate) kind: u32,
+    /// 1: all blocks wait for each other afterwards.
+    pub(crate) barrier: u32,
+    /// Units of the operations since the last barrier.
+    pub(crate) first: u32,
+    payload: [u32; PAYLOAD_WORDS],
+}
+
+impl Op {
+    pub(crate) fn new(kind: u32, first: u32, record: &impl Pod) -> Self {
+        let mut payload = [0; PAYLOAD_WORDS];
+        let words: &[u32] = bytemuck::cast_slice(bytemuck::bytes_of(record));
+        payload[..words.len()].copy_from_slice(words);
+        Self { kind, barrier: 1, first, payload }
+    }
+}
+
+/// A stream's part of a launch.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub(crate) struct Sequence {
+    pub(crate) position: u64,
+    pub(crate) slot: u32,
+    pub(crate) reserved: u32,
+}
+
+/// How a stream's tokens are chosen.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub(crate) struct SamplingOf {
+    pub(crate) random: u64,
+    pub(crate) temperature: f32,
+    pub(crate) top_p: f32,
+    pub(crate) top_k: u32,
+    pub(crate) reserved: u32,
+}
+
+/// The kernel's argument. Pointers are addresses on the device.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[expect(missing_docs, reason = "documented in kernels/program.cuh")]
+pub struct Params {
+    pub model: u64,
+    pub states: u64,
+    pub scratch: u64,
+    pub ops: u64,
+    pub tables: u64,
+    pub sequences: u64,
+    pub control: u64,
+    pub tokens: u64,
+    pub chosen: u64,
+    pub best: u64,
+    pub histogram: u64,
+    pub sampling: u64,
+    pub stop: u64,
+    pub state_len: u64,
+    pub first: u32,
+    pub last: u32,
+    pub sequence_count: u32,
+    pub count: u32,
+    pub steps: u32,
+    pub stop_count: u32,
+    pub head_row: u32,
+    pub head_count: u32,
+    pub shared_floats: u32,
+    pub shared_groups: u32,
+    pub sampled: u32,
+    pub reserved: u32,
+}
+
+/// Sizes in bytes of the records, in the order in which the emulator lists those of the kernels, and of what stands in
+/// shared memory before the row.
+#[doc(hidden)]
+pub const SIZES: [usize; 16] = [
+    size_of::<Op>(),
+    size_of::<Params>(),
+    size_of::<Embed>(),
+    size_of::<Prepare>(),
+    size_of::<Product>(),
+    size_of::<Convolve>(),
+    size_of::<Times>(),
+    size_of::<ScanOf>(),
+    size_of::<AttendOf>(),
+    size_of::<Route>(),
+    size_of::<Experts>(),
+    size_of::<Combine>(),
+    size_of::<Choose>(),
+    size_of::<Sequence>(),
+    size_of::<SamplingOf>(),
+    SHARED_START_BYTES,
+];
+
+/// Bytes of shared memory before the row: an operation and 256 floats.
+pub(crate) const SHARED_START_BYTES: usize = size_of::<Op>() + 4 * 256;
+
+const _: () = assert!(size_of::<ScanOf>() <= 4 * PAYLOAD_WORDS);

@@ -1,0 +1,79 @@
+//! The kernels through NVRTC, which needs no device. Without NVRTC the tests say that they did nothing; with
+//! `SARIT_NVRTC=required`, as in CI, they fail.
+
+use sarit_cuda::{CudaError, compile, file_name, has_compiler, kernels};
+
+/// Jetson Orin, H100, Jetson Thor.
+const ARCHS: [&str; 3] = ["sm_87", "sm_90", "sm_110"];
+
+fn can_compile() -> bool {
+    let required = std::env::var_os("SARIT_NVRTC").is_some_and(|value| value == "required");
+    let there = has_compiler();
+    assert!(there || !required, "NVRTC is not there");
+    if !there {
+        println!("skipped: NVRTC is not there");
+    }
+    there
+}
+
+#[test]
+fn without_a_device_there_is_an_error_that_says_so() {
+    match sarit_cuda::devices() {
+        Ok(devices) => assert!(!devices.is_empty()),
+        Err(error) => {
+            assert!(matches!(error, CudaError::NoDriver | CudaError::NoDevice), "{error:?}");
+            assert!(error.to_string().contains("on this machine"), "{error}");
+            assert_eq!(sarit_cuda::Cuda::open(0).err(), Some(error));
+        }
+    }
+    if !has_compiler() {
+        assert_eq!(compile("sm_90"), Err(CudaError::NoCompiler));
+    }
+}
+
+#[test]
+fn kernels_compile_for_every_architecture() {
+    if !can_compile() {
+        return;
+    }
+    for arch in ARCHS {
+        let cubin = compile(arch).unwrap_or_else(|error| panic!("{error}"));
+        assert!(cubin.starts_with(b"\x7fELF"), "{arch}");
+        println!("{arch}: {} bytes", cubin.len());
+    }
+    assert!(matches!(compile("sm_1"), Err(CudaError::Compile { .. })));
+}
+
+/// Nothing in the kernels is contracted, flushed to zero or approximate: it is the compiler's word, in PTX.
+#[test]
+fn arithmetic_is_exact() {
+    if !can_compile() {
+        return;
+    }
+    let ptx = compile("compute_87").unwrap_or_else(|error| panic!("{error}"));
+    let ptx = String::from_utf8(ptx).expect("PTX is text");
+    for wanted in ["div.rn.f32", "mul.rn.f32", "mma.sync.aligned.m16n8k32", "dp4a"] {
+        assert!(ptx.contains(wanted), "{wanted} is missing");
+    }
+    for refused in ["fma.", ".ftz", ".approx", "div.full", "mad.f32"] {
+        let line = ptx.lines().find(|line| line.contains(refused));
+        assert!(line.is_none(), "{}", line.unwrap_or_default());
+    }
+}
+
+#[test]
+fn compiled_kernels_are_kept_and_damaged_ones_made_again() {
+    if !can_compile() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Some(folder.path());
+    // PTX, which takes less time.
+    let first = kernels("compute_87", cache).unwrap();
+    let path = folder.path().join(file_name("compute_87"));
+    let kept = std::fs::read(&path).unwrap();
+    assert!(kept.ends_with(&first));
+    std::fs::write(&path, &kept[..kept.len() / 2]).unwrap();
+    assert_eq!(kernels("compute_87", cache).unwrap(), first);
+    assert_eq!(std::fs::read(&path).unwrap(), kept);
+}
