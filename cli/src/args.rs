@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::session::{CHUNK, GPU_CHUNK};
 use clap::{Parser, Subcommand};
 use sarit_core::{DType, SampleError, Sampler, Sampling, StateDType};
 use sarit_cpu::{Isa, UnknownIsa};
@@ -39,6 +40,7 @@ pub(crate) enum Command {
     Eval(Eval),
     Bench(Bench),
     Verify(Verify),
+    Devices(Devices),
 }
 
 /// Measure a model's quality.
@@ -57,9 +59,22 @@ pub(crate) struct Compute {
     /// Threads to use [default: the machine's, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
-    /// Instruction set: scalar, avx2, avx512, neon, dotprod or i8mm; the results are the same bits [default: the fastest here]
-    #[arg(long, value_name = "B", value_parser = parse_isa)]
-    pub(crate) backend: Option<Isa>,
+    /// Instruction set (scalar, avx2, avx512, neon, dotprod or i8mm), or cuda for a GPU; the results are the same bits
+    /// [default: the processor's fastest]
+    #[arg(long, value_name = "B", value_parser = parse_backend)]
+    pub(crate) backend: Option<Backend>,
+    /// Which GPU, as `sarit devices` numbers them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) device: usize,
+}
+
+/// What runs a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// The processor, with this instruction set.
+    Cpu(Isa),
+    /// A GPU.
+    Cuda,
 }
 
 impl Compute {
@@ -84,8 +99,23 @@ fn parse_state(text: &str) -> Result<StateDType, String> {
     wanted.ok_or_else(|| "choose f32, f16 or i8".to_owned())
 }
 
-fn parse_isa(text: &str) -> Result<Isa, String> {
-    text.parse().map_err(|error: UnknownIsa| error.to_string())
+impl Compute {
+    /// Tokens to read at once: enough for a processor's caches, or for all of a GPU.
+    pub(crate) fn chunk(&self) -> usize {
+        if self.backend == Some(Backend::Cuda) { GPU_CHUNK } else { CHUNK }
+    }
+
+    /// Items that are worked on beside each other: one a thread, or one at a time on a GPU.
+    pub(crate) fn workers(&self) -> usize {
+        if self.backend == Some(Backend::Cuda) { 1 } else { self.threads() }
+    }
+}
+
+fn parse_backend(text: &str) -> Result<Backend, String> {
+    match text {
+        "cuda" => Ok(Backend::Cuda),
+        _ => text.parse().map(Backend::Cpu).map_err(|error: UnknownIsa| format!("{error} or cuda")),
+    }
 }
 
 fn parse_dtype(text: &str) -> Result<DType, String> {
@@ -355,7 +385,7 @@ pub(crate) struct Logits {
     #[arg(long, value_name = "5,7,9", value_delimiter = ',', required = true)]
     pub(crate) ids: Vec<u32>,
     /// Tokens to read at once; the results are the same bits
-    #[arg(long, value_name = "N", default_value_t = crate::session::CHUNK, value_parser = parse_chunk)]
+    #[arg(long, value_name = "N", default_value_t = CHUNK, value_parser = parse_chunk)]
     pub(crate) chunk: usize,
     /// File to write: tensor `logits`, f32 [tokens, vocabulary]
     #[arg(short, long, value_name = "F.safetensors")]
@@ -477,15 +507,17 @@ pub(crate) struct Bench {
     pub(crate) json: bool,
 }
 
-/// Check that every instruction set of this machine gives the same bits, with every element type of the state.
+/// Check that every instruction set of this machine, or its GPU, gives the same bits, with every element type of the state.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Reads 200 tokens with each instruction set, 1 and 2 threads, chunks of 1, 7 and 64 tokens, and three streams at once,
-and compares the hashes of all logits and of the states with those of the scalar definition.
+and compares the hashes of all logits and of the states with those of the scalar definition. With --backend, only that
+one: cuda, which holds states in f32, hands the state to the processor and back in the middle of the text as well.
 
 Examples:
   sarit verify
-  sarit verify mamba2-130m.sarit --json"
+  sarit verify mamba2-130m.sarit --json
+  sarit verify mamba2-130m.sarit --backend cuda"
 )]
 pub(crate) struct Verify {
     /// Model file [default: the bundled Indic question answering model]
@@ -493,6 +525,22 @@ pub(crate) struct Verify {
     /// Only this element type of the state: f32, f16 or i8
     #[arg(long, value_name = "T", value_parser = parse_state)]
     pub(crate) state: Option<StateDType>,
+    /// Only this back end: an instruction set, or cuda
+    #[arg(long, value_name = "B", value_parser = parse_backend)]
+    pub(crate) backend: Option<Backend>,
+    /// Which GPU, as `sarit devices` numbers them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) device: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List what can run a model: the processor's instruction sets, and GPUs.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  sarit devices --json")]
+pub(crate) struct Devices {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,7 +4,7 @@ use crate::args::{About, Ask};
 use crate::input;
 use crate::output::{self, Live};
 use crate::prompt::Prompt;
-use crate::session::{CHUNK, End, Memory, Meta, ModelFile, cpu};
+use crate::session::{End, Memory, Meta, ModelFile, cpu};
 use crate::text::Text;
 use anyhow::{Context, Result, ensure};
 use sarit_core::{Engine, Sampler, Sampling};
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Ask) -> Result<()> {
     let text = Text::of(&model, Prompt::specials(&meta))?;
     let prompt = Prompt::new(&meta, &text)?;
     let engine = Engine::new(model, cpu(&args.compute)?);
-    let mut memory = Memory::new(&model, CHUNK)?;
+    let mut memory = Memory::new(&model, args.compute.chunk(), &args.compute)?;
 
     let mut ids = match &context {
         Some(context) => prompt.context_ids(context)?,

@@ -1,15 +1,15 @@
 //! `sarit bench`: tokens per second, and how much of the memory bandwidth they use.
 
 use crate::args::Bench;
+use crate::bench_streams::Many;
 use crate::output;
 use crate::session::{CHUNK, Memory, ModelFile, Stream, cpu, random_ids};
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
-use sarit_core::{Engine, Kernels, Matrix, Model, Scratch, Shape, State, Tensor};
-use sarit_cpu::AlignedBytes;
+use sarit_core::{Engine, Kernels, Matrix, Model, Tensor};
 use serde::Serialize;
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Passes over the buffer when the read bandwidth is measured; the fastest counts.
 const BANDWIDTH_PASSES: usize = 5;
@@ -34,6 +34,9 @@ struct Measured {
     runs: usize,
     state_bytes: usize,
     scratch_bytes: usize,
+    /// On the GPU, if it runs there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu: Option<GpuMeasured>,
     chunk: usize,
     model_bytes: usize,
     /// Of the process, before the bandwidth is measured.
@@ -42,10 +45,21 @@ struct Measured {
     backend: &'static str,
     /// Weights read, state read and written.
     bytes_per_token: usize,
-    /// Measured in this run over a buffer larger than the cache, with the same threads.
+    /// Measured in this run: over a buffer larger than the cache, with the same threads; on a GPU by a copy within its
+    /// memory, reads and writes counted.
     read_bandwidth_bytes_per_s: f64,
     /// Bytes per token times tokens per second over the read bandwidth.
     decode_bandwidth_fraction: f64,
+}
+
+/// The GPU, and its memory in bytes.
+#[derive(Serialize)]
+struct GpuMeasured {
+    device: String,
+    /// Model, state and scratch of one stream.
+    used_bytes: usize,
+    /// Free before the first run and after the last.
+    free_bytes: [usize; 2],
 }
 
 /// Several streams that decode at once.
@@ -57,70 +71,41 @@ struct StreamsMeasured {
     range: [f64; 2],
 }
 
-/// Memory of several streams.
-struct Many {
-    states: Vec<AlignedBytes>,
-    scratch: AlignedBytes,
-}
-
-impl Many {
-    fn new(model: &Model<'_>, streams: usize) -> Result<Self> {
-        let need = model.memory(Self::shape(streams)).context("so many streams need too much memory")?;
-        let state = |_| AlignedBytes::zeroed(need.state_bytes);
-        Ok(Self {
-            states: (0..streams).map(state).collect::<Result<_, _>>()?,
-            scratch: AlignedBytes::zeroed(need.scratch_bytes)?,
-        })
-    }
-
-    fn shape(streams: usize) -> Shape {
-        Shape { chunk: 1, streams }
-    }
-
-    /// Steps all streams through `ids`, each from another place on, and says how long it took.
-    fn run<K: Kernels>(&mut self, engine: &Engine<'_, K>, ids: &[u32]) -> Result<Duration> {
-        let (model, streams) = (engine.model(), self.states.len());
-        let mut scratch = Scratch::new(model, &mut self.scratch, Self::shape(streams))?;
-        let states = self.states.iter_mut().map(|memory| State::init(model, memory));
-        let mut states = states.collect::<Result<Vec<_>, _>>()?;
-        let mut states: Vec<&mut State<'_>> = states.iter_mut().collect();
-        let mut tokens = vec![0; streams];
-        let start = Instant::now();
-        for t in 0..ids.len() {
-            tokens.iter_mut().enumerate().for_each(|(i, token)| *token = ids[(t + i) % ids.len()]);
-            black_box(engine.step_many(&mut states, &mut scratch, &tokens)?);
-        }
-        Ok(start.elapsed())
-    }
-}
-
 pub(crate) fn run(args: &Bench) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model_with(args.state.format)?;
     let cpu = cpu(&args.compute)?;
-    let (threads, backend) = (cpu.threads(), cpu.isa().name());
+    let (mut threads, mut backend) = (cpu.threads(), cpu.isa().name());
     let engine = Engine::new(model, cpu);
     let streams = usize::from(args.streams);
-    let mut memory = Memory::new(&model, CHUNK)?;
-    let mut many = (streams > 1).then(|| Many::new(&model, streams)).transpose()?;
-    let need = model.memory(CHUNK).context("the model needs more memory than there can be")?;
+    let chunk = args.compute.chunk();
+    let mut memory = Memory::new(&model, chunk, &args.compute)?;
+    let mut many = (streams > 1).then(|| Many::new(&model, streams, &args.compute)).transpose()?;
+    let need = model.memory(chunk).context("the model needs more memory than there can be")?;
+    let (state_bytes, mut scratch_bytes) = (need.state_bytes, need.scratch_bytes);
+    if let Some(gpu) = memory.gpu() {
+        (threads, backend, scratch_bytes) = (1, "cuda", gpu.memory().scratch_bytes);
+    }
     let (prompt, generate, runs) = (args.prompt as usize, args.generate as usize, args.runs as usize);
     let ids = random_ids(model.vocab_len(), prompt + generate);
     let (prompt_ids, generate_ids) = ids.split_at(prompt);
 
     let bar = output::bar(runs as u64 + 2, "measuring");
-    warm_up(&mut memory.start(&engine)?, &ids[..CHUNK.min(ids.len())])?;
+    warm_up(&mut memory.start(&engine)?, &ids[..chunk.min(ids.len())])?;
+    if let Some(many) = &mut many {
+        many.run(&engine, &ids[..CHUNK.min(ids.len())])?;
+    }
+    let free_before = memory.gpu().map(|gpu| gpu.device().free_bytes()).transpose()?;
     bar.inc(1);
     let (mut prefill, mut decode, mut many_decode) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs {
         let mut stream = memory.start(&engine)?;
         let start = Instant::now();
         stream.feed(prompt_ids)?;
+        stream.wait()?;
         prefill.push(prompt as f64 / start.elapsed().as_secs_f64());
         let start = Instant::now();
-        for &id in generate_ids {
-            black_box(stream.step(id)?);
-        }
+        stream.decode(generate_ids)?;
         decode.push(generate as f64 / start.elapsed().as_secs_f64());
         if let Some(many) = &mut many {
             many_decode.push((streams * generate) as f64 / many.run(&engine, generate_ids)?.as_secs_f64());
@@ -128,7 +113,17 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
         bar.inc(1);
     }
     let peak_rss_bytes = peak_rss_bytes()?;
-    let read_bandwidth = read_bandwidth(threads);
+    let gpu = memory.gpu().zip(free_before).map(|(gpu, before)| -> Result<_> {
+        Ok(GpuMeasured {
+            device: gpu.device().info().name.clone(),
+            used_bytes: gpu.memory().total(),
+            free_bytes: [before, gpu.device().free_bytes()?],
+        })
+    });
+    let read_bandwidth = match memory.gpu() {
+        Some(gpu) => gpu.device().copy_bandwidth(BANDWIDTH_BUFFER.0)?,
+        None => read_bandwidth(threads),
+    };
     bar.finish_and_clear();
 
     let (prefill_tokens_per_s, prefill_range) = median_and_range(&mut prefill);
@@ -148,9 +143,10 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
         prompt,
         generate,
         runs,
-        state_bytes: need.state_bytes,
-        scratch_bytes: need.scratch_bytes,
-        chunk: CHUNK,
+        state_bytes,
+        scratch_bytes,
+        gpu: gpu.transpose()?,
+        chunk,
         model_bytes: model.file_bytes(),
         peak_rss_bytes,
         threads,
@@ -165,17 +161,7 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
 /// Brings the model into memory and the processor up to speed.
 fn warm_up<K: Kernels>(stream: &mut Stream<'_, '_, K>, ids: &[u32]) -> Result<()> {
     stream.feed(ids)?;
-    for &id in ids {
-        stream.step(id)?;
-    }
-    Ok(())
-}
-
-/// Median, and least and greatest value.
-fn median_and_range(values: &mut [f64]) -> (f64, [f64; 2]) {
-    values.sort_unstable_by(f64::total_cmp);
-    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-    ((low + high) / 2.0, [values[0], values[values.len() - 1]])
+    stream.decode(ids)
 }
 
 /// Bytes that one decoded token needs: all weights but an embedding that is not the head too, the state read and
@@ -247,6 +233,13 @@ fn largest_cache_bytes() -> usize {
     (0..8).filter_map(size).max().unwrap_or(0)
 }
 
+/// Median, and least and greatest value.
+fn median_and_range(values: &mut [f64]) -> (f64, [f64; 2]) {
+    values.sort_unstable_by(f64::total_cmp);
+    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+    ((low + high) / 2.0, [values[0], values[values.len() - 1]])
+}
+
 fn as_text(m: &Measured) -> String {
     let size = |bytes: usize| HumanBytes(bytes as u64).to_string();
     let speed = |median: f64, [low, high]: [f64; 2]| format!("{median:.1} tokens/s ({low:.1} to {high:.1})");
@@ -275,6 +268,10 @@ fn as_text(m: &Measured) -> String {
             ),
         ),
     ];
+    if let Some(GpuMeasured { device, used_bytes, free_bytes: [before, after] }) = &m.gpu {
+        let text = format!("{device}, {} used; free before {before} and after {after} bytes", size(*used_bytes));
+        lines.push(("gpu", text));
+    }
     if let Some(StreamsMeasured { streams, tokens_per_s, range }) = m.many_streams {
         lines.insert(3, ("streams", format!("{} for {streams} at once", speed(tokens_per_s, range))));
     }

@@ -51,8 +51,11 @@ pub(crate) fn run(args: &EvalPpl) -> Result<()> {
     }
 
     let bar = output::bar(lines.len() as u64, "reading");
-    let start = || Ok((Engine::new(model, cpu_with(&args.compute, 1)?), Memory::new(&model, CHUNK)?));
-    let sums = parallel::map(lines.len(), args.compute.threads(), &bar, start, |(engine, memory), i| {
+    let start = || {
+        let engine = Engine::new(model, cpu_with(&args.compute, 1)?);
+        Ok((engine, Memory::new(&model, args.compute.chunk(), &args.compute)?))
+    };
+    let sums = parallel::map(lines.len(), args.compute.workers(), &bar, start, |(engine, memory), i| {
         let mut ids: Vec<u32> = leading.into_iter().chain(text.encode(lines[i])?).collect();
         ids.truncate(MAX_TOKENS);
         let Some((_, expected)) = ids.split_first().filter(|(_, rest)| !rest.is_empty()) else {
@@ -98,7 +101,7 @@ fn run_stream(args: &EvalPpl, model: &Model<'_>, ids: &[u32]) -> Result<()> {
     let stream = read.len();
     let tokens = args.last.map_or(stream, |last| stream.min(last as usize));
     let engine = Engine::new(*model, cpu(&args.compute)?);
-    let mut memory = Memory::new(model, CHUNK)?;
+    let mut memory = Memory::new(model, args.compute.chunk(), &args.compute)?;
     let mut running = memory.start(&engine)?;
     let bar = output::bar(stream as u64, "reading");
     for part in read[..stream - tokens].chunks(PROGRESS_STEP) {

@@ -3,7 +3,7 @@
 use crate::args::EvalQa;
 use crate::prompt::Prompt;
 use crate::score::{Means, Score, Tally, normalize, score};
-use crate::session::{CHUNK, Memory, Meta, ModelFile, cpu_with};
+use crate::session::{Memory, Meta, ModelFile, cpu_with};
 use crate::text::Text;
 use crate::{output, parallel};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -113,8 +113,11 @@ fn answers(args: &EvalQa, rows: &[Row]) -> Result<Vec<String>> {
     let text = Text::of(&model, Prompt::specials(&meta))?;
     let prompt = Prompt::new(&meta, &text)?;
     let bar = output::bar(rows.len() as u64, "answering");
-    let start = || Ok((Engine::new(model, cpu_with(&args.compute, 1)?), Memory::new(&model, CHUNK)?));
-    let answers = parallel::map(rows.len(), args.compute.threads(), &bar, start, |(engine, memory), i| {
+    let start = || {
+        let engine = Engine::new(model, cpu_with(&args.compute, 1)?);
+        Ok((engine, Memory::new(&model, args.compute.chunk(), &args.compute)?))
+    };
+    let answers = parallel::map(rows.len(), args.compute.workers(), &bar, start, |(engine, memory), i| {
         let mut ids = prompt.context_ids(&rows[i].context)?;
         ids.extend(prompt.question_ids(&rows[i].question)?);
         let mut sampler = Sampler::new(Sampling::default())?;

@@ -4,7 +4,7 @@ use crate::args::Generate;
 use crate::chat::{self, Chat, Message, Role};
 use crate::input;
 use crate::output::{self, Live};
-use crate::session::{CHUNK, End, Memory, Meta, ModelFile, cpu};
+use crate::session::{End, Memory, Meta, ModelFile, cpu};
 use crate::text::{Specials, Text};
 use anyhow::{Context, Result, ensure};
 use sarit_core::Engine;
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Generate) -> Result<()> {
         (text.encode(&start)?, stop_tokens(&meta, &text)?)
     };
     let engine = Engine::new(model, cpu(&args.compute)?);
-    let mut memory = Memory::new(&model, CHUNK)?;
+    let mut memory = Memory::new(&model, args.compute.chunk(), &args.compute)?;
     let mut stream = memory.start(&engine)?;
 
     let mut ids = Vec::new();

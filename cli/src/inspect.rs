@@ -2,14 +2,18 @@
 
 use crate::args::Inspect;
 use crate::output;
-use crate::session::{CHUNK, ModelFile};
+use crate::session::{CHUNK, GPU_CHUNK, ModelFile};
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
 use sarit_core::{Block, DType, Model};
+use sarit_cuda::DeviceMemory;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+
+/// Blocks of threads that an H100 runs at the same time: attention needs some scratch for each.
+const GPU_BLOCKS: usize = 3 * 132;
 
 #[derive(Serialize)]
 struct Inspection {
@@ -39,6 +43,9 @@ struct Needs {
     /// Once, for reading in chunks of `chunk`.
     scratch_bytes_chunk: usize,
     chunk: usize,
+    /// On a GPU: model, one state and scratch; missing where the kernels cannot run the model.
+    gpu_bytes: Option<usize>,
+    gpu_chunk: usize,
 }
 
 /// All tensors of one type.
@@ -91,6 +98,8 @@ fn inspect(name: &str, model: &Model<'_>) -> Result<Inspection> {
             scratch_bytes: step.scratch_bytes,
             scratch_bytes_chunk: chunked.scratch_bytes,
             chunk: CHUNK,
+            gpu_bytes: DeviceMemory::of(model, 1, GPU_CHUNK, GPU_BLOCKS).ok().map(|need| need.total()),
+            gpu_chunk: GPU_CHUNK,
         },
         weights: DType::ALL.into_iter().filter_map(|dtype| type_sum(model, dtype)).collect(),
         blocks: blocks(model),
@@ -179,7 +188,7 @@ fn as_text(i: &Inspection) -> String {
     for (blocks, block) in runs(&i.blocks) {
         line(blocks.as_str(), block);
     }
-    let Needs { state, state_bytes, scratch_bytes, scratch_bytes_chunk, chunk } = &i.memory;
+    let Needs { state, state_bytes, scratch_bytes, scratch_bytes_chunk, chunk, gpu_bytes, gpu_chunk } = &i.memory;
     line("state", format!("{} ({state_bytes} bytes, {state}) per stream", size(*state_bytes)));
     line(
         "scratch",
@@ -189,6 +198,10 @@ fn as_text(i: &Inspection) -> String {
             size(*scratch_bytes_chunk)
         ),
     );
+    if let Some(gpu_bytes) = gpu_bytes {
+        let all = format!("{} ({gpu_bytes} bytes) with the model and one state", size(*gpu_bytes));
+        line("on a GPU", format!("{all}, to read {gpu_chunk} tokens at once"));
+    }
     if let Some(worst) = worst_tensor(&i.meta) {
         line("quantization", worst);
     }

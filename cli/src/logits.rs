@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Logits) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model_with(args.state.format)?;
     let engine = Engine::new(model, cpu(&args.compute)?);
-    let mut memory = Memory::new(&model, args.chunk.min(args.ids.len()))?;
+    let mut memory = Memory::new(&model, args.chunk.min(args.ids.len()), &args.compute)?;
     let mut stream = memory.start(&engine)?;
     let (tokens, vocab) = (args.ids.len(), model.vocab_len());
 
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Logits) -> Result<()> {
         false => error,
     })?;
 
-    let state_hash = format!("{:016x}", stream.state().hash());
+    let state_hash = format!("{:016x}", stream.state()?.hash());
     if args.json {
         return output::print_json(&Written { tokens, vocab, state_hash });
     }

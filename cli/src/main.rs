@@ -7,8 +7,10 @@
 mod args;
 mod ask;
 mod bench;
+mod bench_streams;
 mod chat;
 mod convert;
+mod devices;
 mod eval_ppl;
 mod eval_qa;
 mod generate;
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Eval(Eval::Ppl(args)) => eval_ppl::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Devices(args) => devices::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

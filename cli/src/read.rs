@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Read) -> Result<()> {
     let text = Text::of(&model, Prompt::specials(&meta))?;
     let prompt = Prompt::new(&meta, &text)?;
     let engine = Engine::new(model, cpu(&args.compute)?);
-    let mut memory = Memory::new(&model, CHUNK)?;
+    let mut memory = Memory::new(&model, args.compute.chunk(), &args.compute)?;
 
     let context = input::context(&args.context_file)?;
     ensure!(!context.trim().is_empty(), "{} holds no text", args.context_file.display());
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Read) -> Result<()> {
     }
     bar.finish_and_clear();
 
-    let state = stream.state();
+    let state = stream.state()?;
     let mut snapshot = vec![0; State::snapshot_bytes(&model)];
     state.save(&mut snapshot)?;
     sarit_quant::atomic::write(&args.output, |file| file.write_all(&snapshot))

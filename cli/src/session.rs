@@ -1,19 +1,27 @@
 //! A model file, what it runs on, and one stream with its memory.
 
-use crate::args::Compute;
+use crate::args::{Backend, Compute};
 use anyhow::{Context, Result, anyhow};
 use sarit_core::{
-    Engine, Kernels, Model, ModelError, Sampler, Scratch, State, StateDType, StateError, StepError,
+    Engine, Kernels, Model, ModelError, Sampler, Sampling, Scratch, State, StateDType, StateError,
 };
 use sarit_cpu::{AlignedBytes, Cpu, Isa, Mapped};
+use sarit_cuda::{Cuda, Request, Streams};
 use serde::Deserialize;
 use serde_json::Value;
 use std::fs::File;
+use std::hint::black_box;
 use std::io::Read;
 use std::path::Path;
 
 /// Tokens that are read at once unless a command says otherwise.
 pub(crate) const CHUNK: usize = 64;
+
+/// The same on a GPU.
+pub(crate) const GPU_CHUNK: usize = 512;
+
+/// Tokens that a GPU chooses before they are shown.
+const GPU_TOKENS: usize = 16;
 
 /// The bundled model starts on the boundary that [`Model::from_bytes`] asks for.
 #[repr(C, align(64))]
@@ -123,7 +131,7 @@ impl Meta {
     }
 }
 
-/// The processor with the instruction set and the threads asked for.
+/// The processor with the instruction set and the threads asked for; the fastest where a GPU is.
 pub(crate) fn cpu(compute: &Compute) -> Result<Cpu> {
     cpu_with(compute, compute.threads())
 }
@@ -131,7 +139,11 @@ pub(crate) fn cpu(compute: &Compute) -> Result<Cpu> {
 /// The same with `threads` threads: one each for workers that run beside each other.
 pub(crate) fn cpu_with(compute: &Compute, threads: usize) -> Result<Cpu> {
     let here: Vec<Isa> = Isa::available().collect();
-    let isa = compute.backend.or(here.last().copied());
+    let asked = match compute.backend {
+        Some(Backend::Cpu(isa)) => Some(isa),
+        Some(Backend::Cuda) | None => None,
+    };
+    let isa = asked.or(here.last().copied());
     let isa = isa.context("this build of Sarit is for an instruction set that this machine lacks")?;
     Cpu::with_isa(isa, threads).with_context(|| {
         let names: Vec<_> = here.iter().map(|isa| isa.name()).collect();
@@ -139,16 +151,26 @@ pub(crate) fn cpu_with(compute: &Compute, threads: usize) -> Result<Cpu> {
     })
 }
 
-/// Memory of one stream: all that running a model takes beside the model.
-pub(crate) struct Memory {
+/// Memory of one stream: all that running a model takes beside the model; on a GPU the model too.
+pub(crate) struct Memory<'m> {
     chunk: usize,
     state: AlignedBytes,
     scratch: AlignedBytes,
+    gpu: Option<Streams<'m, Cuda>>,
 }
 
-impl Memory {
-    /// Memory to run `model` on up to `chunk` tokens at once.
-    pub(crate) fn new(model: &Model<'_>, chunk: usize) -> Result<Self> {
+impl<'m> Memory<'m> {
+    /// Memory to run `model` on up to `chunk` tokens at once on what `compute` names.
+    pub(crate) fn new(model: &Model<'m>, chunk: usize, compute: &Compute) -> Result<Self> {
+        if compute.backend != Some(Backend::Cuda) {
+            return Self::on_cpu(model, chunk);
+        }
+        let gpu = Streams::new(Cuda::open(compute.device)?, *model, 1, chunk)?;
+        Ok(Self { gpu: Some(gpu), ..Self::on_cpu(model, 1)? })
+    }
+
+    /// The same on the processor.
+    pub(crate) fn on_cpu(model: &Model<'m>, chunk: usize) -> Result<Self> {
         let need = model.memory(chunk).with_context(|| format!("a chunk of {chunk} tokens is too large"))?;
         let allocate = |bytes: usize, what: &str| {
             AlignedBytes::zeroed(bytes).with_context(|| format!("there is not enough memory for the {what}"))
@@ -157,21 +179,29 @@ impl Memory {
             chunk,
             state: allocate(need.state_bytes, "state")?,
             scratch: allocate(need.scratch_bytes, "scratch")?,
+            gpu: None,
         })
     }
 
+    /// The model on the GPU, if it runs there.
+    pub(crate) fn gpu(&self) -> Option<&Streams<'m, Cuda>> {
+        self.gpu.as_ref()
+    }
+
     /// A stream that has read nothing.
-    pub(crate) fn start<'a, 'm, K: Kernels>(
+    pub(crate) fn start<'a, K: Kernels>(
         &'a mut self,
         engine: &'a Engine<'m, K>,
     ) -> Result<Stream<'a, 'm, K>> {
         let state = State::init(engine.model(), &mut self.state)?;
         let scratch = Scratch::new(engine.model(), &mut self.scratch, self.chunk)?;
-        Ok(Stream { engine, state, scratch })
+        let mut stream = Stream { engine, state, scratch, gpu: self.gpu.as_mut() };
+        stream.reset()?;
+        Ok(stream)
     }
 
     /// A stream that goes on from a snapshot.
-    pub(crate) fn resume<'a, 'm, K: Kernels>(
+    pub(crate) fn resume<'a, K: Kernels>(
         &'a mut self,
         engine: &'a Engine<'m, K>,
         snapshot: &[u8],
@@ -181,7 +211,11 @@ impl Memory {
             _ => anyhow!("{error}; read the text again with this model (`sarit read`)"),
         })?;
         let scratch = Scratch::new(engine.model(), &mut self.scratch, self.chunk)?;
-        Ok(Stream { engine, state, scratch })
+        let mut gpu = self.gpu.as_mut();
+        if let Some(gpu) = &mut gpu {
+            gpu.import(0, &state)?;
+        }
+        Ok(Stream { engine, state, scratch, gpu })
     }
 }
 
@@ -199,8 +233,10 @@ pub(crate) fn read_snapshot(model: &Model<'_>, path: &Path) -> Result<Vec<u8>> {
 /// A running model.
 pub(crate) struct Stream<'a, 'm, K> {
     engine: &'a Engine<'m, K>,
+    /// What the GPU last handed over, where one runs the model.
     state: State<'a>,
     scratch: Scratch<'a>,
+    gpu: Option<&'a mut Streams<'m, Cuda>>,
 }
 
 /// Why a continuation ended.
@@ -214,32 +250,81 @@ pub(crate) enum End {
 
 impl<K: Kernels> Stream<'_, '_, K> {
     /// What the stream remembers.
-    pub(crate) fn state(&self) -> &State<'_> {
-        &self.state
+    pub(crate) fn state(&mut self) -> Result<&State<'_>> {
+        if let Some(gpu) = &self.gpu {
+            gpu.export(0, &mut self.state)?;
+        }
+        Ok(&self.state)
     }
 
     /// Forgets everything.
-    pub(crate) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) -> Result<()> {
         self.state.reset();
+        match &mut self.gpu {
+            Some(gpu) => Ok(gpu.reset(0)?),
+            None => Ok(()),
+        }
     }
 
     /// Reads tokens without computing logits.
-    pub(crate) fn feed(&mut self, tokens: &[u32]) -> Result<(), StepError> {
-        self.engine.feed(&mut self.state, &mut self.scratch, tokens)
+    pub(crate) fn feed(&mut self, tokens: &[u32]) -> Result<()> {
+        match &mut self.gpu {
+            Some(gpu) => Ok(gpu.feed(0, tokens)?),
+            None => Ok(self.engine.feed(&mut self.state, &mut self.scratch, tokens)?),
+        }
     }
 
     /// Reads tokens and shows the logits after each.
-    pub(crate) fn feed_each(
-        &mut self,
-        tokens: &[u32],
-        each: impl FnMut(usize, &[f32]),
-    ) -> Result<(), StepError> {
-        self.engine.feed_each(&mut self.state, &mut self.scratch, tokens, each)
+    pub(crate) fn feed_each(&mut self, tokens: &[u32], each: impl FnMut(usize, &[f32])) -> Result<()> {
+        match &mut self.gpu {
+            Some(gpu) => Ok(gpu.feed_each(0, tokens, each)?),
+            None => Ok(self.engine.feed_each(&mut self.state, &mut self.scratch, tokens, each)?),
+        }
     }
 
     /// Reads one token and returns the logits of the next.
-    pub(crate) fn step(&mut self, token: u32) -> Result<&mut [f32], StepError> {
-        self.engine.step(&mut self.state, &mut self.scratch, token)
+    pub(crate) fn step(&mut self, token: u32) -> Result<&mut [f32]> {
+        match &mut self.gpu {
+            Some(gpu) => Ok(gpu.step(0, token)?),
+            None => Ok(self.engine.step(&mut self.state, &mut self.scratch, token)?),
+        }
+    }
+
+    /// Waits until all that was asked for is done.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        match &self.gpu {
+            Some(gpu) => Ok(gpu.wait()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads tokens one by one, and makes the logits of each: for measurement. A GPU reads the first and then, as in use,
+    /// as many of those that it chooses.
+    pub(crate) fn decode(&mut self, tokens: &[u32]) -> Result<()> {
+        let Some(gpu) = &mut self.gpu else {
+            for &token in tokens {
+                black_box(self.step(token)?);
+            }
+            return Ok(());
+        };
+        let Some(&token) = tokens.first() else { return Ok(()) };
+        let mut request = [Request { stream: 0, token, sampling: Sampling::default() }];
+        black_box(gpu.generate(&mut request, tokens.len(), &[])?);
+        Ok(())
+    }
+
+    /// Reads `token` and chooses up to `most` tokens, one after another, up to a stop token: on a GPU several at once.
+    fn choose(&mut self, token: u32, stop: &[u32], most: usize, sampler: &mut Sampler) -> Result<Vec<u32>> {
+        let sampling = sampler.sampling();
+        match &mut self.gpu {
+            Some(gpu) if gpu.can_choose(&sampling) && stop.len() <= Streams::<Cuda>::STOP_MOST => {
+                let mut request = [Request { stream: 0, token, sampling }];
+                let chosen = gpu.generate(&mut request, most.min(GPU_TOKENS), stop)?;
+                *sampler = Sampler::new(request[0].sampling)?;
+                Ok(chosen.into_iter().flatten().collect())
+            }
+            _ => Ok(vec![sampler.sample(self.step(token)?)]),
+        }
     }
 
     /// Reads `prompt` and hands the tokens that follow to `each`, up to a stop token or `max_tokens`.
@@ -253,13 +338,17 @@ impl<K: Kernels> Stream<'_, '_, K> {
     ) -> Result<End> {
         let (&last, before) = prompt.split_last().context("the prompt holds no tokens")?;
         self.feed(before)?;
-        let mut token = last;
-        for _ in 0..max_tokens {
-            token = sampler.sample(self.step(token)?);
-            if stop.contains(&token) {
-                return Ok(End::Stop);
+        let (mut token, mut left) = (last, max_tokens);
+        while left > 0 {
+            let chosen = self.choose(token, stop, left, sampler)?;
+            left -= chosen.len();
+            for next in chosen {
+                if stop.contains(&next) {
+                    return Ok(End::Stop);
+                }
+                token = next;
+                each(token)?;
             }
-            each(token)?;
         }
         Ok(End::Limit)
     }

@@ -1,11 +1,13 @@
-//! `sarit verify`: the same bits with every instruction set, number of threads, chunk size and number of streams.
+//! `sarit verify`: the same bits with every instruction set, number of threads, chunk size and number of streams, and on a
+//! GPU.
 
-use crate::args::Verify;
+use crate::args::{Backend, Compute, Verify};
 use crate::output;
 use crate::session::{Memory, ModelFile, random_ids};
 use anyhow::{Context, Result, ensure};
 use sarit_core::{Engine, Hasher, Kernels, Model, Scalar, Scratch, Shape, State, StateDType};
 use sarit_cpu::{AlignedBytes, Cpu, Isa};
+use sarit_cuda::{Cuda, Streams};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -40,38 +42,54 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model()?;
     let ids = random_ids(model.vocab_len(), TOKENS);
-    let isas: Vec<Isa> = Isa::available().collect();
-    let formats = args.state.map_or(StateDType::ALL.to_vec(), |dtype| vec![dtype]);
-    let count = formats.len() * isas.len() * THREADS.len() * (CHUNKS.len() + 1);
+    let (isas, formats) = (isas(args)?, formats(args)?);
+    let has_gpu = args.backend == Some(Backend::Cuda);
+    let count = formats.len() * isas.len() * THREADS.len() * (CHUNKS.len() + 1)
+        + if has_gpu { CHUNKS.len() + 2 } else { 0 };
     let bar = output::bar((count + formats.len()) as u64, "verifying");
     let mut runs = Vec::new();
     for format in formats {
         let model = model.with_state(format);
-        let expected = hashes(&model, Scalar, 1, &ids)?;
-        let expected_of_streams = hashes_one_by_one(&model, Scalar, &ids)?;
+        let scalar = Engine::new(model, Scalar);
+        let expected = hashes(&scalar, &mut [Memory::on_cpu(&model, 1)?], &ids)?;
+        let expected_of_streams = hashes_one_by_one(&scalar, &ids)?;
         bar.inc(1);
+        let mut add = |backend, threads, chunk, streams, (logits, state): (u64, u64)| {
+            let expected = if streams == 1 { expected } else { expected_of_streams };
+            runs.push(Run {
+                state: format.name(),
+                backend,
+                threads,
+                chunk,
+                streams,
+                logits_hash: format!("{logits:016x}"),
+                state_hash: format!("{state:016x}"),
+                same: (logits, state) == expected,
+            });
+            bar.inc(1);
+        };
         for &isa in &isas {
             for threads in THREADS {
                 let backend = isa.name();
                 let cpu = Cpu::with_isa(isa, threads).with_context(|| format!("{backend} cannot be used"))?;
-                let mut add = |chunk, streams, (logits, state), expected| {
-                    runs.push(Run {
-                        state: format.name(),
-                        backend,
-                        threads,
-                        chunk,
-                        streams,
-                        logits_hash: format!("{logits:016x}"),
-                        state_hash: format!("{state:016x}"),
-                        same: (logits, state) == expected,
-                    });
-                    bar.inc(1);
-                };
+                let engine = Engine::new(model, cpu);
                 for chunk in CHUNKS {
-                    add(chunk, 1, hashes(&model, &cpu, chunk, &ids)?, expected);
+                    let memory = Memory::on_cpu(&model, chunk)?;
+                    add(backend, threads, chunk, 1, hashes(&engine, &mut [memory], &ids)?);
                 }
-                add(1, STREAMS, hashes_at_once(&model, &cpu, &ids)?, expected_of_streams);
+                add(backend, threads, 1, STREAMS, hashes_at_once(&engine, &ids)?);
             }
+        }
+        if has_gpu {
+            let compute = Compute { threads: None, backend: args.backend, device: args.device };
+            for chunk in CHUNKS {
+                let memory = Memory::new(&model, chunk, &compute)?;
+                add("cuda", 1, chunk, 1, hashes(&scalar, &mut [memory], &ids)?);
+            }
+            add("cuda", 1, 1, STREAMS, hashes_at_once_on_gpu(&model, args.device, &ids)?);
+            let on_cpu = || Memory::on_cpu(&model, CHUNKS[1]);
+            let mut three = [on_cpu()?, Memory::new(&model, CHUNKS[1], &compute)?, on_cpu()?];
+            add("cpu-cuda-cpu", 1, CHUNKS[1], 1, hashes(&scalar, &mut three, &ids)?);
         }
     }
     bar.finish_and_clear();
@@ -90,14 +108,45 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     Ok(())
 }
 
-/// Hashes of all logits and of the final state.
-fn hashes<K: Kernels>(model: &Model<'_>, kernels: K, chunk: usize, ids: &[u32]) -> Result<(u64, u64)> {
-    let engine = Engine::new(*model, kernels);
-    let mut memory = Memory::new(model, chunk)?;
-    let mut stream = memory.start(&engine)?;
+/// The instruction sets asked for: all of this machine, unless one is named.
+fn isas(args: &Verify) -> Result<Vec<Isa>> {
+    let asked = |isa: &Isa| args.backend.is_none_or(|backend| backend == Backend::Cpu(*isa));
+    let isas: Vec<Isa> = Isa::available().filter(asked).collect();
+    ensure!(
+        args.backend == Some(Backend::Cuda) || !isas.is_empty(),
+        "this machine lacks that instruction set; `sarit devices` lists those it has"
+    );
+    Ok(isas)
+}
+
+/// The element types of the state asked for; a GPU has one.
+fn formats(args: &Verify) -> Result<Vec<StateDType>> {
+    match (args.state, args.backend) {
+        (None, Some(Backend::Cuda)) => Ok(vec![StateDType::F32]),
+        (None, _) => Ok(StateDType::ALL.to_vec()),
+        (Some(dtype), _) => Ok(vec![dtype]),
+    }
+}
+
+/// Hashes of all logits and of the final state. The text is shared out among the memories, each of which goes on from
+/// the snapshot of the one before.
+fn hashes<'m, K: Kernels>(
+    engine: &Engine<'m, K>,
+    memories: &mut [Memory<'m>],
+    ids: &[u32],
+) -> Result<(u64, u64)> {
     let mut hasher = Hasher::new();
-    stream.feed_each(ids, |_, logits| hasher.update(bytemuck::cast_slice(logits)))?;
-    Ok((hasher.finish(), stream.state().hash()))
+    let mut snapshot = vec![0; State::snapshot_bytes(engine.model())];
+    let part = ids.len().div_ceil(memories.len());
+    let mut state_hash = 0;
+    for (i, (memory, ids)) in memories.iter_mut().zip(ids.chunks(part)).enumerate() {
+        let mut stream = if i == 0 { memory.start(engine)? } else { memory.resume(engine, &snapshot)? };
+        stream.feed_each(ids, |_, logits| hasher.update(bytemuck::cast_slice(logits)))?;
+        let state = stream.state()?;
+        state.save(&mut snapshot)?;
+        state_hash = state.hash();
+    }
+    Ok((hasher.finish(), state_hash))
 }
 
 /// The text of stream `i`: each begins elsewhere.
@@ -106,11 +155,11 @@ fn text(ids: &[u32], i: usize) -> impl Iterator<Item = u32> {
 }
 
 /// Hashes of the logits and of the final states of all streams, each stepped by itself.
-fn hashes_one_by_one<K: Kernels>(model: &Model<'_>, kernels: K, ids: &[u32]) -> Result<(u64, u64)> {
+fn hashes_one_by_one<K: Kernels>(engine: &Engine<'_, K>, ids: &[u32]) -> Result<(u64, u64)> {
     let (mut logits, mut states) = (Hasher::new(), Hasher::new());
     for i in 0..STREAMS {
         let text: Vec<u32> = text(ids, i).collect();
-        let (of_logits, of_state) = hashes(model, &kernels, 1, &text)?;
+        let (of_logits, of_state) = hashes(engine, &mut [Memory::on_cpu(engine.model(), 1)?], &text)?;
         logits.update(&of_logits.to_le_bytes());
         states.update(&of_state.to_le_bytes());
     }
@@ -118,7 +167,8 @@ fn hashes_one_by_one<K: Kernels>(model: &Model<'_>, kernels: K, ids: &[u32]) -> 
 }
 
 /// The same with all streams stepped at once.
-fn hashes_at_once<K: Kernels>(model: &Model<'_>, kernels: K, ids: &[u32]) -> Result<(u64, u64)> {
+fn hashes_at_once<K: Kernels>(engine: &Engine<'_, K>, ids: &[u32]) -> Result<(u64, u64)> {
+    let model = engine.model();
     let shape = Shape { chunk: 1, streams: STREAMS };
     let need = model.memory(shape).context("the model needs more memory than there can be")?;
     let mut memory =
@@ -127,32 +177,67 @@ fn hashes_at_once<K: Kernels>(model: &Model<'_>, kernels: K, ids: &[u32]) -> Res
     let mut states: Vec<&mut State<'_>> = states.iter_mut().collect();
     let mut working = AlignedBytes::zeroed(need.scratch_bytes)?;
     let mut scratch = Scratch::new(model, &mut working, shape)?;
-    let engine = Engine::new(*model, kernels);
+    let logits = logits_at_once(ids, model.vocab_len(), |tokens, each| {
+        each(engine.step_many(&mut states, &mut scratch, tokens)?);
+        Ok(())
+    })?;
+    Ok((logits, hash_of(states.iter().map(|state| state.hash()))))
+}
+
+/// The same on a GPU.
+fn hashes_at_once_on_gpu(model: &Model<'_>, device: usize, ids: &[u32]) -> Result<(u64, u64)> {
+    let mut gpu = Streams::new(Cuda::open(device)?, *model, STREAMS, 1)?;
+    let logits = logits_at_once(ids, model.vocab_len(), |tokens, each| {
+        let tokens: Vec<(usize, u32)> = tokens.iter().copied().enumerate().collect();
+        each(gpu.step_all(&tokens)?);
+        Ok(())
+    })?;
+    let mut memory = AlignedBytes::zeroed(model.state_bytes())?;
+    let mut state = State::init(model, &mut memory)?;
+    let mut hashes = [0; STREAMS];
+    for (i, hash) in hashes.iter_mut().enumerate() {
+        gpu.export(i, &mut state)?;
+        *hash = state.hash();
+    }
+    Ok((logits, hash_of(hashes)))
+}
+
+/// A hash of the logits `[streams][vocab]` that `step` hands on for each token of the streams' texts.
+fn logits_at_once(
+    ids: &[u32],
+    vocab: usize,
+    mut step: impl FnMut(&[u32], &mut dyn FnMut(&[f32])) -> Result<()>,
+) -> Result<u64> {
     let mut hashers = vec![Hasher::new(); STREAMS];
     let mut texts: Vec<_> = (0..STREAMS).map(|i| text(ids, i)).collect();
     for _ in ids {
         let tokens: Vec<u32> = texts.iter_mut().filter_map(Iterator::next).collect();
-        let logits = engine.step_many(&mut states, &mut scratch, &tokens)?;
-        for (hasher, logits) in hashers.iter_mut().zip(logits.chunks_exact(model.vocab_len())) {
-            hasher.update(bytemuck::cast_slice(logits));
-        }
+        step(&tokens, &mut |logits| {
+            for (hasher, logits) in hashers.iter_mut().zip(logits.chunks_exact(vocab)) {
+                hasher.update(bytemuck::cast_slice(logits));
+            }
+        })?;
     }
-    let (mut logits, mut final_states) = (Hasher::new(), Hasher::new());
-    hashers.iter().for_each(|hasher| logits.update(&hasher.finish().to_le_bytes()));
-    states.iter().for_each(|state| final_states.update(&state.hash().to_le_bytes()));
-    Ok((logits.finish(), final_states.finish()))
+    Ok(hash_of(hashers.iter().map(Hasher::finish)))
+}
+
+/// One hash of several.
+fn hash_of(hashes: impl IntoIterator<Item = u64>) -> u64 {
+    let mut all = Hasher::new();
+    hashes.into_iter().for_each(|hash| all.update(&hash.to_le_bytes()));
+    all.finish()
 }
 
 fn table(result: &Verification) -> String {
     let mut text = format!(
-        "{:<5} {:<8} {:>7} {:>5} {:>7}  {:<16}  {:<16}\n",
+        "{:<5} {:<12} {:>7} {:>5} {:>7}  {:<16}  {:<16}\n",
         "state", "backend", "threads", "chunk", "streams", "logits", "state"
     );
     for Run { state, backend, threads, chunk, streams, logits_hash, state_hash, same } in &result.runs {
         let verdict = if *same { "same" } else { "DIFFERENT" };
         let _ = writeln!(
             text,
-            "{state:<5} {backend:<8} {threads:>7} {chunk:>5} {streams:>7}  {logits_hash:<16}  {state_hash:<16}  {verdict}"
+            "{state:<5} {backend:<12} {threads:>7} {chunk:>5} {streams:>7}  {logits_hash:<16}  {state_hash:<16}  {verdict}"
         );
     }
     text

@@ -57,8 +57,8 @@ impl Saved {
     /// The same, of which the bytes of the state file at `path` have been read.
     pub(crate) fn of<K: Kernels>(engine: &Engine<'_, K>, path: &Path, snapshot: Vec<u8>) -> Result<Self> {
         let cannot = || format!("cannot go on from {}", path.display());
-        let mut memory = Memory::new(engine.model(), 1)?;
-        let state_hash = memory.resume(engine, &snapshot).with_context(cannot)?.state().hash();
+        let mut memory = Memory::on_cpu(engine.model(), 1)?;
+        let state_hash = memory.resume(engine, &snapshot).with_context(cannot)?.state()?.hash();
 
         let beside = beside(path);
         ensure!(

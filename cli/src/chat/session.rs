@@ -6,7 +6,7 @@ use super::saved::Saved;
 use crate::args;
 use crate::input;
 use crate::output::{self, Live};
-use crate::session::{CHUNK, End, Memory, Meta, ModelFile, Stream, cpu};
+use crate::session::{End, Memory, Meta, ModelFile, Stream, cpu};
 use crate::text::{Specials, Text};
 use anyhow::{Context, Result, bail, ensure};
 use sarit_core::{Engine, Kernels};
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &args::Chat) -> Result<()> {
     let text = Text::of(&model, Specials::AsTokens)?;
     let chat = Chat::new(&meta, &text)?;
     let engine = Engine::new(model, cpu(&args.compute)?);
-    let mut memory = Memory::new(&model, CHUNK)?;
+    let mut memory = Memory::new(&model, args.compute.chunk(), &args.compute)?;
 
     let mut saved = args
         .state
@@ -156,7 +156,7 @@ impl Talk<'_> {
             Line::Nothing => {}
             Line::Message(message) => self.answer(message, stream)?,
             Line::Save(file) => {
-                Saved::write(engine.model(), stream.state(), &self.conversation, Path::new(file))?;
+                Saved::write(engine.model(), stream.state()?, &self.conversation, Path::new(file))?;
                 note(&format!("the conversation is in {file} and {file}.json\n"));
             }
             Line::Load(file) => {
@@ -165,7 +165,7 @@ impl Talk<'_> {
                 return Ok(Some(Turn::Load(saved)));
             }
             Line::Reset => {
-                self.begin_anew(stream);
+                self.begin_anew(stream)?;
                 note("a new conversation begins\n");
             }
             Line::Help => note(HELP),
@@ -174,9 +174,10 @@ impl Talk<'_> {
         Ok(None)
     }
 
-    fn begin_anew<K: Kernels>(&mut self, stream: &mut Stream<'_, '_, K>) {
-        stream.reset();
+    fn begin_anew<K: Kernels>(&mut self, stream: &mut Stream<'_, '_, K>) -> Result<()> {
+        stream.reset()?;
         self.conversation = Conversation::new(self.args.system.as_deref());
+        Ok(())
     }
 
     fn answer<K: Kernels>(&mut self, message: &str, stream: &mut Stream<'_, '_, K>) -> Result<()> {
@@ -186,7 +187,7 @@ impl Talk<'_> {
             Next::GoOn(ids) => ids,
             Next::Again(ids) => {
                 note("the model's chat template rewrites earlier messages; reading the conversation again\n");
-                stream.reset();
+                stream.reset()?;
                 ids
             }
         };
@@ -197,7 +198,13 @@ impl Talk<'_> {
                 ids.push(token);
                 live.push(token)
             });
-        let end = answered.inspect_err(|_| self.begin_anew(stream))?;
+        let end = match answered {
+            Ok(end) => end,
+            Err(error) => {
+                self.begin_anew(stream)?;
+                return Err(error);
+            }
+        };
         live.finish()?;
         let answer = self.text.decode(&ids)?;
         let complete = end == End::Stop;
@@ -207,7 +214,7 @@ impl Talk<'_> {
                 prompt_tokens: prompt.len(),
                 answer_tokens: ids.len(),
                 complete,
-                state_hash: format!("{:016x}", stream.state().hash()),
+                state_hash: format!("{:016x}", stream.state()?.hash()),
             })?;
         }
         self.conversation.answered(answer, ids.last().copied().filter(|_| !complete));
