@@ -4,7 +4,7 @@
 #include "block.cuh"
 
 // Norms and rotates each head of queries and keys, in place; half a warp takes a head.
-__device__ inline void op_rotate(const Run& run, const Op& op, const Attend& p) {
+__device__ __noinline__ void op_rotate(const Run& run, const Op& op, const Attend& p) {
     u32 heads = p.heads + p.kv_heads, pairs = p.rotary_dims / 2;
     u64 all = (u64)run.rows * heads;
     for (u64 base = (u64)first_unit(op) * HALVES; base < all; base += (u64)gridDim.x * HALVES) {
@@ -43,7 +43,7 @@ __device__ inline const float* ring_row(const Run& run, const Attend& p, u32 row
 }
 
 // A block takes one head of one token; the scores of a block lie in scratch.
-__device__ inline void op_attend(const Run& run, const Op& op, const Attend& p) {
+__device__ __noinline__ void op_attend(const Run& run, const Op& op, const Attend& p) {
     float* sums = run.shared.sums;
     float* scores = run.p.scratch + p.scores + (u64)blockIdx.x * p.window;
     for (u64 n = first_unit(op); n < (u64)run.rows * p.heads; n += gridDim.x) {
@@ -89,7 +89,7 @@ __device__ inline void op_attend(const Run& run, const Op& op, const Attend& p) 
 }
 
 // The last keys and values go into the ring.
-__device__ inline void op_ring(const Run& run, const Op& op, const Attend& p) {
+__device__ __noinline__ void op_ring(const Run& run, const Op& op, const Attend& p) {
     u32 kv = p.kv_heads * p.head_dim, kept = run.p.count < p.window ? run.p.count : p.window;
     u64 all = (u64)run.p.sequence_count * kept * kv;
     for (u64 n = grid_thread(op); n < all; n += grid_threads()) {

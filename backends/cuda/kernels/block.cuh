@@ -2,10 +2,13 @@
 #pragma once
 #include "math.cuh"
 
-// Shared memory: the operation, a small array for sums, one row as floats and as codes.
+#define PARTIALS 2048  // lanes of sums of a product's units
+
+// Shared memory: the operation that runs and the next, by turns; sums; one row as floats and as codes.
 struct Shared {
-    Op op;
+    Op ops[2];
     float sums[256];
+    float partials[PARTIALS];
     float row[1];  // [shared_floats], then int codes [groups][8], float scales [groups], int sums [groups]
 };
 

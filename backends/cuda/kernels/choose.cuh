@@ -16,7 +16,7 @@ __device__ inline const float* choose_logits(const Run& run, const Choose& p, u3
 }
 
 // The largest logit and the first index that has it, as one number per sequence.
-__device__ inline void op_argmax(const Run& run, const Op& op, const Choose& p) {
+__device__ __noinline__ void op_argmax(const Run& run, const Op& op, const Choose& p) {
     for (u32 s = 0; s < run.p.sequence_count; s++) {
         const float* logits = run.at(p.logits, s);
         u64 best = 0;
@@ -49,7 +49,7 @@ __device__ inline u32 least_rank(const Run& run, u32 sequence, u32 passes, u32& 
 }
 
 // Counts the next byte of the ranks of the logits that share the bytes known so far.
-__device__ inline void op_histogram(const Run& run, const Op& op, const Choose& p, u32 pass) {
+__device__ __noinline__ void op_histogram(const Run& run, const Op& op, const Choose& p, u32 pass) {
     for (u32 s = 0; s < run.p.sequence_count; s++) {
         if (run.p.sampling[s].temperature == 0.0f) continue;
         u32 above, known = least_rank(run, s, pass, above), mask = pass == 0 ? 0 : FULL << (32 - 8 * pass);
@@ -136,7 +136,7 @@ __device__ inline u32 sample(Sampling& s, float highest, float* weights, const u
 }
 
 // A block chooses a sequence's token, hands it to the next step, and ends the launch at a stop token of the only one.
-__device__ inline void op_choose(const Run& run, const Op& op, const Choose& p) {
+__device__ __noinline__ void op_choose(const Run& run, const Op& op, const Choose& p) {
     for (u32 s = first_unit(op); s < run.p.sequence_count; s += gridDim.x) {
         Sampling& sampling = run.p.sampling[s];
         u32 token = 0xffffffffu - (u32)run.p.best[s];

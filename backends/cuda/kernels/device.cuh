@@ -2,6 +2,26 @@
 #pragma once
 #include "program.cuh"
 
+// Loads that stay where they stand, before a barrier: of weights, which nothing writes, and of floats that may be written.
+__device__ inline Words load_words(const u8* p) {
+    Words v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
+__device__ inline u32 load_half(const u16* p) {
+    u16 v;
+    asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(v) : "l"(p));
+    return v;
+}
+
+__device__ inline float load_float(const float* p) {
+    float v;
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(v) : "l"(p));
+    return v;
+}
+
 __device__ inline u32 load_word(const u8* p) { return __ldg((const u32*)p); }
 
 __device__ inline float half_to_float(u16 bits) {
@@ -18,6 +38,10 @@ __device__ inline void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2])
 }
 
 __device__ inline void prefetch(const u8* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+__device__ inline void add_release(u32* p) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(p) : "memory");
+}
 
 __device__ inline u32 load_acquire(const u32* p) {
     u32 x;

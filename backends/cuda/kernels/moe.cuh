@@ -35,7 +35,7 @@ __device__ inline float group_value(const float* ranks, u32 len) {
 }
 
 // A block chooses a row's experts: their ids, ascending, and weights.
-__device__ inline void op_route(const Run& run, const Op& op, const Route& p) {
+__device__ __noinline__ void op_route(const Run& run, const Op& op, const Route& p) {
     bool is_sigmoid = p.routing == SIGMOID || p.routing == SIGMOID_NORMALIZED;
     u32 group_len = p.experts / p.groups;
     float* sums = run.shared.sums;
@@ -91,7 +91,7 @@ __device__ inline void op_route(const Run& run, const Op& op, const Route& p) {
     }
 }
 
-__device__ inline void op_experts(const Run& run, const Op& op, const Experts& p) {
+__device__ __noinline__ void op_experts(const Run& run, const Op& op, const Experts& p) {
     u32 flip = 0;
     const Matrix* matrices = (const Matrix*)(run.p.tables + p.table);
     u64 virtual_rows = (u64)run.rows * p.chosen;
@@ -107,7 +107,7 @@ __device__ inline void op_experts(const Run& run, const Op& op, const Experts& p
     }
 }
 
-__device__ inline void op_combine(const Run& run, const Op& op, const Combine& p) {
+__device__ __noinline__ void op_combine(const Run& run, const Op& op, const Combine& p) {
     u64 all = (u64)run.rows * p.width;
     for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
         u32 row = n / p.width, i = n % p.width;

@@ -58,7 +58,7 @@ __device__ inline void unit_product(const Run& run, const Matrix& w, const Input
     scales += row_in_tile;
     codes += row_in_tile * 4 + j * 64;
     float sum = 0.0f;
-    for (u32 first = warp(); first < groups; first += GROUP_LANES * LOADS) {
+    for (u32 first = warp(); warp() < GROUP_LANES && first < groups; first += GROUP_LANES * LOADS) {
         u32 low[LOADS], high[LOADS];
         u16 scale[LOADS];
 #pragma unroll
@@ -89,21 +89,154 @@ __device__ inline void unit_product(const Run& run, const Matrix& w, const Input
         }
     }
     float* lanes = run.shared.sums + flip % 2 * 64;
-    if (j == 0) lanes[warp() * 8 + r] = sum;
+    if (j == 0 && warp() < GROUP_LANES) lanes[warp() * 8 + r] = sum;
     __syncthreads();
     u32 row = unit * 8 + threadIdx.x;
     if (threadIdx.x < 8 && row < w.rows) each(row, fold8(lanes + threadIdx.x, 8));
 }
 
-// Asks for the weights of a unit: while a block waits for the others, its next weights come nearer.
-__device__ inline void prefetch_unit(const u8* model, const Matrix& w, u32 unit) {
-    if (!is_quantized(w) || unit * 8 >= w.rows) return;
-    const u16* scales;
-    const u8* codes;
-    tile_row_at(model, w, unit / 2, scales, codes);
-    u32 groups = div_up(w.cols, GROUP);
-    for (u32 i = threadIdx.x * 128; i < groups * tile_bytes(w); i += THREADS * 128) prefetch(codes + i);
-    for (u32 i = threadIdx.x * 128; i < groups * 32; i += THREADS * 128) prefetch((const u8*)scales + i);
+#define AHEAD 6  // loads of weights under way
+
+// What a thread has asked for before the barrier after which it is used: weights of a product, or the state and the
+// convolutions of a scan.
+struct Early {
+    Words codes[AHEAD];
+    u32 scales[AHEAD];
+    float state[16], decay[4];
+    Taps x, bc;
+    float bias, a_log2, d;
+};
+
+// How a block takes a quantized product with one row: units of 8 rows, of which a warp makes some lanes of the sum over
+// groups, so that a unit is `8 / LANES` warps. In a warp a load is of 4 rows, and the threads of a lane are the two
+// fours of rows by the words of a group.
+template <u32 DTYPE>
+struct Split {
+    static constexpr u32 LANES = DTYPE == Q8 ? 2 : 4, WORDS = 8 / (LANES / 2), UNIT_WARPS = GROUP_LANES / LANES;
+    static constexpr u32 SLOTS = WARPS / UNIT_WARPS, ROUNDS = PARTIALS / (64 * SLOTS), TILE_BYTES = DTYPE == Q8 ? 512 : 256;
+
+    static __device__ u32 slot() { return warp() / UNIT_WARPS; }
+    static __device__ u32 four() { return lane() % 2; }
+    static __device__ u32 word() { return lane() / 2 % WORDS; }
+    static __device__ u32 sum_lane() { return warp() % UNIT_WARPS * LANES + lane() / (2 * WORDS); }
+    // The row of a unit whose sum a thread has in the end.
+    static __device__ u32 row() { return four() * 4 + word() % 2 * 2 + word() / 2 % 2; }
+};
+
+// A thread's place in a product: units `slot` apart, in each the groups of its lane.
+template <u32 DTYPE>
+struct Cursor {
+    u32 unit, group;
+
+    __device__ Cursor(const Op& op) : unit(first_unit(op) + Split<DTYPE>::slot() * gridDim.x), group(Split<DTYPE>::sum_lane()) {}
+
+    __device__ bool last(u32 groups) const { return group + GROUP_LANES - Split<DTYPE>::sum_lane() >= groups; }
+
+    __device__ void next(u32 groups) {
+        if (last(groups)) {
+            group = Split<DTYPE>::sum_lane();
+            unit += Split<DTYPE>::SLOTS * gridDim.x;
+        } else {
+            group += GROUP_LANES;
+        }
+    }
+
+    __device__ void load(const Run& run, const Matrix& w, Words& codes, u32& scale) {
+        using S = Split<DTYPE>;
+        u32 groups = div_up(w.cols, GROUP);
+        if (unit * 8 < w.rows && group < groups) {
+            u64 scale_bytes = ((u64)div_up(w.rows, 16) * groups * 32 + 63) / 64 * 64, tile = (u64)(unit / 2) * groups + group;
+            const u8* data = run.p.model + (u64)w.data * 64;
+            codes = load_words(data + scale_bytes + tile * S::TILE_BYTES + S::word() * 64 + unit % 2 * 32 + S::four() * 16);
+            scale = load_half((const u16*)data + tile * 16 + unit % 2 * 8 + S::row());
+        }
+        next(groups);
+    }
+};
+
+template <u32 DTYPE>
+__device__ inline void ask_codes(const Run& run, const Op& op, const Matrix& w, Cursor<DTYPE>& at, Early& early) {
+#pragma unroll
+    for (u32 j = 0; j < AHEAD; j++) at.load(run, w, early.codes[j], early.scales[j]);
+}
+
+// The dot of one group and row, from the words of 4 rows in each of the threads that share the group.
+template <u32 DTYPE>
+__device__ inline int group_dot(const Words& w, const RowCodes& x, u32 group) {
+    using S = Split<DTYPE>;
+    u32 word = S::word();
+    const u32* codes = x.codes + group * 8;
+    int d[4];
+    if (DTYPE == Q8) {
+        int c = (int)codes[word];
+        d[0] = __dp4a((int)w.x, c, 0), d[1] = __dp4a((int)w.y, c, 0);
+        d[2] = __dp4a((int)w.z, c, 0), d[3] = __dp4a((int)w.w, c, 0);
+    } else {
+        int low = (int)codes[2 * word], high = (int)codes[2 * word + 1];
+        auto dot = [&](u32 v) { return __dp4a((int)(v & 0x0f0f0f0fu), low, __dp4a((int)(v >> 4 & 0x0f0f0f0fu), high, 0)); };
+        d[0] = dot(w.x), d[1] = dot(w.y), d[2] = dot(w.z), d[3] = dot(w.w);
+    }
+    bool upper = word & 1, odd = word & 2;
+    int a = (upper ? d[2] : d[0]) + __shfl_xor_sync(FULL, upper ? d[0] : d[2], 2);
+    int b = (upper ? d[3] : d[1]) + __shfl_xor_sync(FULL, upper ? d[1] : d[3], 2);
+    a = (odd ? b : a) + __shfl_xor_sync(FULL, odd ? a : b, 4);
+    if (DTYPE == Q8) a += __shfl_xor_sync(FULL, a, 8);
+    return DTYPE == Q4 ? a - 8 * x.sums[(u64)group * x.stride] : a;
+}
+
+// `w · in` for one row; the first weights have been asked for.
+template <u32 DTYPE>
+__device__ inline void product_one(const Run& run, const Op& op, const Product& p, const Input& in, Cursor<DTYPE> next, Early& early) {
+    using S = Split<DTYPE>;
+    Matrix w = p.w;
+    u32 groups = div_up(w.cols, GROUP), units = div_up(w.rows, 8);
+    u32 per_unit = div_up(groups, GROUP_LANES), rounds = div_up(div_up(units, gridDim.x), S::SLOTS), left = rounds * per_unit;
+    Cursor<DTYPE> at(op);
+    float* partials = run.shared.partials;
+    u32 first = first_unit(op), round = 0;
+    float sum = 0.0f;
+    auto finish_rounds = [&](u32 count) {
+        __syncthreads();
+        for (u32 n = threadIdx.x; n < count * S::SLOTS * 8; n += THREADS) {
+            u32 i = (first + n / 8 * gridDim.x) * 8 + n % 8;
+            if (i < w.rows) finish(run, p.to, 0, i, fold8(partials + n / 8 * 64 + n % 8, 8));
+        }
+        first += count * S::SLOTS * gridDim.x;
+        __syncthreads();
+    };
+    while (left > 0) {
+#pragma unroll
+        for (u32 j = 0; j < AHEAD; j++) {
+            if (left == 0) break;
+            left--;
+            if (at.unit < units) {
+                bool has = at.group < groups;
+                u32 group = has ? at.group : 0;
+                int dot = group_dot<DTYPE>(early.codes[j], in.codes, group);
+                float scale = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)group * in.codes.stride];
+                if (has) sum += (float)dot * scale;
+            }
+            next.load(run, w, early.codes[j], early.scales[j]);
+            if (at.last(groups)) {
+                if (S::word() < 4) partials[(round * S::SLOTS + S::slot()) * 64 + S::sum_lane() * 8 + S::row()] = sum;
+                sum = 0.0f;
+                if (++round == S::ROUNDS && left > 0) finish_rounds(round), round = 0;
+            }
+            at.next(groups);
+        }
+    }
+    finish_rounds(round);
+}
+
+// Asks for the first weights of a product with one row.
+__device__ inline void ask_product(const Run& run, const Op& op, const Product& p, Early& early) {
+    if (p.w.dtype == Q8) {
+        Cursor<Q8> at(op);
+        ask_codes(run, op, p.w, at, early);
+    } else if (p.w.dtype == Q4) {
+        Cursor<Q4> at(op);
+        ask_codes(run, op, p.w, at, early);
+    }
 }
 
 // The input of row `row` of a product, made here or before.
@@ -215,9 +348,23 @@ __device__ inline void product_mma(const Run& run, const Op& op, const Product& 
     }
 }
 
+template <u32 DTYPE>
+__device__ inline void product_of_one(const Run& run, const Op& op, const Product& p, Early& early) {
+    Cursor<DTYPE> next(op);
+#pragma unroll
+    for (u32 j = 0; j < AHEAD; j++) next.next(div_up(p.w.cols, GROUP));
+    product_one<DTYPE>(run, op, p, product_input(run, p, 0), next, early);
+}
+
 template <bool MANY>
-__device__ inline void op_product(const Run& run, const Op& op, const Product& p) {
+__device__ inline void op_product(const Run& run, const Op& op, const Product& p, Early& early) {
     u32 rows = p.head ? run.p.head_count : run.rows;
-    if (MANY && is_quantized(p.w) && p.input == PREPARED) product_mma(run, op, p, rows);
-    else product_rows(run, op, p, rows);
+    if (!is_quantized(p.w)) return product_rows(run, op, p, rows);
+    if constexpr (MANY) {
+        product_mma(run, op, p, rows);
+    } else if (p.w.dtype == Q8) {
+        product_of_one<Q8>(run, op, p, early);
+    } else {
+        product_of_one<Q4>(run, op, p, early);
+    }
 }

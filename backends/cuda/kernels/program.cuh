@@ -11,9 +11,9 @@ typedef unsigned long long u64;
 typedef long long i64;
 
 #define NONE 0xffffffffu
-#define THREADS 256
-#define WARPS 8
-#define HALVES 16      // half-warps: 16 lanes, as the sums over elements have
+#define THREADS 512
+#define WARPS 16
+#define HALVES 32      // half-warps: 16 lanes, as the sums over elements have
 #define GROUP 32       // columns that share a scale
 #define GROUP_LANES 8  // of a sum over groups
 #define FULL 0xffffffffu
@@ -21,6 +21,14 @@ typedef long long i64;
 enum { F32, F16, Q8, Q4 };
 enum { IDENTITY, RMS, LAYER };
 enum { SILU, GELU, GELU_TANH, RELU2, RELU, LINEAR };
+
+struct alignas(16) Words {
+    u32 x, y, z, w;
+};
+
+struct alignas(16) Floats {
+    float x, y, z, w;
+};
 
 // `[rows][cols]` in the file's layout.
 struct Matrix {

@@ -10,9 +10,43 @@ __device__ inline float conv_input(const Run& run, const Conv& c, u32 sequence, 
     return c.factor.start == NONE ? x : run.at(c.factor, row)[i] * x;
 }
 
+#define TAPS 4  // of a convolution that are loaded together
+
+// Weights, window and bias of one channel's convolution.
+struct Taps {
+    float weight[TAPS], window[TAPS], bias;
+};
+
+__device__ inline void load_taps(const Run& run, const Conv& c, u32 sequence, u32 i, Taps& taps) {
+    const float* weight = run.weights(c.weight) + i;
+    const float* window = run.state(sequence, c.window) + i;
+#pragma unroll
+    for (u32 j = 0; j < TAPS; j++) {
+        taps.weight[j] = j < c.width ? load_float(weight + (u64)j * c.channels) : 0.0f;
+        taps.window[j] = j + 1 < c.width ? load_float(window + (u64)j * c.channels) : 0.0f;
+    }
+    taps.bias = c.bias == NONE ? 0.0f : load_float(run.weights(c.bias) + i);
+}
+
+// The convolution of the input `x` after the window.
+__device__ inline float apply_taps(const Conv& c, const Taps& taps, float x) {
+    float sum = taps.bias;
+#pragma unroll
+    for (u32 j = 0; j < TAPS; j++)
+        if (j < c.width) sum += taps.weight[j] * (j + 1 == c.width ? x : taps.window[j]);
+    return c.silu ? silu(sum) : sum;
+}
+
 __device__ __noinline__ float convolved(const Run& run, const Conv& c, u32 row, u32 i) {
+    if (c.width <= TAPS && run.time(row) == 0) {
+        float x = conv_input(run, c, run.sequence(row), 0, 0, i);
+        Taps taps;
+        load_taps(run, c, run.sequence(row), i, taps);
+        return apply_taps(c, taps, x);
+    }
     float sum = c.bias == NONE ? 0.0f : run.weights(c.bias)[i];
     const float* weight = run.weights(c.weight) + i;
+#pragma unroll 4
     for (u32 j = 0; j < c.width; j++) {
         float x = conv_input(run, c, run.sequence(row), run.time(row), c.width - 1 - j, i);
         sum += weight[(u64)j * c.channels] * x;
@@ -41,6 +75,7 @@ __device__ inline void inverse_rms(const float* x, u32 part_len, u32 parts, floa
         float sum = 0.0f;
         if (part < parts) {
             const float* own = x + (u64)part * part_len;
+#pragma unroll 16
             for (u32 i = half_lane(); i < part_len; i += 16) sum += own[i] * own[i];
         }
         sum = fold16(sum);
@@ -66,7 +101,7 @@ __device__ inline void norm_sums(const Run& run, const Norm& n, float* x, u32 le
 }
 
 __device__ inline float normed(const Run& run, const Norm& n, float v, u32 len, u32 i) {
-    if (n.kind != IDENTITY) v *= run.shared.sums[i / (len / n.groups)];
+    if (n.kind != IDENTITY) v *= run.shared.sums[n.groups == 1 ? 0 : i / (len / n.groups)];
     if (n.weight != NONE) v *= run.weights(n.weight)[i];
     if (n.bias != NONE) v += run.weights(n.bias)[i];
     return v;
@@ -94,16 +129,16 @@ __device__ inline RowCodes scratch_codes(const Run& run, const Codes& c, u32 len
 // `value(i)` of `[len]` as codes; a warp takes a group. Ties round to even.
 template <class Value>
 __device__ inline void quantize(u32 len, const RowCodes& to, Value value) {
+#pragma unroll 2
     for (u32 g = warp(); g < div_up(len, GROUP); g += WARPS) {
         u32 i = g * GROUP + lane();
         float x = i < len ? value(i) : 0.0f;
-        float largest = larger(x < 0.0f ? -x : x, 0.0f);
-        for (int half = 16; half > 0; half /= 2) largest = larger(__shfl_xor_sync(FULL, largest, half), largest);
+        // Bits of numbers that are not negative are in the order of the numbers.
+        float largest = __uint_as_float(__reduce_max_sync(FULL, __float_as_uint(larger(x < 0.0f ? -x : x, 0.0f))));
         bool zero = largest < 1e-36f;
         float inverse = zero ? 0.0f : 127.0f / largest;
         int code = zero ? 0 : (int)(signed char)__float_as_uint(x * inverse + ROUND);
-        int sum = code;
-        for (int half = 16; half > 0; half /= 2) sum += __shfl_xor_sync(FULL, sum, half);
+        int sum = __reduce_add_sync(FULL, code);
         ((signed char*)(to.codes + g * 8))[lane()] = (signed char)code;
         if (lane() == 0) {
             to.scales[(u64)g * to.stride] = zero ? 0.0f : largest / 127.0f;
@@ -115,14 +150,17 @@ __device__ inline void quantize(u32 len, const RowCodes& to, Value value) {
 // One row of a source: normed, gated; to `codes` and to `floats`, either of which may be absent. All threads of the block.
 __device__ __noinline__ void prepare_row(const Run& run, const Source& s, u32 row, const RowCodes* codes, float* floats) {
     float* x = run.shared.row;
-    bool has_norm = s.norm.kind != IDENTITY;
+    bool has_norm = s.norm.kind != IDENTITY, plain = s.kind == PLAIN;
+    const float* a = run.at(s.a, row);
+    auto raw = [&](u32 i) { return plain ? a[i] : gather(run, s, row, i); };
     if (has_norm) {
-        for (u32 i = threadIdx.x; i < s.len; i += THREADS) x[i] = gather(run, s, row, i);
+#pragma unroll 2
+        for (u32 i = threadIdx.x; i < s.len; i += THREADS) x[i] = raw(i);
         __syncthreads();
         norm_sums(run, s.norm, x, s.len);
     }
     auto value = [&](u32 i) {
-        float v = normed(run, s.norm, has_norm ? x[i] : gather(run, s, row, i), s.len, i);
+        float v = normed(run, s.norm, has_norm ? x[i] : raw(i), s.len, i);
         return s.after.start == NONE ? v : v * silu(run.at(s.after, row)[i]);
     };
     if (codes) quantize(s.len, *codes, value);
@@ -133,7 +171,7 @@ __device__ __noinline__ void prepare_row(const Run& run, const Source& s, u32 ro
     __syncthreads();
 }
 
-__device__ inline void op_prepare(const Run& run, const Op& op, const Prepare& p) {
+__device__ __noinline__ void op_prepare(const Run& run, const Op& op, const Prepare& p) {
     u32 rows = p.head ? run.p.head_count : run.rows * p.multiple, row_start = p.head ? run.p.head_row : 0;
     for (u32 row = first_unit(op); row < rows; row += gridDim.x) {
         RowCodes codes = scratch_codes(run, p.to, p.source.len, row);

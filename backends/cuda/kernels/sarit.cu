@@ -11,7 +11,7 @@
 #include "ssm.cuh"
 
 // `token` of each row through the embedding.
-__device__ inline void op_embed(const Run& run, const Op& op, const Embed& p) {
+__device__ __noinline__ void op_embed(const Run& run, const Op& op, const Embed& p) {
     u64 all = (u64)run.rows * p.w.cols;
     for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
         u32 row = n / p.w.cols, i = n % p.w.cols, token = run.p.tokens[row];
@@ -45,17 +45,12 @@ struct Grid {
 
     __device__ void arrive() {
         __syncthreads();
-        if (threadIdx.x == 0) {
-            __threadfence();
-            atomicAdd(control + CONTROL_BARRIER, 1u);
-            reached += gridDim.x;
-        }
+        if (threadIdx.x == 0) add_release(control + CONTROL_BARRIER);
+        reached += gridDim.x;
     }
     __device__ void wait() {
-        if (threadIdx.x == 0) {
+        if (threadIdx.x == 0)
             while ((int)(load_acquire(control + CONTROL_BARRIER) - reached) < 0) relax();
-            __threadfence();
-        }
         __syncthreads();
     }
     __device__ void leave() {
@@ -70,16 +65,16 @@ struct Grid {
 };
 
 template <bool MANY>
-__device__ inline void run_op(const Run& run, const Op& op) {
+__device__ inline void run_op(const Run& run, const Op& op, Early& early) {
     const void* p = op.payload;
     switch (op.kind) {
         case OP_EMBED: return op_embed(run, op, *(const Embed*)p);
         case OP_PREPARE: return op_prepare(run, op, *(const Prepare*)p);
-        case OP_PRODUCT: return op_product<MANY>(run, op, *(const Product*)p);
+        case OP_PRODUCT: return op_product<MANY>(run, op, *(const Product*)p, early);
         case OP_CONVOLVE: return op_convolve(run, op, *(const Convolve*)p);
         case OP_WINDOW: return op_window(run, op, *(const Convolve*)p);
         case OP_TIMES: return op_times(run, op, *(const Times*)p);
-        case OP_SCAN: return op_scan(run, op, *(const Scan*)p);
+        case OP_SCAN: return op_scan<MANY>(run, op, *(const Scan*)p, early);
         case OP_ROTATE: return op_rotate(run, op, *(const Attend*)p);
         case OP_ATTEND: return op_attend(run, op, *(const Attend*)p);
         case OP_RING: return op_ring(run, op, *(const Attend*)p);
@@ -92,38 +87,48 @@ __device__ inline void run_op(const Run& run, const Op& op) {
     }
 }
 
+// Asks for what the next operation needs and none before it makes.
+__device__ inline Early ask(const Run& run, const Op& op) {
+    Early early;
+    if (op.kind == OP_PRODUCT) ask_product(run, op, *(const Product*)op.payload, early);
+    else if (op.kind == OP_SCAN) ask_scan(run, op, *(const Scan*)op.payload, early);
+    return early;
+}
+
 template <bool MANY>
 __device__ inline void run_program(const Params& p) {
     Shared& shared = *(Shared*)shared_memory();
     Grid grid = {p.control, 0};
     Run run = {p, shared, p.sequence_count * p.count, 0};
-    // Each thread holds a word of the operation that comes next: it arrives while this one runs.
+    // Of the two operations after the one that runs, the first is in shared memory and the second on its way: each thread
+    // holds a word of it.
     bool has_word = threadIdx.x < sizeof(Op) / 4;
-    u32 word = has_word ? ((const u32*)(p.ops + p.first))[threadIdx.x] : 0;
+    auto word_of = [&](u32 n) { return has_word ? ((const u32*)(p.ops + n))[threadIdx.x] : 0; };
+    auto after = [&](u32 n) { return n + 1 < p.last ? n + 1 : p.first; };
+    u32 turn = 0, word = word_of(p.first);
+    Early early;
+    if (has_word) ((u32*)&shared.ops[0])[threadIdx.x] = word;
+    word = word_of(after(p.first));
+    __syncthreads();
+    if (!MANY) early = ask(run, shared.ops[0]);
     for (; run.step < p.steps; run.step++) {
-        for (u32 n = p.first; n < p.last; n++) {
-            const Op& next = p.ops[n + 1 < p.last ? n + 1 : p.first];
-            if (has_word) {
-                ((u32*)&shared.op)[threadIdx.x] = word;
-                word = ((const u32*)&next)[threadIdx.x];
-            }
-            __syncthreads();
-            bool skipped = shared.op.kind >= OP_HISTOGRAM && !p.sampled;
-            if (!skipped) run_op<MANY>(run, shared.op);
-            if (skipped || !shared.op.barrier) {
-                __syncthreads();
-                continue;
-            }
-            grid.arrive();
-            if (!MANY && next.kind == OP_PRODUCT)
-                prefetch_unit(p.model, ((const Product*)next.payload)->w, first_unit(next));
-            grid.wait();
+        for (u32 n = p.first; n < p.last; n++, turn ^= 1) {
+            const Op &op = shared.ops[turn], &next = shared.ops[turn ^ 1];
+            if (has_word) ((u32*)&next)[threadIdx.x] = word;
+            word = word_of(after(after(n)));
+            bool skipped = op.kind >= OP_HISTOGRAM && !p.sampled;
+            if (!skipped) run_op<MANY>(run, op, early);
+            bool waits = !skipped && op.barrier;
+            if (waits) grid.arrive();
+            else __syncthreads();
+            if (!MANY) early = ask(run, next);
+            if (waits) grid.wait();
         }
         if (*(volatile u32*)(p.control + CONTROL_STOP)) break;
     }
     grid.leave();
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 3) sarit_one(Params p) { run_program<false>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 1) sarit_one(const __grid_constant__ Params p) { run_program<false>(p); }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) sarit_many(Params p) { run_program<true>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 1) sarit_many(const __grid_constant__ Params p) { run_program<true>(p); }

@@ -135,7 +135,7 @@ static void run(u32 grid_size, u64 shared_bytes, u64 seed) {
         }
         if (all_done) return;
         if (!progressed) {
-            fprintf(stderr, "emulator: the grid hangs; operation %u\n", ((Shared*)blocks[0].memory.data())->op.kind);
+            fprintf(stderr, "emulator: the grid hangs; operation %u\n", ((Shared*)blocks[0].memory.data())->ops[0].kind);
             abort();
         }
     }

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #define __global__
+#define __grid_constant__
 #define __device__
 #define __noinline__ static
 #define __launch_bounds__(...)
@@ -70,11 +71,26 @@ inline T __ldg(const T* p) {
     return *p;
 }
 inline u32 load_word(const u8* p) { return *(const u32*)p; }
+inline Words load_words(const u8* p) { return *(const Words*)p; }
+inline u32 load_half(const u16* p) { return *p; }
+inline float load_float(const float* p) { return *p; }
 
 inline u32 __shfl_xor_sync(u32, u32 x, int mask) { return emulator::exchange(&x, 1)[threadIdx.x % 32 ^ mask]; }
 inline int __shfl_xor_sync(u32 all, int x, int mask) { return (int)__shfl_xor_sync(all, (u32)x, mask); }
 inline float __shfl_xor_sync(u32 all, float x, int mask) {
     return __uint_as_float(__shfl_xor_sync(all, __float_as_uint(x), mask));
+}
+inline u32 __reduce_max_sync(u32, u32 x) {
+    const u32* all = emulator::exchange(&x, 1);
+    u32 most = 0;
+    for (u32 i = 0; i < 32; i++) most = all[i] > most ? all[i] : most;
+    return most;
+}
+inline int __reduce_add_sync(u32, int x) {
+    u32 own = (u32)x, sum = 0;
+    const u32* all = emulator::exchange(&own, 1);
+    for (u32 i = 0; i < 32; i++) sum += all[i];
+    return (int)sum;
 }
 inline u32 __ballot_sync(u32, bool x) {
     u32 own = x, all = 0;
@@ -90,6 +106,7 @@ inline u32 atomicAdd(u32* p, u32 x) {
     *p += x;
     return old;
 }
+inline void add_release(u32* p) { atomicAdd(p, 1); }
 inline u64 atomicMax(u64* p, u64 x) {
     u64 old = *p;
     *p = x > old ? x : old;

@@ -20,6 +20,9 @@ const NORM_PARTS_MOST: usize = 256;
 /// Channels of a unit of the scan.
 const SCAN_CHANNELS: usize = 16;
 
+/// Tokens whose inputs a unit of the scan of many rows keeps in shared memory.
+const SCAN_TIMES: usize = 16;
+
 /// Activation that changes nothing.
 const LINEAR: u32 = 5;
 
@@ -243,6 +246,8 @@ impl<'m> Builder<'m> {
         }
         self.op(Kind::Times, threads(heads), &times);
         (scan.x, scan.dt, scan.decay) = (conv, dt, decay);
+        let elements = [1, 4, 8, 16].into_iter().find(|e| p.d_state <= 16 * e).unwrap_or(16);
+        self.shared(SCAN_TIMES * (2 * 16 * elements + 4 * SCAN_CHANNELS), 0)?;
         self.op(Kind::Scan, d_inner.div_ceil(SCAN_CHANNELS), &scan);
         Ok(())
     }

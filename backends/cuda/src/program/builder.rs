@@ -10,15 +10,15 @@ use sarit_core::{ALIGN, GROUP, Matrix, Model, TILE_ROWS};
 
 /// Bytes of shared memory of a block up to which blocks make inputs for themselves, so that several fit on a
 /// multiprocessor; and those that every device since compute capability 8.0 has.
-const FUSED_BYTES: usize = 48 << 10;
+const FUSED_BYTES: usize = 64 << 10;
 const SHARED_BYTES: usize = 96 << 10;
 
 /// Bytes of a group in shared memory: codes, scale, sum of codes.
 const SHARED_GROUP_BYTES: usize = GROUP + 8;
 
 /// Threads of a block, and its warps and half-warps: as the kernels have them.
-pub(crate) const THREADS: usize = 256;
-const HALF_WARPS: usize = 16;
+pub(crate) const THREADS: usize = 512;
+const HALF_WARPS: usize = 32;
 
 /// Buffers in scratch; all hold one row for each row of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
