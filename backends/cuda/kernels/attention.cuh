@@ -4,9 +4,9 @@
 #include "block.cuh"
 
 // Norms and rotates each head of queries and keys, in place; half a warp takes a head.
-__device__ __noinline__ void op_rotate(const Run& run, const Op& op, const Attend& p) {
+__device__ __noinline__ void op_rotate(Run run, const Op& op, const Attend& p) {
     u32 heads = p.heads + p.kv_heads, pairs = p.rotary_dims / 2;
-    u64 all = (u64)run.rows * heads;
+    u64 all = (u64)run.shared().rows * heads;
     for (u64 base = (u64)first_unit(op) * HALVES; base < all; base += (u64)gridDim.x * HALVES) {
         u64 n = base + half_warp();
         bool has = n < all;
@@ -24,7 +24,7 @@ __device__ __noinline__ void op_rotate(const Run& run, const Op& op, const Atten
             return norm.weight == NONE ? v : v * run.weights(norm.weight)[i];
         };
         u64 position = run.position(run.sequence(row)) + run.time(row);
-        const u64* turns = (const u64*)(run.p.tables + p.turns);
+        const u64* turns = (const u64*)(run.p().tables + p.turns);
         for (u32 i = half_lane(); i < pairs; i += 16) {
             float a = value(i), b = value(i + pairs), sine, cosine;
             sin_cos(position * turns[i], sine, cosine);
@@ -36,17 +36,17 @@ __device__ __noinline__ void op_rotate(const Run& run, const Op& op, const Atten
 }
 
 // Where the key of ring row `slot` lies for the token in `row`, whose own ring row is `now`, and the value behind it.
-__device__ inline const float* ring_row(const Run& run, const Attend& p, u32 row, u32 now, u32 slot, bool value) {
+__device__ inline const float* ring_row(Run run, const Attend& p, u32 row, u32 now, u32 slot, bool value) {
     u32 kv = p.kv_heads * p.head_dim, back = slot <= now ? now - slot : now + p.window - slot;
     if (back <= run.time(row)) return run.at(p.qkv, row - back) + p.heads * p.head_dim + (value ? kv : 0);
     return run.state(run.sequence(row), value ? p.values : p.keys) + (u64)slot * kv;
 }
 
 // A block takes one head of one token; the scores of a block lie in scratch.
-__device__ __noinline__ void op_attend(const Run& run, const Op& op, const Attend& p) {
-    float* sums = run.shared.sums;
-    float* scores = run.p.scratch + p.scores + (u64)blockIdx.x * p.window;
-    for (u64 n = first_unit(op); n < (u64)run.rows * p.heads; n += gridDim.x) {
+__device__ __noinline__ void op_attend(Run run, const Op& op, const Attend& p) {
+    float* sums = run.shared().sums;
+    float* scores = run.p().scratch + p.scores + (u64)blockIdx.x * p.window;
+    for (u64 n = first_unit(op); n < (u64)run.shared().rows * p.heads; n += gridDim.x) {
         u32 row = n / p.heads, head = n % p.heads;
         u32 first = head / (p.heads / p.kv_heads) * p.head_dim;
         u64 position = run.position(run.sequence(row)) + run.time(row);
@@ -89,13 +89,13 @@ __device__ __noinline__ void op_attend(const Run& run, const Op& op, const Atten
 }
 
 // The last keys and values go into the ring.
-__device__ __noinline__ void op_ring(const Run& run, const Op& op, const Attend& p) {
-    u32 kv = p.kv_heads * p.head_dim, kept = run.p.count < p.window ? run.p.count : p.window;
-    u64 all = (u64)run.p.sequence_count * kept * kv;
+__device__ __noinline__ void op_ring(Run run, const Op& op, const Attend& p) {
+    u32 kv = p.kv_heads * p.head_dim, kept = run.p().count < p.window ? run.p().count : p.window;
+    u64 all = (u64)run.p().sequence_count * kept * kv;
     for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
-        u32 i = n % kv, sequence = n / kv / kept, t = run.p.count - kept + n / kv % kept;
+        u32 i = n % kv, sequence = n / kv / kept, t = run.p().count - kept + n / kv % kept;
         u64 slot = (run.position(sequence) + t) % p.window;
-        const float* key = run.at(p.qkv, (u64)sequence * run.p.count + t) + p.heads * p.head_dim;
+        const float* key = run.at(p.qkv, (u64)sequence * run.p().count + t) + p.heads * p.head_dim;
         run.state(sequence, p.keys)[slot * kv + i] = key[i];
         run.state(sequence, p.values)[slot * kv + i] = key[kv + i];
     }

@@ -2,32 +2,36 @@
 #pragma once
 #include "math.cuh"
 
-#define PARTIALS 2048  // lanes of sums of a product's units
+#define PARTIALS 4096  // lanes of sums of a product's units
 
-// Shared memory: the operation that runs and the next, by turns; sums; one row as floats and as codes.
+// Shared memory: what a launch is asked for, the operation that runs and the next, by turns; sums; one row as floats and
+// as codes.
 struct Shared {
+    Params params;
+    u32 rows, step;  // rows of this launch; steps done
     Op ops[2];
     float sums[256];
-    float partials[PARTIALS];
+    alignas(16) float partials[PARTIALS];
     float row[1];  // [shared_floats], then int codes [groups][8], float scales [groups], int sums [groups]
 };
 
+// Where things are. All of it is in shared memory, which a barrier of the grid leaves alone: registers that do not last
+// and parameters would come from a cache that it empties.
 struct Run {
-    const Params& p;
-    Shared& shared;
-    u32 rows;  // of this launch
-    u32 step;
-
-    __device__ float* row_codes_start() const { return shared.row + p.shared_floats; }
-    __device__ float* at(Vector v, u64 row) const { return p.scratch + v.start + row * v.stride; }
-    __device__ const float* weights(u32 data) const { return (const float*)(p.model + (u64)data * 64); }
-    __device__ u32 sequence(u32 row) const { return row / p.count; }
-    __device__ u32 time(u32 row) const { return row % p.count; }
+    __device__ Shared& shared() const { return *(Shared*)shared_memory(); }
+    __device__ const Params& p() const { return shared().params; }
+    __device__ float* row_codes_start() const { return shared().row + p().shared_floats; }
+    __device__ float* at(Vector v, u64 row) const { return p().scratch + v.start + row * v.stride; }
+    __device__ const float* weights(u32 data) const { return (const float*)(p().model + (u64)data * 64); }
+    __device__ u32 sequence(u32 row) const { return row / p().count; }
+    __device__ u32 time(u32 row) const { return row % p().count; }
     __device__ float* state(u32 sequence, u32 start) const {
-        return p.states + p.sequences[sequence].slot * p.state_len + start;
+        return p().states + p().sequences[sequence].slot * p().state_len + start;
     }
     // Tokens that the sequence has read before this step.
-    __device__ u64 position(u32 sequence) const { return p.sequences[sequence].position + (u64)step * p.count; }
+    __device__ u64 position(u32 sequence) const {
+        return p().sequences[sequence].position + (u64)shared().step * p().count;
+    }
 };
 
 __device__ inline u32 div_up(u32 n, u32 by) { return (n + by - 1) / by; }
@@ -70,7 +74,7 @@ __device__ __noinline__ float activate(u32 activation, float x) {
 }
 
 // Takes a result to where it goes.
-__device__ inline void finish(const Run& run, const Target& to, u64 row, u32 i, float v) {
+__device__ inline void finish(Run run, const Target& to, u64 row, u32 i, float v) {
     if (to.addend.start != NONE) v += run.at(to.addend, row)[i];
     if (to.bias != NONE) v += run.weights(to.bias)[i];
     float* y = run.at(to.y, row) + i;

@@ -11,13 +11,13 @@ __device__ inline u32 rank_of(float x) {
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-__device__ inline const float* choose_logits(const Run& run, const Choose& p, u32 sequence) {
+__device__ inline const float* choose_logits(Run run, const Choose& p, u32 sequence) {
     return run.at(p.logits, sequence);
 }
 
 // The largest logit and the first index that has it, as one number per sequence.
-__device__ __noinline__ void op_argmax(const Run& run, const Op& op, const Choose& p) {
-    for (u32 s = 0; s < run.p.sequence_count; s++) {
+__device__ __noinline__ void op_argmax(Run run, const Op& op, const Choose& p) {
+    for (u32 s = 0; s < run.p().sequence_count; s++) {
         const float* logits = run.at(p.logits, s);
         u64 best = 0;
         for (u64 i = grid_thread(op); i < p.vocab; i += grid_threads()) {
@@ -30,31 +30,31 @@ __device__ __noinline__ void op_argmax(const Run& run, const Op& op, const Choos
             u64 other = (u64)__shfl_xor_sync(FULL, (u32)(best >> 32), half) << 32 | __shfl_xor_sync(FULL, (u32)best, half);
             best = other > best ? other : best;
         }
-        if (lane() == 0) atomicMax(run.p.best + s, best);
+        if (lane() == 0) atomicMax(run.p().best + s, best);
     }
 }
 
 // The largest rank that at least `top_k` logits reach, byte by byte: `pass` bytes of it are known. Also gives how many
 // logits are above those that share the known bytes. All threads of the block.
-__device__ inline u32 least_rank(const Run& run, u32 sequence, u32 passes, u32& above) {
+__device__ inline u32 least_rank(Run run, u32 sequence, u32 passes, u32& above) {
     u32 rank = 0;
     above = 0;
     for (u32 pass = 0; pass < passes; pass++) {
-        const u32* counts = run.p.histogram + ((u64)pass * run.p.sequence_count + sequence) * 256;
+        const u32* counts = run.p().histogram + ((u64)pass * run.p().sequence_count + sequence) * 256;
         u32 byte = 255;
-        while (byte > 0 && above + counts[byte] < run.p.sampling[sequence].top_k) above += counts[byte--];
+        while (byte > 0 && above + counts[byte] < run.p().sampling[sequence].top_k) above += counts[byte--];
         rank |= byte << (24 - 8 * pass);
     }
     return rank;
 }
 
 // Counts the next byte of the ranks of the logits that share the bytes known so far.
-__device__ __noinline__ void op_histogram(const Run& run, const Op& op, const Choose& p, u32 pass) {
-    for (u32 s = 0; s < run.p.sequence_count; s++) {
-        if (run.p.sampling[s].temperature == 0.0f) continue;
+__device__ __noinline__ void op_histogram(Run run, const Op& op, const Choose& p, u32 pass) {
+    for (u32 s = 0; s < run.p().sequence_count; s++) {
+        if (run.p().sampling[s].temperature == 0.0f) continue;
         u32 above, known = least_rank(run, s, pass, above), mask = pass == 0 ? 0 : FULL << (32 - 8 * pass);
         const float* logits = run.at(p.logits, s);
-        u32* counts = run.p.histogram + ((u64)pass * run.p.sequence_count + s) * 256;
+        u32* counts = run.p().histogram + ((u64)pass * run.p().sequence_count + s) * 256;
         for (u64 i = grid_thread(op); i < p.vocab; i += grid_threads()) {
             u32 rank = rank_of(logits[i]);
             if ((rank & mask) == known) atomicAdd(counts + (rank >> (24 - 8 * pass) & 255), 1u);
@@ -73,9 +73,9 @@ __device__ inline double uniform(u64& random) {
 
 // The `top_k` candidates into shared memory, in order of their index: of equals at the end the first. All threads of
 // the block.
-__device__ inline void gather_candidates(const Run& run, const Choose& p, u32 sequence, float* weights, u32* indices) {
-    u32* counts = (u32*)run.shared.sums;  // per warp: above, equal; then the totals
-    u32 above, least = least_rank(run, sequence, 4, above), top_k = run.p.sampling[sequence].top_k;
+__device__ inline void gather_candidates(Run run, const Choose& p, u32 sequence, float* weights, u32* indices) {
+    u32* counts = (u32*)run.shared().sums;  // per warp: above, equal; then the totals
+    u32 above, least = least_rank(run, sequence, 4, above), top_k = run.p().sampling[sequence].top_k;
     u32 equal_left = top_k - above, found = 0;
     const float* logits = run.at(p.logits, sequence);
     for (u32 base = 0; base < p.vocab; base += THREADS) {
@@ -136,30 +136,30 @@ __device__ inline u32 sample(Sampling& s, float highest, float* weights, const u
 }
 
 // A block chooses a sequence's token, hands it to the next step, and ends the launch at a stop token of the only one.
-__device__ __noinline__ void op_choose(const Run& run, const Op& op, const Choose& p) {
-    for (u32 s = first_unit(op); s < run.p.sequence_count; s += gridDim.x) {
-        Sampling& sampling = run.p.sampling[s];
-        u32 token = 0xffffffffu - (u32)run.p.best[s];
+__device__ __noinline__ void op_choose(Run run, const Op& op, const Choose& p) {
+    for (u32 s = first_unit(op); s < run.p().sequence_count; s += gridDim.x) {
+        Sampling& sampling = run.p().sampling[s];
+        u32 token = 0xffffffffu - (u32)run.p().best[s];
         const float* logits = run.at(p.logits, s);
         float highest = logits[token];
         // All have read what thread 0 sets back.
         __syncthreads();
         // Only where the largest logit is finite; then no smaller one is +infinity, and none chosen is NaN.
         if (sampling.temperature != 0.0f && highest - highest == 0.0f) {
-            float* weights = run.shared.row;
+            float* weights = run.shared().row;
             u32* indices = (u32*)weights + TOP_K_MOST;
             gather_candidates(run, p, s, weights, indices);
             if (threadIdx.x == 0) token = sample(sampling, highest, weights, indices, token);
         }
         if (threadIdx.x == 0) {
-            run.p.tokens[s] = token;
-            run.p.chosen[(u64)run.step * run.p.sequence_count + s] = token;
-            run.p.best[s] = 0;
-            for (u32 i = 0; i < run.p.stop_count; i++)
-                if (run.p.stop[i] == token && run.p.sequence_count == 1) run.p.control[CONTROL_STOP] = 1;
+            run.p().tokens[s] = token;
+            run.p().chosen[(u64)run.shared().step * run.p().sequence_count + s] = token;
+            run.p().best[s] = 0;
+            for (u32 i = 0; i < run.p().stop_count; i++)
+                if (run.p().stop[i] == token && run.p().sequence_count == 1) run.p().control[CONTROL_STOP] = 1;
         }
         __syncthreads();
         for (u32 i = threadIdx.x; i < 4 * 256; i += THREADS)
-            run.p.histogram[((u64)(i / 256) * run.p.sequence_count + s) * 256 + i % 256] = 0;
+            run.p().histogram[((u64)(i / 256) * run.p().sequence_count + s) * 256 + i % 256] = 0;
     }
 }

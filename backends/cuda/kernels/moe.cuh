@@ -35,15 +35,15 @@ __device__ inline float group_value(const float* ranks, u32 len) {
 }
 
 // A block chooses a row's experts: their ids, ascending, and weights.
-__device__ __noinline__ void op_route(const Run& run, const Op& op, const Route& p) {
+__device__ __noinline__ void op_route(Run run, const Op& op, const Route& p) {
     bool is_sigmoid = p.routing == SIGMOID || p.routing == SIGMOID_NORMALIZED;
     u32 group_len = p.experts / p.groups;
-    float* sums = run.shared.sums;
-    float* scores = run.shared.row;
+    float* sums = run.shared().sums;
+    float* scores = run.shared().row;
     float* ranks = scores + p.experts;
     float* values = ranks + p.experts;
     u32* taken = (u32*)(values + p.groups);
-    for (u32 row = first_unit(op); row < run.rows; row += gridDim.x) {
+    for (u32 row = first_unit(op); row < run.shared().rows; row += gridDim.x) {
         const float* logits = run.at(p.logits, row);
         for (u32 e = threadIdx.x; e < p.experts; e += THREADS) {
             scores[e] = is_sigmoid ? sigmoid(logits[e]) : logits[e];
@@ -91,10 +91,10 @@ __device__ __noinline__ void op_route(const Run& run, const Op& op, const Route&
     }
 }
 
-__device__ __noinline__ void op_experts(const Run& run, const Op& op, const Experts& p) {
+__device__ __noinline__ void op_experts(Run run, const Op& op, const Experts& p) {
     u32 flip = 0;
-    const Matrix* matrices = (const Matrix*)(run.p.tables + p.table);
-    u64 virtual_rows = (u64)run.rows * p.chosen;
+    const Matrix* matrices = (const Matrix*)(run.p().tables + p.table);
+    u64 virtual_rows = (u64)run.shared().rows * p.chosen;
     u32 units_most = div_up(p.rows, 8);
     for (u64 n = first_unit(op); n < virtual_rows * units_most; n += gridDim.x) {
         u64 row = n / units_most;
@@ -107,8 +107,8 @@ __device__ __noinline__ void op_experts(const Run& run, const Op& op, const Expe
     }
 }
 
-__device__ __noinline__ void op_combine(const Run& run, const Op& op, const Combine& p) {
-    u64 all = (u64)run.rows * p.width;
+__device__ __noinline__ void op_combine(Run run, const Op& op, const Combine& p) {
+    u64 all = (u64)run.shared().rows * p.width;
     for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
         u32 row = n / p.width, i = n % p.width;
         const float* weights = run.at(p.weights, row);

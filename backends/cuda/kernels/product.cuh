@@ -32,12 +32,12 @@ __device__ inline void tile_row_at(const u8* model, const Matrix& w, u32 tile_ro
 //
 // Quantized: warp = lane of the sum over groups; in a warp, 8 rows by 4 pairs of words of a group.
 template <class Each>
-__device__ inline void unit_product(const Run& run, const Matrix& w, const Input& in, u32 unit, u32 flip, Each each) {
+__device__ inline void unit_product(Run run, const Matrix& w, const Input& in, u32 unit, u32 flip, Each each) {
     if (!is_quantized(w)) {
         u32 row = unit * HALVES + half_warp();
         float sum = 0.0f;
         if (row < w.rows) {
-            const u8* weights = run.p.model + (u64)w.data * 64;
+            const u8* weights = run.p().model + (u64)w.data * 64;
             u64 start = (u64)row * w.cols;
 #pragma unroll 4
             for (u32 i = half_lane(); i < w.cols; i += 16) {
@@ -53,7 +53,7 @@ __device__ inline void unit_product(const Run& run, const Matrix& w, const Input
     u32 r = lane() % 8, j = lane() / 8, groups = div_up(w.cols, GROUP);
     const u16* scales;
     const u8* codes;
-    tile_row_at(run.p.model, w, unit / 2, scales, codes);
+    tile_row_at(run.p().model, w, unit / 2, scales, codes);
     u32 row_in_tile = unit % 2 * 8 + r;
     scales += row_in_tile;
     codes += row_in_tile * 4 + j * 64;
@@ -88,7 +88,7 @@ __device__ inline void unit_product(const Run& run, const Matrix& w, const Input
             sum += (float)dot * (half_to_float(scale[k]) * in.codes.scales[(u64)g * in.codes.stride]);
         }
     }
-    float* lanes = run.shared.sums + flip % 2 * 64;
+    float* lanes = run.shared().sums + flip % 2 * 64;
     if (j == 0 && warp() < GROUP_LANES) lanes[warp() * 8 + r] = sum;
     __syncthreads();
     u32 row = unit * 8 + threadIdx.x;
@@ -123,42 +123,43 @@ struct Split {
     static __device__ u32 row() { return four() * 4 + word() % 2 * 2 + word() / 2 % 2; }
 };
 
-// A thread's place in a product: units `slot` apart, in each the groups of its lane.
+// A thread's place in a product: units `SLOTS` blocks apart, in each the groups of its lane.
 template <u32 DTYPE>
 struct Cursor {
-    u32 unit, group;
+    using S = Split<DTYPE>;
+    const u8* codes;
+    const u16* scales;
+    u32 unit, group, units, groups, data;
 
-    __device__ Cursor(const Op& op) : unit(first_unit(op) + Split<DTYPE>::slot() * gridDim.x), group(Split<DTYPE>::sum_lane()) {}
-
-    __device__ bool last(u32 groups) const { return group + GROUP_LANES - Split<DTYPE>::sum_lane() >= groups; }
-
-    __device__ void next(u32 groups) {
-        if (last(groups)) {
-            group = Split<DTYPE>::sum_lane();
-            unit += Split<DTYPE>::SLOTS * gridDim.x;
-        } else {
-            group += GROUP_LANES;
-        }
+    __device__ Cursor(Run run, const Op& op, const Matrix& w)
+        : unit(first_unit(op) + S::slot() * gridDim.x), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)), data(w.data) {
+        start(run);
     }
 
-    __device__ void load(const Run& run, const Matrix& w, Words& codes, u32& scale) {
-        using S = Split<DTYPE>;
-        u32 groups = div_up(w.cols, GROUP);
-        if (unit * 8 < w.rows && group < groups) {
-            u64 scale_bytes = ((u64)div_up(w.rows, 16) * groups * 32 + 63) / 64 * 64, tile = (u64)(unit / 2) * groups + group;
-            const u8* data = run.p.model + (u64)w.data * 64;
-            codes = load_words(data + scale_bytes + tile * S::TILE_BYTES + S::word() * 64 + unit % 2 * 32 + S::four() * 16);
-            scale = load_half((const u16*)data + tile * 16 + unit % 2 * 8 + S::row());
+    __device__ void start(Run run) {
+        group = S::sum_lane();
+        u64 scale_bytes = ((u64)(units + 1) / 2 * groups * 32 + 63) / 64 * 64, tile = (u64)(unit / 2) * groups + group;
+        const u8* matrix = run.p().model + (u64)data * 64;
+        codes = matrix + scale_bytes + tile * S::TILE_BYTES + S::word() * 64 + unit % 2 * 32 + S::four() * 16;
+        scales = (const u16*)matrix + tile * 16 + unit % 2 * 8 + S::row();
+    }
+
+    __device__ void load(Run run, Words& words, u32& scale) {
+        if (unit < units && group < groups) {
+            words = load_words(codes);
+            scale = load_half(scales);
         }
-        next(groups);
+        skip(run);
+    }
+
+    __device__ void skip(Run run) {
+        group += GROUP_LANES, codes += GROUP_LANES * S::TILE_BYTES, scales += GROUP_LANES * 16;
+        if (group - S::sum_lane() >= groups) {
+            unit += S::SLOTS * gridDim.x;
+            start(run);
+        }
     }
 };
-
-template <u32 DTYPE>
-__device__ inline void ask_codes(const Run& run, const Op& op, const Matrix& w, Cursor<DTYPE>& at, Early& early) {
-#pragma unroll
-    for (u32 j = 0; j < AHEAD; j++) at.load(run, w, early.codes[j], early.scales[j]);
-}
 
 // The dot of one group and row, from the words of 4 rows in each of the threads that share the group.
 template <u32 DTYPE>
@@ -186,61 +187,65 @@ __device__ inline int group_dot(const Words& w, const RowCodes& x, u32 group) {
 
 // `w · in` for one row; the first weights have been asked for.
 template <u32 DTYPE>
-__device__ inline void product_one(const Run& run, const Op& op, const Product& p, const Input& in, Cursor<DTYPE> next, Early& early) {
+__device__ inline void product_one(Run run, const Op& op, const Product& p, const Input& in, Early& early) {
     using S = Split<DTYPE>;
     Matrix w = p.w;
-    u32 groups = div_up(w.cols, GROUP), units = div_up(w.rows, 8);
-    u32 per_unit = div_up(groups, GROUP_LANES), rounds = div_up(div_up(units, gridDim.x), S::SLOTS), left = rounds * per_unit;
-    Cursor<DTYPE> at(op);
-    float* partials = run.shared.partials;
-    u32 first = first_unit(op), round = 0;
+    Cursor<DTYPE> next(run, op, w);
+    for (u32 j = 0; j < AHEAD; j++) next.skip(run);
+    u32 groups = next.groups, units = next.units, per_unit = div_up(groups, GROUP_LANES);
+    u32 left = div_up(div_up(units, gridDim.x), S::SLOTS) * per_unit, unit = first_unit(op) + S::slot() * gridDim.x;
+    u32 group = S::sum_lane(), first = first_unit(op), round = 0;
+    float* partials = run.shared().partials;
     float sum = 0.0f;
-    auto finish_rounds = [&](u32 count) {
-        __syncthreads();
-        for (u32 n = threadIdx.x; n < count * S::SLOTS * 8; n += THREADS) {
-            u32 i = (first + n / 8 * gridDim.x) * 8 + n % 8;
-            if (i < w.rows) finish(run, p.to, 0, i, fold8(partials + n / 8 * 64 + n % 8, 8));
-        }
-        first += count * S::SLOTS * gridDim.x;
-        __syncthreads();
-    };
     while (left > 0) {
 #pragma unroll
         for (u32 j = 0; j < AHEAD; j++) {
             if (left == 0) break;
             left--;
-            if (at.unit < units) {
-                bool has = at.group < groups;
-                u32 group = has ? at.group : 0;
-                int dot = group_dot<DTYPE>(early.codes[j], in.codes, group);
-                float scale = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)group * in.codes.stride];
-                if (has) sum += (float)dot * scale;
+            if (unit < units) {
+                u32 g = group < groups ? group : 0;
+                int dot = group_dot<DTYPE>(early.codes[j], in.codes, g);
+                float scale = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
+                if (group < groups) sum += (float)dot * scale;
             }
-            next.load(run, w, early.codes[j], early.scales[j]);
-            if (at.last(groups)) {
+            next.load(run, early.codes[j], early.scales[j]);
+            group += GROUP_LANES;
+            if (group - S::sum_lane() >= groups) {
                 if (S::word() < 4) partials[(round * S::SLOTS + S::slot()) * 64 + S::sum_lane() * 8 + S::row()] = sum;
                 sum = 0.0f;
-                if (++round == S::ROUNDS && left > 0) finish_rounds(round), round = 0;
+                round++;
+                group = S::sum_lane(), unit += S::SLOTS * gridDim.x;
             }
-            at.next(groups);
         }
+        if (left > 0 && round + AHEAD <= S::ROUNDS) continue;
+        // Room is short, or this is the end.
+        __syncthreads();
+        for (u32 n = threadIdx.x; n < round * S::SLOTS * 8; n += THREADS) {
+            u32 i = (first + n / 8 * gridDim.x) * 8 + n % 8;
+            if (i < w.rows) finish(run, p.to, 0, i, fold8(partials + n / 8 * 64 + n % 8, 8));
+        }
+        first += round * S::SLOTS * gridDim.x, round = 0;
+        __syncthreads();
     }
-    finish_rounds(round);
 }
 
-// Asks for the first weights of a product with one row.
-__device__ inline void ask_product(const Run& run, const Op& op, const Product& p, Early& early) {
-    if (p.w.dtype == Q8) {
-        Cursor<Q8> at(op);
-        ask_codes(run, op, p.w, at, early);
-    } else if (p.w.dtype == Q4) {
-        Cursor<Q4> at(op);
-        ask_codes(run, op, p.w, at, early);
-    }
+template <u32 DTYPE>
+__device__ inline void ask_codes(Run run, const Op& op, const Matrix& w, Early& early) {
+    Cursor<DTYPE> at(run, op, w);
+#pragma unroll
+    for (u32 j = 0; j < AHEAD; j++) at.load(run, early.codes[j], early.scales[j]);
+}
+
+// Asks for the first weights of a product with one row, and brings nearer what its input is normed with.
+__device__ inline void ask_product(Run run, const Op& op, const Product& p, Early& early) {
+    if (p.w.dtype == Q8) ask_codes<Q8>(run, op, p.w, early);
+    else if (p.w.dtype == Q4) ask_codes<Q4>(run, op, p.w, early);
+    if (p.input == FUSED && p.source.norm.weight != NONE && threadIdx.x * 32 < p.source.len)
+        prefetch((const u8*)(run.weights(p.source.norm.weight) + threadIdx.x * 32));
 }
 
 // The input of row `row` of a product, made here or before.
-__device__ inline Input product_input(const Run& run, const Product& p, u32 row) {
+__device__ inline Input product_input(Run run, const Product& p, u32 row) {
     Codes c = p.codes;
     if (p.input == PREPARED) {
         RowCodes codes = {nullptr, nullptr, nullptr, 0};
@@ -250,20 +255,21 @@ __device__ inline Input product_input(const Run& run, const Product& p, u32 row)
     RowCodes codes = shared_codes(run);
     bool quantized = is_quantized(p.w);
     if (p.input == FUSED) {
-        u32 from = p.head ? run.p.head_row + row : row;
-        prepare_row(run, p.source, from, quantized ? &codes : nullptr, quantized ? nullptr : run.shared.row);
+        u32 from = p.head ? run.p().head_row + row : row;
+        prepare_row(run, p.source, from, quantized ? &codes : nullptr, quantized ? nullptr : run.shared().row);
     }
-    return {codes, run.shared.row};
+    return {codes, run.shared().row};
 }
 
-// Row after row; the weights of one row of activations at a time.
-__device__ inline void product_rows(const Run& run, const Op& op, const Product& p, u32 rows) {
+// All units of the product with one row.
+__device__ inline void product_units(Run run, const Op& op, const Product& p, const Input& in, u32 row) {
     u32 units = div_up(p.w.rows, unit_rows(p.w)), flip = 0;
-    for (u32 row = 0; row < rows; row++) {
-        Input in = product_input(run, p, row);
-        for (u32 unit = first_unit(op); unit < units; unit += gridDim.x)
-            unit_product(run, p.w, in, unit, flip++, [&](u32 i, float v) { finish(run, p.to, row, i, v); });
-    }
+    for (u32 unit = first_unit(op); unit < units; unit += gridDim.x)
+        unit_product(run, p.w, in, unit, flip++, [&](u32 i, float v) { finish(run, p.to, row, i, v); });
+}
+
+__device__ inline void product_rows(Run run, const Op& op, const Product& p, u32 rows) {
+    for (u32 row = 0; row < rows; row++) product_units(run, op, p, product_input(run, p, row), row);
 }
 
 #define MMA_COLUMNS 4  // tiles of 8 rows of activations that a warp takes at once
@@ -272,18 +278,18 @@ __device__ inline void product_rows(const Run& run, const Op& op, const Product&
 // groups one after another, in the order in which they are folded: 0+4, 2+6, 1+5, 3+7.
 //
 // The accumulator of a group starts at the bits of 1.5 · 2^23, so the sum of products, below 2^22, comes out as a float.
-__device__ inline void product_mma(const Run& run, const Op& op, const Product& p, u32 rows) {
+__device__ inline void product_mma(Run run, const Op& op, const Product& p, u32 rows) {
     u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16);
     u64 units = (u64)tile_rows * div_up(rows, 8 * MMA_COLUMNS);
     u32 r = lane() / 4, j = lane() % 4;
-    const float* x_scales = run.p.scratch + p.codes.scales;
-    const u32* x_codes = (const u32*)(run.p.scratch + p.codes.codes);
+    const float* x_scales = run.p().scratch + p.codes.scales;
+    const u32* x_codes = (const u32*)(run.p().scratch + p.codes.codes);
     for (u64 unit = first_unit(op) + (u64)warp() * gridDim.x; unit < units; unit += (u64)gridDim.x * WARPS) {
         u32 tile_row = unit % tile_rows, column = unit / tile_rows * 8 * MMA_COLUMNS;
         u32 tiles = rows - column < 8 * MMA_COLUMNS ? div_up(rows - column, 8) : MMA_COLUMNS;
         const u16* scales;
         const u8* codes;
-        tile_row_at(run.p.model, p.w, tile_row, scales, codes);
+        tile_row_at(run.p().model, p.w, tile_row, scales, codes);
         float lane_sum[MMA_COLUMNS][4], sum[MMA_COLUMNS][4], half[MMA_COLUMNS][4], quarter[MMA_COLUMNS][4];
         for (u32 step = 0; step < GROUP_LANES; step++) {
             u32 first = (step & 1) << 2 | (step & 2) | step >> 2;  // 0 4 2 6 1 5 3 7
@@ -348,23 +354,16 @@ __device__ inline void product_mma(const Run& run, const Op& op, const Product& 
     }
 }
 
-template <u32 DTYPE>
-__device__ inline void product_of_one(const Run& run, const Op& op, const Product& p, Early& early) {
-    Cursor<DTYPE> next(op);
-#pragma unroll
-    for (u32 j = 0; j < AHEAD; j++) next.next(div_up(p.w.cols, GROUP));
-    product_one<DTYPE>(run, op, p, product_input(run, p, 0), next, early);
-}
-
 template <bool MANY>
-__device__ inline void op_product(const Run& run, const Op& op, const Product& p, Early& early) {
-    u32 rows = p.head ? run.p.head_count : run.rows;
-    if (!is_quantized(p.w)) return product_rows(run, op, p, rows);
+__device__ inline void op_product(Run run, const Op& op, const Product& p, Early& early) {
+    u32 rows = p.head ? run.p().head_count : run.shared().rows;
     if constexpr (MANY) {
-        product_mma(run, op, p, rows);
-    } else if (p.w.dtype == Q8) {
-        product_of_one<Q8>(run, op, p, early);
+        if (is_quantized(p.w)) product_mma(run, op, p, rows);
+        else product_rows(run, op, p, rows);
     } else {
-        product_of_one<Q4>(run, op, p, early);
+        Input in = product_input(run, p, 0);
+        if (p.w.dtype == Q8) product_one<Q8>(run, op, p, in, early);
+        else if (p.w.dtype == Q4) product_one<Q4>(run, op, p, in, early);
+        else product_units(run, op, p, in, 0);
     }
 }

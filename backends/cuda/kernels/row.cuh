@@ -3,9 +3,9 @@
 #include "block.cuh"
 
 // What the convolution sees of channel `i`, `back` tokens before token `t` of the sequence.
-__device__ inline float conv_input(const Run& run, const Conv& c, u32 sequence, u32 t, u32 back, u32 i) {
+__device__ inline float conv_input(Run run, const Conv& c, u32 sequence, u32 t, u32 back, u32 i) {
     if (back > t) return run.state(sequence, c.window)[(u64)(c.width - 1 + t - back) * c.channels + i];
-    u64 row = (u64)sequence * run.p.count + t - back;
+    u64 row = (u64)sequence * run.p().count + t - back;
     float x = run.at(c.x, row)[i];
     return c.factor.start == NONE ? x : run.at(c.factor, row)[i] * x;
 }
@@ -17,7 +17,7 @@ struct Taps {
     float weight[TAPS], window[TAPS], bias;
 };
 
-__device__ inline void load_taps(const Run& run, const Conv& c, u32 sequence, u32 i, Taps& taps) {
+__device__ inline void load_taps(Run run, const Conv& c, u32 sequence, u32 i, Taps& taps) {
     const float* weight = run.weights(c.weight) + i;
     const float* window = run.state(sequence, c.window) + i;
 #pragma unroll
@@ -37,7 +37,7 @@ __device__ inline float apply_taps(const Conv& c, const Taps& taps, float x) {
     return c.silu ? silu(sum) : sum;
 }
 
-__device__ __noinline__ float convolved(const Run& run, const Conv& c, u32 row, u32 i) {
+__device__ __noinline__ float convolved(Run run, const Conv& c, u32 row, u32 i) {
     if (c.width <= TAPS && run.time(row) == 0) {
         float x = conv_input(run, c, run.sequence(row), 0, 0, i);
         Taps taps;
@@ -55,7 +55,7 @@ __device__ __noinline__ float convolved(const Run& run, const Conv& c, u32 row, 
 }
 
 // Element `i` of a row before its norm.
-__device__ __noinline__ float gather(const Run& run, const Source& s, u32 row, u32 i) {
+__device__ __noinline__ float gather(Run run, const Source& s, u32 row, u32 i) {
     switch (s.kind) {
         case SUM: return run.at(s.a, row)[i] + run.at(s.b, row)[i];
         case CONCAT: return i < s.split ? run.at(s.a, row)[i] : run.at(s.b, row)[i - s.split];
@@ -85,8 +85,8 @@ __device__ inline void inverse_rms(const float* x, u32 part_len, u32 parts, floa
 }
 
 // Norms `x` `[len]` in shared memory but for the last elementwise steps, which `normed` does. All threads of the block.
-__device__ inline void norm_sums(const Run& run, const Norm& n, float* x, u32 len) {
-    float* sums = run.shared.sums;
+__device__ inline void norm_sums(Run run, const Norm& n, float* x, u32 len) {
+    float* sums = run.shared().sums;
     if (n.kind == LAYER) {
         float sum = 0.0f;
         if (half_warp() == 0)
@@ -100,8 +100,8 @@ __device__ inline void norm_sums(const Run& run, const Norm& n, float* x, u32 le
     inverse_rms(x, len / n.groups, n.groups, n.eps, sums);
 }
 
-__device__ inline float normed(const Run& run, const Norm& n, float v, u32 len, u32 i) {
-    if (n.kind != IDENTITY) v *= run.shared.sums[n.groups == 1 ? 0 : i / (len / n.groups)];
+__device__ inline float normed(Run run, const Norm& n, float v, u32 len, u32 i) {
+    if (n.kind != IDENTITY) v *= run.shared().sums[n.groups == 1 ? 0 : i / (len / n.groups)];
     if (n.weight != NONE) v *= run.weights(n.weight)[i];
     if (n.bias != NONE) v += run.weights(n.bias)[i];
     return v;
@@ -115,15 +115,15 @@ struct RowCodes {
     u32 stride;
 };
 
-__device__ inline RowCodes shared_codes(const Run& run) {
+__device__ inline RowCodes shared_codes(Run run) {
     float* start = run.row_codes_start();
-    u32 groups = run.p.shared_groups;
+    u32 groups = run.p().shared_groups;
     return {(u32*)start, start + 8 * groups, (int*)(start + 9 * groups), 1};
 }
 
-__device__ inline RowCodes scratch_codes(const Run& run, const Codes& c, u32 len, u64 row) {
-    u32* codes = (u32*)(run.p.scratch + c.codes) + row * 8 * div_up(len, GROUP);
-    return {codes, run.p.scratch + c.scales + row, (int*)(run.p.scratch + c.sums) + row, c.stride};
+__device__ inline RowCodes scratch_codes(Run run, const Codes& c, u32 len, u64 row) {
+    u32* codes = (u32*)(run.p().scratch + c.codes) + row * 8 * div_up(len, GROUP);
+    return {codes, run.p().scratch + c.scales + row, (int*)(run.p().scratch + c.sums) + row, c.stride};
 }
 
 // `value(i)` of `[len]` as codes; a warp takes a group. Ties round to even.
@@ -148,8 +148,8 @@ __device__ inline void quantize(u32 len, const RowCodes& to, Value value) {
 }
 
 // One row of a source: normed, gated; to `codes` and to `floats`, either of which may be absent. All threads of the block.
-__device__ __noinline__ void prepare_row(const Run& run, const Source& s, u32 row, const RowCodes* codes, float* floats) {
-    float* x = run.shared.row;
+__device__ inline void prepare_row(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats) {
+    float* x = run.shared().row;
     bool has_norm = s.norm.kind != IDENTITY, plain = s.kind == PLAIN;
     const float* a = run.at(s.a, row);
     auto raw = [&](u32 i) { return plain ? a[i] : gather(run, s, row, i); };
@@ -171,8 +171,8 @@ __device__ __noinline__ void prepare_row(const Run& run, const Source& s, u32 ro
     __syncthreads();
 }
 
-__device__ __noinline__ void op_prepare(const Run& run, const Op& op, const Prepare& p) {
-    u32 rows = p.head ? run.p.head_count : run.rows * p.multiple, row_start = p.head ? run.p.head_row : 0;
+__device__ __noinline__ void op_prepare(Run run, const Op& op, const Prepare& p) {
+    u32 rows = p.head ? run.p().head_count : run.shared().rows * p.multiple, row_start = p.head ? run.p().head_row : 0;
     for (u32 row = first_unit(op); row < rows; row += gridDim.x) {
         RowCodes codes = scratch_codes(run, p.to, p.source.len, row);
         float* floats = p.to.floats.start == NONE ? nullptr : run.at(p.to.floats, row);

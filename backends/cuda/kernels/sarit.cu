@@ -11,11 +11,11 @@
 #include "ssm.cuh"
 
 // `token` of each row through the embedding.
-__device__ __noinline__ void op_embed(const Run& run, const Op& op, const Embed& p) {
-    u64 all = (u64)run.rows * p.w.cols;
+__device__ __noinline__ void op_embed(Run run, const Op& op, const Embed& p) {
+    u64 all = (u64)run.shared().rows * p.w.cols;
     for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
-        u32 row = n / p.w.cols, i = n % p.w.cols, token = run.p.tokens[row];
-        const u8* data = run.p.model + (u64)p.w.data * 64;
+        u32 row = n / p.w.cols, i = n % p.w.cols, token = run.p().tokens[row];
+        const u8* data = run.p().model + (u64)p.w.data * 64;
         float x;
         if (p.w.dtype == F32) {
             x = ((const float*)data)[(u64)token * p.w.cols + i];
@@ -24,7 +24,7 @@ __device__ __noinline__ void op_embed(const Run& run, const Op& op, const Embed&
         } else {
             const u16* scales;
             const u8* codes;
-            tile_row_at(run.p.model, p.w, token / 16, scales, codes);
+            tile_row_at(run.p().model, p.w, token / 16, scales, codes);
             u32 g = i / GROUP, column = i % GROUP, r = token % 16;
             const u8* tile = codes + (u64)g * tile_bytes(p.w);
             int code = p.w.dtype == Q8
@@ -65,7 +65,7 @@ struct Grid {
 };
 
 template <bool MANY>
-__device__ inline void run_op(const Run& run, const Op& op, Early& early) {
+__device__ inline void run_op(Run run, const Op& op, Early& early) {
     const void* p = op.payload;
     switch (op.kind) {
         case OP_EMBED: return op_embed(run, op, *(const Embed*)p);
@@ -88,7 +88,7 @@ __device__ inline void run_op(const Run& run, const Op& op, Early& early) {
 }
 
 // Asks for what the next operation needs and none before it makes.
-__device__ inline Early ask(const Run& run, const Op& op) {
+__device__ inline Early ask(Run run, const Op& op) {
     Early early;
     if (op.kind == OP_PRODUCT) ask_product(run, op, *(const Product*)op.payload, early);
     else if (op.kind == OP_SCAN) ask_scan(run, op, *(const Scan*)op.payload, early);
@@ -97,9 +97,11 @@ __device__ inline Early ask(const Run& run, const Op& op) {
 
 template <bool MANY>
 __device__ inline void run_program(const Params& p) {
-    Shared& shared = *(Shared*)shared_memory();
+    Run run;
+    Shared& shared = run.shared();
+    if (threadIdx.x < sizeof(Params) / 4) ((u32*)&shared.params)[threadIdx.x] = ((const u32*)&p)[threadIdx.x];
+    if (threadIdx.x == 0) shared.rows = p.sequence_count * p.count, shared.step = 0;
     Grid grid = {p.control, 0};
-    Run run = {p, shared, p.sequence_count * p.count, 0};
     // Of the two operations after the one that runs, the first is in shared memory and the second on its way: each thread
     // holds a word of it.
     bool has_word = threadIdx.x < sizeof(Op) / 4;
@@ -111,7 +113,9 @@ __device__ inline void run_program(const Params& p) {
     word = word_of(after(p.first));
     __syncthreads();
     if (!MANY) early = ask(run, shared.ops[0]);
-    for (; run.step < p.steps; run.step++) {
+    for (u32 step = 0; step < p.steps; step++) {
+        // The operation before has ended, the first of this step begins with a barrier of its own.
+        if (threadIdx.x == 0) shared.step = step;
         for (u32 n = p.first; n < p.last; n++, turn ^= 1) {
             const Op &op = shared.ops[turn], &next = shared.ops[turn ^ 1];
             if (has_word) ((u32*)&next)[threadIdx.x] = word;

@@ -2,8 +2,8 @@
 #pragma once
 #include "product.cuh"
 
-__device__ __noinline__ void op_convolve(const Run& run, const Op& op, const Convolve& p) {
-    u64 all = (u64)run.rows * p.conv.channels;
+__device__ __noinline__ void op_convolve(Run run, const Op& op, const Convolve& p) {
+    u64 all = (u64)run.shared().rows * p.conv.channels;
     for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
         u32 row = n / p.conv.channels, i = n % p.conv.channels;
         run.at(p.y, row)[i] = convolved(run, p.conv, row, i);
@@ -11,15 +11,15 @@ __device__ __noinline__ void op_convolve(const Run& run, const Op& op, const Con
 }
 
 // The last inputs of the convolution become its window.
-__device__ __noinline__ void op_window(const Run& run, const Op& op, const Convolve& p) {
-    u64 all = (u64)run.p.sequence_count * p.conv.channels;
+__device__ __noinline__ void op_window(Run run, const Op& op, const Convolve& p) {
+    u64 all = (u64)run.p().sequence_count * p.conv.channels;
     for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
         u32 sequence = n / p.conv.channels, i = n % p.conv.channels, before = p.conv.width - 1;
         float* window = run.state(sequence, p.conv.window) + i;
         // Row j is not read again once it is written: later rows come from rows further on.
         for (u32 j = 0; j < before; j++)
             window[(u64)j * p.conv.channels] =
-                conv_input(run, p.conv, sequence, run.p.count - 1, before - 1 - j, i);
+                conv_input(run, p.conv, sequence, run.p().count - 1, before - 1 - j, i);
     }
 }
 
@@ -31,7 +31,7 @@ __device__ inline float time_of(const TimeStep& p, float raw) {
 }
 
 // A raw time step as dt, and the decay where it is one per head.
-__device__ inline void time_step(const Run& run, const TimeStep& p, u32 head, float raw, float& dt, float& decay) {
+__device__ inline void time_step(Run run, const TimeStep& p, u32 head, float raw, float& dt, float& decay) {
     if (p.sigmoid) {
         decay = sigmoid(-raw);
         dt = 1.0f;
@@ -41,8 +41,8 @@ __device__ inline void time_step(const Run& run, const TimeStep& p, u32 head, fl
     decay = p.per_element ? 0.0f : exp2_core(dt * run.weights(p.a_log2)[head]);
 }
 
-__device__ __noinline__ void op_times(const Run& run, const Op& op, const Times& p) {
-    u64 all = (u64)run.rows * p.heads;
+__device__ __noinline__ void op_times(Run run, const Op& op, const Times& p) {
+    u64 all = (u64)run.shared().rows * p.heads;
     for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
         u32 row = n / p.heads, head = n % p.heads;
         time_step(run, p.time, head, run.at(p.raw, row)[head], run.at(p.dt, row)[head], run.at(p.decay, row)[head]);
@@ -50,11 +50,11 @@ __device__ __noinline__ void op_times(const Run& run, const Op& op, const Times&
 }
 
 // Normed `[dt | B | C]` of Mamba-1 in shared memory, and the codes of dt. All threads of the block.
-__device__ inline void scan_select(const Run& run, const Scan& p) {
+__device__ inline void scan_select(Run run, const Scan& p) {
     u32 bc = p.n_groups * p.d_state, starts[3] = {0, p.rank, p.rank + bc}, lens[3] = {p.rank, bc, bc};
     const Norm* norms[3] = {&p.dt_norm, &p.b_norm, &p.c_norm};
     const float* raw = run.at(p.select, 0);
-    float* row = run.shared.row;
+    float* row = run.shared().row;
     for (u32 i = threadIdx.x; i < p.rank + 2 * bc; i += THREADS) row[i] = raw[i];
     __syncthreads();
     for (u32 part = 0; part < 3; part++) {
@@ -71,10 +71,10 @@ __device__ inline void scan_select(const Run& run, const Scan& p) {
 }
 
 // One row of `w · in` by a half-warp; all its threads get it. Every thread of the warp takes part, with a row each half.
-__device__ inline float row_product(const Run& run, const Matrix& w, const Input& in, u32 row) {
+__device__ inline float row_product(Run run, const Matrix& w, const Input& in, u32 row) {
     float sum = 0.0f;
     if (!is_quantized(w)) {
-        const u8* weights = run.p.model + (u64)w.data * 64;
+        const u8* weights = run.p().model + (u64)w.data * 64;
         u64 start = (u64)row * w.cols;
         for (u32 i = half_lane(); i < w.cols; i += 16) {
             float weight = w.dtype == F32 ? ((const float*)weights)[start + i]
@@ -87,7 +87,7 @@ __device__ inline float row_product(const Run& run, const Matrix& w, const Input
     u32 groups = div_up(w.cols, GROUP), k = half_lane() / 2, part = half_lane() % 2;
     const u16* scales;
     const u8* codes;
-    tile_row_at(run.p.model, w, row / 16, scales, codes);
+    tile_row_at(run.p().model, w, row / 16, scales, codes);
     for (u32 base = 0; base < groups; base += GROUP_LANES) {
         bool has = base + k < groups;
         u32 g = has ? base + k : 0;
@@ -124,7 +124,7 @@ __device__ inline u32 scan_channels(const Scan& p) {
 
 // Asks for what a unit of the scan of one row needs and no operation before it makes.
 template <int ELEMENTS>
-__device__ inline void ask_unit(const Run& run, const Scan& p, u32 unit, Early& early) {
+__device__ inline void ask_unit(Run run, const Scan& p, u32 unit, Early& early) {
     u32 channels = p.heads * p.head_dim, per = scan_channels(p), channel = unit * per + half_warp();
     if (half_warp() >= per || channel >= channels) return;
     u32 head = channel / p.head_dim, n = p.d_state;
@@ -152,7 +152,7 @@ __device__ inline void ask_unit(const Run& run, const Scan& p, u32 unit, Early& 
         else call(16);                   \
     } while (0)
 
-__device__ inline void ask_scan(const Run& run, const Op& op, const Scan& p, Early& early) {
+__device__ inline void ask_scan(Run run, const Op& op, const Scan& p, Early& early) {
     u32 bc = p.n_groups * p.d_state, first = p.heads * p.head_dim;
     if (first_unit(op) >= div_up(first, scan_channels(p))) return;
 #define ASK(E) ask_unit<E>(run, p, first_unit(op), early)
@@ -164,7 +164,7 @@ __device__ inline void ask_scan(const Run& run, const Op& op, const Scan& p, Ear
 
 // `h = decay · h + (dt · x) · B; y = C · h + d · x` of one row: what is read between two barriers is asked for first.
 template <int ELEMENTS>
-__device__ inline void scan_one(const Run& run, const Op& op, const Scan& p, Early& early) {
+__device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& early) {
     u32 channels = p.heads * p.head_dim, per = scan_channels(p), units = div_up(channels, per), n = p.d_state;
     u32 bc = p.n_groups * n;
     bool has_select = p.dt_proj.data != NONE, few_taps = p.conv.width <= TAPS;
@@ -186,13 +186,13 @@ __device__ inline void scan_one(const Run& run, const Op& op, const Scan& p, Ear
             } else {
                 for (u32 i = threadIdx.x; i < 2 * bc; i += THREADS) {
                     bool is_early = few_taps && i == threadIdx.x;
-                    run.shared.row[i] = is_early ? apply_taps(p.conv, early.bc, load_float(input + channels + i))
+                    run.shared().row[i] = is_early ? apply_taps(p.conv, early.bc, load_float(input + channels + i))
                                                  : convolved(run, p.conv, 0, channels + i);
                 }
                 __syncthreads();
             }
         }
-        if (has_select) dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared.row}, head);
+        if (has_select) dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, head);
         x = few_taps ? apply_taps(p.conv, early.x, x) : convolved(run, p.conv, 0, channel);
         if (p.time.sigmoid) {
             decay = sigmoid(-dt);
@@ -201,7 +201,7 @@ __device__ inline void scan_one(const Run& run, const Op& op, const Scan& p, Ear
             dt = time_of(p.time, dt + early.bias);
             if (!p.time.per_element) decay = exp2_core(dt * early.a_log2);
         }
-        const float* b = run.shared.row + (has_select ? p.rank : 0) + group * n;
+        const float* b = run.shared().row + (has_select ? p.rank : 0) + group * n;
         const float* c = b + bc;
         float u = dt * x, sum = 0.0f;
         float* state = run.state(0, p.state) + (u64)channel * n;
@@ -266,8 +266,8 @@ __device__ inline u32 group_units(const Scan& p) { return div_up(p.heads * p.hea
 
 // One unit of channels through all tokens of a sequence, the state in registers. Half the warps scan.
 template <int ELEMENTS>
-__device__ inline void scan_unit(const Run& run, const Scan& p, u32 sequence, u32 unit) {
-    Tokens<ELEMENTS>& tokens = *(Tokens<ELEMENTS>*)run.shared.row;
+__device__ inline void scan_unit(Run run, const Scan& p, u32 sequence, u32 unit) {
+    Tokens<ELEMENTS>& tokens = *(Tokens<ELEMENTS>*)run.shared().row;
     u32 n = p.d_state, group = unit / group_units(p), channels = p.heads * p.head_dim / p.n_groups * (group + 1);
     u32 first = p.heads * p.head_dim / p.n_groups * group + unit % group_units(p) * SCAN_CHANNELS;
     u32 channel = first + half_warp() % SCAN_CHANNELS;
@@ -281,9 +281,9 @@ __device__ inline void scan_unit(const Run& run, const Scan& p, u32 sequence, u3
         h[e] = has ? state[element(e)] : 0.0f;
         a[e] = has && p.time.per_element ? run.weights(p.time.a_log2)[(u64)head * n + element(e)] : 0.0f;
     }
-    for (u32 start = 0; start < run.p.count; start += SCAN_TIMES) {
-        u32 count = run.p.count - start < SCAN_TIMES ? run.p.count - start : SCAN_TIMES;
-        u64 row = (u64)sequence * run.p.count + start;
+    for (u32 start = 0; start < run.p().count; start += SCAN_TIMES) {
+        u32 count = run.p().count - start < SCAN_TIMES ? run.p().count - start : SCAN_TIMES;
+        u64 row = (u64)sequence * run.p().count + start;
 #pragma unroll 4
         for (u32 i = threadIdx.x; i < count * 16 * ELEMENTS; i += THREADS) {
             u32 t = i / (16 * ELEMENTS), j = i % (16 * ELEMENTS);
@@ -329,14 +329,14 @@ __device__ inline void scan_unit(const Run& run, const Scan& p, u32 sequence, u3
 }
 
 template <bool MANY>
-__device__ inline void op_scan(const Run& run, const Op& op, const Scan& p, Early& early) {
+__device__ inline void op_scan(Run run, const Op& op, const Scan& p, Early& early) {
     if constexpr (!MANY) {
 #define ONE(E) scan_one<E>(run, op, p, early)
         BY_ELEMENTS(ONE);
 #undef ONE
     } else {
         u32 units = group_units(p) * p.n_groups;
-        for (u64 n = first_unit(op); n < (u64)units * run.p.sequence_count; n += gridDim.x) {
+        for (u64 n = first_unit(op); n < (u64)units * run.p().sequence_count; n += gridDim.x) {
 #define UNIT(E) scan_unit<E>(run, p, n / units, n % units)
             BY_ELEMENTS(UNIT);
 #undef UNIT

@@ -12,8 +12,8 @@ const WINDOW: usize = 7;
 const DEVICES: [Emulator; 2] = [Emulator { grid: 3, seed: 0 }, Emulator { grid: 2, seed: 41 }];
 
 /// Logits of all tokens, read `chunk` at once, and the hash of the state.
-fn emulated(device: Emulator, model: Model<'_>, ids: &[u32], chunk: usize) -> (Vec<f32>, u64) {
-    let mut streams = Streams::new(device, model, 2, chunk).unwrap();
+fn emulated(device: Emulator, model: &Model<'_>, ids: &[u32], chunk: usize) -> (Vec<f32>, u64) {
+    let mut streams = Streams::new(device, *model, 2, chunk).unwrap();
     let mut logits = Vec::new();
     streams.feed_each(1, ids, |_, row| logits.extend_from_slice(row)).unwrap();
     (logits, exported(&streams, 1))
@@ -43,7 +43,7 @@ fn every_family_has_the_bits_of_scalar() {
         let ids = tokens(11, model.vocab_len());
         let want = run(model, Scalar, &ids, 1);
         for (device, chunk) in DEVICES.into_iter().zip([1, 5]) {
-            let got = emulated(device, model, &ids, chunk);
+            let got = emulated(device, &model, &ids, chunk);
             assert_same_bits(&got.0, &want.0, &format!("{name}, {device:?}, chunk {chunk}: logits"));
             assert_eq!(got.1, want.1, "{name}, {device:?}, chunk {chunk}: state");
         }
@@ -99,11 +99,11 @@ fn streams_beside_each_other_do_not_touch() {
 }
 
 /// What the host chooses after `token`.
-fn chosen(model: Model<'_>, mut token: u32, sampling: Sampling, count: usize) -> Vec<u32> {
-    let mut lent = Lent::new(&model, 1);
-    let mut state = State::init(&model, &mut lent.state).unwrap();
-    let mut scratch = Scratch::new(&model, &mut lent.scratch, 1).unwrap();
-    let engine = Engine::new(model, Scalar);
+fn chosen(model: &Model<'_>, mut token: u32, sampling: Sampling, count: usize) -> Vec<u32> {
+    let mut lent = Lent::new(model, 1);
+    let mut state = State::init(model, &mut lent.state).unwrap();
+    let mut scratch = Scratch::new(model, &mut lent.scratch, 1).unwrap();
+    let engine = Engine::new(*model, Scalar);
     let mut sampler = Sampler::new(sampling).unwrap();
     let mut next = || {
         token = sampler.sample(engine.step(&mut state, &mut scratch, token).unwrap());
@@ -124,7 +124,7 @@ fn tokens_are_chosen_on_the_device_as_on_the_host() {
         Sampling { top_k: 90, top_p: 0.9, ..hot },
     ];
     for sampling in samplings {
-        let want = chosen(model, 3, sampling, 40);
+        let want = chosen(&model, 3, sampling, 40);
         let mut streams = Streams::new(DEVICES[1], model, 1, 1).unwrap();
         // Two launches, and a second call that goes on with the same random numbers.
         let mut request = [Request { stream: 0, token: 3, sampling }];
@@ -145,7 +145,7 @@ fn tokens_are_chosen_on_the_device_as_on_the_host() {
     let mut streams = Streams::new(DEVICES[0], model, samplings.len(), 1).unwrap();
     let request = |(stream, &sampling)| Request { stream, token: 7 + stream as u32, sampling };
     let mut requests: Vec<_> = samplings.iter().enumerate().map(request).collect();
-    let want: Vec<_> = requests.iter().map(|r| chosen(model, r.token, r.sampling, 6)).collect();
+    let want: Vec<_> = requests.iter().map(|r| chosen(&model, r.token, r.sampling, 6)).collect();
     assert_eq!(streams.generate(&mut requests, 6, &[]).unwrap(), want);
     let unsupported = Sampling { top_k: 0, ..hot };
     assert!(!streams.can_choose(&unsupported));
