@@ -3,9 +3,10 @@
 use crate::args::Bench;
 use crate::output;
 use crate::session::{CHUNK, Memory, ModelFile, Stream, cpu, random_ids};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use indicatif::HumanBytes;
-use sarit_core::{Engine, Kernels, Matrix, Model, Scratch, Shape, State, Tensor};
+use sarit_core::plan::Input;
+use sarit_core::{Engine, Kernels, Matrix, Model, Scratch, Shape, State, StepError, Tensor};
 use sarit_cpu::AlignedBytes;
 use serde::Serialize;
 use std::hint::black_box;
@@ -97,6 +98,7 @@ impl Many {
 pub(crate) fn run(args: &Bench) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model_with(args.state.format)?;
+    ensure!(model.frame_len() == 0, StepError::TakesFrames);
     let cpu = cpu(&args.compute)?;
     let (threads, backend) = (cpu.threads(), cpu.isa().name());
     let engine = Engine::new(model, cpu);
@@ -181,10 +183,14 @@ fn median_and_range(values: &mut [f64]) -> (f64, [f64; 2]) {
 /// Bytes that one decoded token needs: all weights but an embedding that is not the head too, the state read and
 /// written.
 fn bytes_per_token(model: &Model<'_>) -> usize {
-    let (embedding, head) = (start(&model.embedding()), start(&model.head()));
+    let head = start(&model.output().head.matrix);
+    let embedding = match model.input() {
+        Input::Tokens { embedding, .. } => Some(start(&embedding)),
+        Input::Frames(_) => None,
+    };
     let is_read = |tensor: &Tensor<'_>| {
         let place = tensor.data.as_ptr_range();
-        place.contains(&head) || !place.contains(&embedding)
+        place.contains(&head) || !embedding.is_some_and(|embedding| place.contains(&embedding))
     };
     let weights: usize = model.tensors().filter(is_read).map(|tensor| tensor.data.len()).sum();
     weights + 2 * model.state_bytes()

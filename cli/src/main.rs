@@ -9,6 +9,7 @@ mod ask;
 mod bench;
 mod chat;
 mod convert;
+mod eval_frames;
 mod eval_ppl;
 mod eval_qa;
 mod generate;
@@ -22,6 +23,7 @@ mod pull;
 mod read;
 mod score;
 mod session;
+mod stream;
 mod text;
 mod verify;
 
@@ -43,7 +45,9 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Eval(Eval::Qa(args)) => eval_qa::run(&args),
         Command::Eval(Eval::Ppl(args)) => eval_ppl::run(&args),
+        Command::Eval(Eval::Frames(args)) => eval_frames::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Stream(args) => stream::run(&args),
         Command::Verify(args) => verify::run(&args),
     };
     match result {

@@ -2,13 +2,14 @@
 
 use crate::args::Verify;
 use crate::output;
-use crate::session::{Memory, ModelFile, random_ids};
+use crate::session::{Memory, ModelFile, random_frames, random_ids};
 use anyhow::{Context, Result, ensure};
 use sarit_core::{Engine, Hasher, Kernels, Model, Scalar, Scratch, Shape, State, StateDType};
 use sarit_cpu::{AlignedBytes, Cpu, Isa};
 use serde::Serialize;
 use std::fmt::Write;
 
+/// Tokens or frames that are read.
 const TOKENS: usize = 200;
 const THREADS: [usize; 2] = [1, 2];
 const CHUNKS: [usize; 3] = [1, 7, 64];
@@ -39,16 +40,21 @@ struct Run {
 pub(crate) fn run(args: &Verify) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model()?;
-    let ids = random_ids(model.vocab_len(), TOKENS);
+    let inputs = Inputs::random(&model);
     let isas: Vec<Isa> = Isa::available().collect();
     let formats = args.state.map_or(StateDType::ALL.to_vec(), |dtype| vec![dtype]);
-    let count = formats.len() * isas.len() * THREADS.len() * (CHUNKS.len() + 1);
+    // Frames come in one stream.
+    let shapes = CHUNKS.len() + usize::from(matches!(inputs, Inputs::Tokens(_)));
+    let count = formats.len() * isas.len() * THREADS.len() * shapes;
     let bar = output::bar((count + formats.len()) as u64, "verifying");
     let mut runs = Vec::new();
     for format in formats {
         let model = model.with_state(format);
-        let expected = hashes(&model, Scalar, 1, &ids)?;
-        let expected_of_streams = hashes_one_by_one(&model, Scalar, &ids)?;
+        let expected = hashes(&model, Scalar, 1, &inputs)?;
+        let expected_of_streams = match &inputs {
+            Inputs::Tokens(ids) => Some((ids, hashes_one_by_one(&model, Scalar, ids)?)),
+            Inputs::Frames(_) => None,
+        };
         bar.inc(1);
         for &isa in &isas {
             for threads in THREADS {
@@ -68,9 +74,11 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
                     bar.inc(1);
                 };
                 for chunk in CHUNKS {
-                    add(chunk, 1, hashes(&model, &cpu, chunk, &ids)?, expected);
+                    add(chunk, 1, hashes(&model, &cpu, chunk, &inputs)?, expected);
                 }
-                add(1, STREAMS, hashes_at_once(&model, &cpu, &ids)?, expected_of_streams);
+                if let Some((ids, expected)) = expected_of_streams {
+                    add(1, STREAMS, hashes_at_once(&model, &cpu, ids)?, expected);
+                }
             }
         }
     }
@@ -90,13 +98,37 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     Ok(())
 }
 
-/// Hashes of all logits and of the final state.
-fn hashes<K: Kernels>(model: &Model<'_>, kernels: K, chunk: usize, ids: &[u32]) -> Result<(u64, u64)> {
+/// What is read.
+enum Inputs {
+    Tokens(Vec<u32>),
+    Frames(Vec<f32>),
+}
+
+impl Inputs {
+    fn random(model: &Model<'_>) -> Self {
+        match model.frame_len() {
+            0 => Self::Tokens(random_ids(model.vocab_len(), TOKENS)),
+            _ => Self::Frames(random_frames(model, TOKENS)),
+        }
+    }
+}
+
+/// Hashes of all logits, or of the result after the last frame, and of the final state.
+fn hashes<K: Kernels>(model: &Model<'_>, kernels: K, chunk: usize, inputs: &Inputs) -> Result<(u64, u64)> {
     let engine = Engine::new(*model, kernels);
     let mut memory = Memory::new(model, chunk)?;
     let mut stream = memory.start(&engine)?;
     let mut hasher = Hasher::new();
-    stream.feed_each(ids, |_, logits| hasher.update(bytemuck::cast_slice(logits)))?;
+    match inputs {
+        Inputs::Tokens(ids) => {
+            stream.feed_each(ids, |_, logits| hasher.update(bytemuck::cast_slice(logits)))?;
+        }
+        Inputs::Frames(frames) => {
+            let (before, last) = frames.split_at(frames.len() - model.frame_len());
+            stream.feed_frames(before, 1.0)?;
+            hasher.update(bytemuck::cast_slice(stream.step_frame(last, 1.0)?));
+        }
+    }
     Ok((hasher.finish(), stream.state().hash()))
 }
 
@@ -109,7 +141,7 @@ fn text(ids: &[u32], i: usize) -> impl Iterator<Item = u32> {
 fn hashes_one_by_one<K: Kernels>(model: &Model<'_>, kernels: K, ids: &[u32]) -> Result<(u64, u64)> {
     let (mut logits, mut states) = (Hasher::new(), Hasher::new());
     for i in 0..STREAMS {
-        let text: Vec<u32> = text(ids, i).collect();
+        let text = Inputs::Tokens(text(ids, i).collect());
         let (of_logits, of_state) = hashes(model, &kernels, 1, &text)?;
         logits.update(&of_logits.to_le_bytes());
         states.update(&of_state.to_le_bytes());
