@@ -39,6 +39,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Eval(Eval),
     Bench(Bench),
+    Stream(Stream),
     Verify(Verify),
     Devices(Devices),
 }
@@ -47,10 +48,12 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
   sarit eval qa tests/data/indic-qa/eval.jsonl
-  sarit eval ppl tests/data/indic-qa/lm-text.txt --json")]
+  sarit eval ppl tests/data/indic-qa/lm-text.txt --json
+  sarit eval frames models/motion.sarit tests/data/motion/test.csv")]
 pub(crate) enum Eval {
     Qa(EvalQa),
     Ppl(EvalPpl),
+    Frames(EvalFrames),
 }
 
 /// What a model runs on.
@@ -472,6 +475,41 @@ pub(crate) struct EvalPpl {
     pub(crate) json: bool,
 }
 
+/// Accuracy of a classifier of frames over series of rows, and which classes it mistakes.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The file has a first line with names, one row a frame, and the rows of a series together. A series is read from a
+fresh state; what the model says after its last frame counts.
+
+Examples:
+  sarit eval frames models/motion.sarit tests/data/motion/test.csv
+  sarit eval frames models/motion.sarit tests/data/motion/test.csv --first 20
+  sarit eval frames motion.sarit rows.csv --series-column id --label-column activity --time-column t --json"
+)]
+pub(crate) struct EvalFrames {
+    /// Model file of a classifier of frames
+    pub(crate) model: PathBuf,
+    /// Rows of series, labels and frames; `-` reads standard input
+    #[arg(value_name = "DATA.csv")]
+    pub(crate) data: PathBuf,
+    /// Column with the name or number of the row's series
+    #[arg(long, value_name = "NAME", default_value = "series")]
+    pub(crate) series_column: String,
+    /// Column with the true class, as the model names it
+    #[arg(long, value_name = "NAME", default_value = "label")]
+    pub(crate) label_column: String,
+    #[command(flatten)]
+    pub(crate) columns: Columns,
+    /// Read only the first frames of each series
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) first: Option<u64>,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Measure reading and generating speed against the machine's memory bandwidth.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -507,11 +545,58 @@ pub(crate) struct Bench {
     pub(crate) json: bool,
 }
 
+/// Step a frame model through rows of numbers, one result a row, as the rows arrive.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without names, a row has as many numbers as a frame, in the order of training. A model that states the names of its
+columns, or --columns, takes those from a file whose first line has names. A first line without any number is a line of
+names. Numbers are separated by commas.
+
+One line is printed for each row: the likeliest class and its probability, or the values, separated by tabs.
+How many rows a second were read, and how long each took, is printed to standard error at the end.
+
+Examples:
+  sarit stream motion.sarit --csv walk.csv
+  sensor | sarit stream motion.sarit --csv - --json
+  sarit stream motion.sarit --csv walk.csv --columns ax,ay,az,gx,gy,gz --time-column t --skip-bad"
+)]
+pub(crate) struct Stream {
+    /// Model file of a frame model
+    pub(crate) model: PathBuf,
+    /// File with the rows; `-` reads standard input
+    #[arg(long, value_name = "F")]
+    pub(crate) csv: PathBuf,
+    #[command(flatten)]
+    pub(crate) columns: Columns,
+    /// Pass over rows that cannot be used, and count them
+    #[arg(long)]
+    pub(crate) skip_bad: bool,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Print one JSON object for each row, and one with the summary at the end
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which columns of a file are read.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Columns {
+    /// Columns that make a frame, in this order, by their names; by numbers from 1 where there are no names
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    pub(crate) columns: Option<Vec<String>>,
+    /// Column with the time of a row in seconds: a longer interval than in training moves the model's state on further
+    #[arg(long, value_name = "NAME")]
+    pub(crate) time_column: Option<String>,
+    /// Seconds from one frame to the next in training [default: as the model states]
+    #[arg(long, value_name = "S", requires = "time_column")]
+    pub(crate) frame_interval: Option<f64>,
+}
+
 /// Check that every instruction set of this machine, or its GPU, gives the same bits, with every element type of the state.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Reads 200 tokens with each instruction set, 1 and 2 threads, chunks of 1, 7 and 64 tokens, and three streams at once,
-and compares the hashes of all logits and of the states with those of the scalar definition. With --backend, only that
+    after_help = "Reads 200 tokens or frames with each instruction set, 1 and 2 threads, chunks of 1, 7 and 64 tokens, and three streams of tokens at
+once, and compares the hashes of the results and of the states with those of the scalar definition. With --backend, only that
 one: cuda, which holds states in f32, hands the state to the processor and back in the middle of the text as well.
 
 Examples:

@@ -4,9 +4,10 @@ use crate::args::Bench;
 use crate::bench_streams::Many;
 use crate::output;
 use crate::session::{CHUNK, Memory, ModelFile, Stream, cpu, random_ids};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use indicatif::HumanBytes;
-use sarit_core::{Engine, Kernels, Matrix, Model, Tensor};
+use sarit_core::plan::Input;
+use sarit_core::{Engine, Kernels, Matrix, Model, StepError, Tensor};
 use serde::Serialize;
 use std::hint::black_box;
 use std::time::Instant;
@@ -74,6 +75,7 @@ struct StreamsMeasured {
 pub(crate) fn run(args: &Bench) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model_with(args.state.format)?;
+    ensure!(model.frame_len() == 0, StepError::TakesFrames);
     let cpu = cpu(&args.compute)?;
     let (mut threads, mut backend) = (cpu.threads(), cpu.isa().name());
     let engine = Engine::new(model, cpu);
@@ -167,10 +169,14 @@ fn warm_up<K: Kernels>(stream: &mut Stream<'_, '_, K>, ids: &[u32]) -> Result<()
 /// Bytes that one decoded token needs: all weights but an embedding that is not the head too, the state read and
 /// written.
 fn bytes_per_token(model: &Model<'_>) -> usize {
-    let (embedding, head) = (start(&model.embedding()), start(&model.head()));
+    let head = start(&model.output().head.matrix);
+    let embedding = match model.input() {
+        Input::Tokens { embedding, .. } => Some(start(&embedding)),
+        Input::Frames(_) => None,
+    };
     let is_read = |tensor: &Tensor<'_>| {
         let place = tensor.data.as_ptr_range();
-        place.contains(&head) || !place.contains(&embedding)
+        place.contains(&head) || !embedding.is_some_and(|embedding| place.contains(&embedding))
     };
     let weights: usize = model.tensors().filter(is_read).map(|tensor| tensor.data.len()).sum();
     weights + 2 * model.state_bytes()
@@ -269,7 +275,8 @@ fn as_text(m: &Measured) -> String {
         ),
     ];
     if let Some(GpuMeasured { device, used_bytes, free_bytes: [before, after] }) = &m.gpu {
-        let text = format!("{device}, {} used; free before {before} and after {after} bytes", size(*used_bytes));
+        let text =
+            format!("{device}, {} used; free before {before} and after {after} bytes", size(*used_bytes));
         lines.push(("gpu", text));
     }
     if let Some(StreamsMeasured { streams, tokens_per_s, range }) = m.many_streams {

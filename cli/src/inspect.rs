@@ -5,6 +5,7 @@ use crate::output;
 use crate::session::{CHUNK, GPU_CHUNK, ModelFile};
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
+use sarit_core::plan::{Pool, Readout};
 use sarit_core::{Block, DType, Model};
 use sarit_cuda::DeviceMemory;
 use serde::Serialize;
@@ -22,13 +23,22 @@ struct Inspection {
     fingerprint: String,
     model_bytes: usize,
     parameters: usize,
-    vocab: usize,
+    /// What comes in and what goes out.
+    #[serde(flatten)]
+    interface: Interface,
     d_model: usize,
     memory: Needs,
     weights: Vec<TypeSum>,
     blocks: Vec<BlockSizes>,
     tensors: Vec<TensorSizes>,
     meta: Value,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Interface {
+    Tokens { vocab: usize },
+    Frames { frame_len: usize, task: &'static str, results: usize, pool: &'static str },
 }
 
 /// Memory beside the model file.
@@ -90,7 +100,7 @@ fn inspect(name: &str, model: &Model<'_>) -> Result<Inspection> {
         fingerprint: format!("{:016x}", model.fingerprint()),
         model_bytes: model.file_bytes(),
         parameters: model.tensors().map(|t| t.rows * t.cols).sum(),
-        vocab: model.vocab_len(),
+        interface: interface(model),
         d_model: model.d_model(),
         memory: Needs {
             state: model.state_dtype().name(),
@@ -114,6 +124,20 @@ fn inspect(name: &str, model: &Model<'_>) -> Result<Inspection> {
             .collect(),
         meta,
     })
+}
+
+fn interface(model: &Model<'_>) -> Interface {
+    let (task, pool) = match model.output().readout {
+        Readout::Logits => return Interface::Tokens { vocab: model.vocab_len() },
+        Readout::Classes(pool) => ("classification", pool),
+        Readout::Regression(pool) => ("regression", pool),
+    };
+    let pool = match pool {
+        Pool::Last => "last",
+        Pool::Mean => "mean",
+        Pool::Max => "max",
+    };
+    Interface::Frames { frame_len: model.frame_len(), task, results: model.output_len(), pool }
 }
 
 fn type_sum(model: &Model<'_>, dtype: DType) -> Option<TypeSum> {
@@ -173,7 +197,7 @@ fn as_text(i: &Inspection) -> String {
         let _ = writeln!(text, "{name:<13} {value}");
     };
     line("model", format!("{}, fingerprint {}", i.model, i.fingerprint));
-    for field in ["name", "description", "languages", "licence", "source", "prompt"] {
+    for field in ["name", "description", "languages", "licence", "source", "prompt", "columns", "labels"] {
         match i.meta.get(field) {
             None => (),
             Some(Value::String(value)) => line(field, value.clone()),
@@ -184,11 +208,23 @@ fn as_text(i: &Inspection) -> String {
     for sum in &i.weights {
         line(sum.dtype, format!("{} tensors, {} elements, {}", sum.tensors, sum.elements, size(sum.bytes)));
     }
-    line("tokens", format!("vocabulary {}, width {}", i.vocab, i.d_model));
+    let width = i.d_model;
+    match &i.interface {
+        Interface::Tokens { vocab } => line("tokens", format!("vocabulary {vocab}, width {width}")),
+        Interface::Frames { frame_len, task, results, pool } => {
+            let every = match i.meta.get("frame_interval_s").and_then(Value::as_f64) {
+                Some(seconds) => format!(" every {seconds} s"),
+                None => String::new(),
+            };
+            line("frames", format!("{frame_len} numbers{every}, width {width}"));
+            line("results", format!("{task}, {results} numbers, pool {pool}"));
+        }
+    }
     for (blocks, block) in runs(&i.blocks) {
         line(blocks.as_str(), block);
     }
-    let Needs { state, state_bytes, scratch_bytes, scratch_bytes_chunk, chunk, gpu_bytes, gpu_chunk } = &i.memory;
+    let Needs { state, state_bytes, scratch_bytes, scratch_bytes_chunk, chunk, gpu_bytes, gpu_chunk } =
+        &i.memory;
     line("state", format!("{} ({state_bytes} bytes, {state}) per stream", size(*state_bytes)));
     line(
         "scratch",

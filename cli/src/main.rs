@@ -11,6 +11,7 @@ mod bench_streams;
 mod chat;
 mod convert;
 mod devices;
+mod eval_frames;
 mod eval_ppl;
 mod eval_qa;
 mod generate;
@@ -24,6 +25,7 @@ mod pull;
 mod read;
 mod score;
 mod session;
+mod stream;
 mod text;
 mod verify;
 
@@ -45,7 +47,9 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Eval(Eval::Qa(args)) => eval_qa::run(&args),
         Command::Eval(Eval::Ppl(args)) => eval_ppl::run(&args),
+        Command::Eval(Eval::Frames(args)) => eval_frames::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Stream(args) => stream::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Devices(args) => devices::run(&args),
     };

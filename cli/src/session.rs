@@ -1,9 +1,9 @@
 //! A model file, what it runs on, and one stream with its memory.
 
 use crate::args::{Backend, Compute};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use sarit_core::{
-    Engine, Kernels, Model, ModelError, Sampler, Sampling, Scratch, State, StateDType, StateError,
+    Engine, Kernels, Model, ModelError, Sampler, Sampling, Scratch, State, StateDType, StateError, StepError,
 };
 use sarit_cpu::{AlignedBytes, Cpu, Isa, Mapped};
 use sarit_cuda::{Cuda, Request, Streams};
@@ -96,6 +96,12 @@ pub(crate) struct Meta {
     /// Tokens that end a text, as the checkpoint lists them.
     #[serde(default)]
     pub(crate) eos_token_ids: Vec<Value>,
+    /// Of a frame model: what the numbers of a frame are called.
+    pub(crate) columns: Option<Vec<String>>,
+    /// Of a classifier: names of the classes.
+    pub(crate) labels: Option<Vec<String>>,
+    /// Of a frame model: seconds from one frame to the next in training.
+    pub(crate) frame_interval_s: Option<f64>,
 }
 
 /// How an instruct model is talked to.
@@ -327,6 +333,19 @@ impl<K: Kernels> Stream<'_, '_, K> {
         }
     }
 
+    /// Reads frames of numbers without computing results.
+    pub(crate) fn feed_frames(&mut self, frames: &[f32], interval: f32) -> Result<(), StepError> {
+        self.engine.feed_frames(&mut self.state, &mut self.scratch, frames, interval)
+    }
+
+    /// Reads one frame of numbers and returns the result after it, which must be finite.
+    pub(crate) fn step_frame(&mut self, frame: &[f32], interval: f32) -> Result<&mut [f32]> {
+        let result = self.engine.step_frame(&mut self.state, &mut self.scratch, frame, interval)?;
+        let finite = result.iter().all(|x| x.is_finite());
+        ensure!(finite, "the result is not finite; the numbers are too large for this model");
+        Ok(result)
+    }
+
     /// Reads `prompt` and hands the tokens that follow to `each`, up to a stop token or `max_tokens`.
     pub(crate) fn continue_from(
         &mut self,
@@ -354,14 +373,23 @@ impl<K: Kernels> Stream<'_, '_, K> {
     }
 }
 
-/// Token ids below `vocab`, `count` of them, the same every time (SplitMix64, Steele, Lea, Flood 2014).
+/// Token ids below `vocab`, which is not 0, `count` of them, the same every time.
 pub(crate) fn random_ids(vocab: usize, count: usize) -> Vec<u32> {
+    random().map(|x| (x % vocab as u64) as u32).take(count).collect()
+}
+
+/// Frames of numbers from -1 to 1, `count` of them, the same every time.
+pub(crate) fn random_frames(model: &Model<'_>, count: usize) -> Vec<f32> {
+    random().map(|x| (x >> 40) as f32 / (1 << 23) as f32 - 1.0).take(count * model.frame_len()).collect()
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+fn random() -> impl Iterator<Item = u64> {
     let mut seed = 0u64;
-    let mut next = || {
+    std::iter::repeat_with(move || {
         seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % vocab as u64) as u32
-    };
-    (0..count).map(|_| next()).collect()
+        z ^ (z >> 31)
+    })
 }

@@ -3,7 +3,7 @@
 
 use crate::args::{Backend, Compute, Verify};
 use crate::output;
-use crate::session::{Memory, ModelFile, random_ids};
+use crate::session::{Memory, ModelFile, random_frames, random_ids};
 use anyhow::{Context, Result, ensure};
 use sarit_core::{Engine, Hasher, Kernels, Model, Scalar, Scratch, Shape, State, StateDType};
 use sarit_cpu::{AlignedBytes, Cpu, Isa};
@@ -11,6 +11,7 @@ use sarit_cuda::{Cuda, Streams};
 use serde::Serialize;
 use std::fmt::Write;
 
+/// Tokens or frames that are read.
 const TOKENS: usize = 200;
 const THREADS: [usize; 2] = [1, 2];
 const CHUNKS: [usize; 3] = [1, 7, 64];
@@ -41,21 +42,23 @@ struct Run {
 pub(crate) fn run(args: &Verify) -> Result<()> {
     let file = ModelFile::open(args.model.as_deref())?;
     let model = file.model()?;
-    let ids = random_ids(model.vocab_len(), TOKENS);
+    let inputs = Inputs::random(&model);
     let (isas, formats) = (isas(args)?, formats(args)?);
     let has_gpu = args.backend == Some(Backend::Cuda);
-    let count = formats.len() * isas.len() * THREADS.len() * (CHUNKS.len() + 1)
-        + if has_gpu { CHUNKS.len() + 2 } else { 0 };
+    // Frames come in one stream.
+    let shapes = CHUNKS.len() + usize::from(matches!(inputs, Inputs::Tokens(_)));
+    let count =
+        formats.len() * isas.len() * THREADS.len() * shapes + if has_gpu { CHUNKS.len() + 2 } else { 0 };
     let bar = output::bar((count + formats.len()) as u64, "verifying");
     let mut runs = Vec::new();
     for format in formats {
         let model = model.with_state(format);
         let scalar = Engine::new(model, Scalar);
-        let expected = hashes(&scalar, &mut [Memory::on_cpu(&model, 1)?], &ids)?;
-        let expected_of_streams = hashes_one_by_one(&scalar, &ids)?;
+        let expected = hashes(&scalar, &mut [Memory::on_cpu(&model, 1)?], &inputs)?;
+        let expected_of_streams = inputs.tokens().map(|ids| hashes_one_by_one(&scalar, ids)).transpose()?;
         bar.inc(1);
         let mut add = |backend, threads, chunk, streams, (logits, state): (u64, u64)| {
-            let expected = if streams == 1 { expected } else { expected_of_streams };
+            let expected = if streams == 1 { Some(expected) } else { expected_of_streams };
             runs.push(Run {
                 state: format.name(),
                 backend,
@@ -64,7 +67,7 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
                 streams,
                 logits_hash: format!("{logits:016x}"),
                 state_hash: format!("{state:016x}"),
-                same: (logits, state) == expected,
+                same: Some((logits, state)) == expected,
             });
             bar.inc(1);
         };
@@ -75,21 +78,23 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
                 let engine = Engine::new(model, cpu);
                 for chunk in CHUNKS {
                     let memory = Memory::on_cpu(&model, chunk)?;
-                    add(backend, threads, chunk, 1, hashes(&engine, &mut [memory], &ids)?);
+                    add(backend, threads, chunk, 1, hashes(&engine, &mut [memory], &inputs)?);
                 }
-                add(backend, threads, 1, STREAMS, hashes_at_once(&engine, &ids)?);
+                if let Some(ids) = inputs.tokens() {
+                    add(backend, threads, 1, STREAMS, hashes_at_once(&engine, ids)?);
+                }
             }
         }
-        if has_gpu {
+        if let (true, Some(ids)) = (has_gpu, inputs.tokens()) {
             let compute = Compute { threads: None, backend: args.backend, device: args.device };
             for chunk in CHUNKS {
                 let memory = Memory::new(&model, chunk, &compute)?;
-                add("cuda", 1, chunk, 1, hashes(&scalar, &mut [memory], &ids)?);
+                add("cuda", 1, chunk, 1, hashes(&scalar, &mut [memory], &inputs)?);
             }
-            add("cuda", 1, 1, STREAMS, hashes_at_once_on_gpu(&model, args.device, &ids)?);
+            add("cuda", 1, 1, STREAMS, hashes_at_once_on_gpu(&model, args.device, ids)?);
             let on_cpu = || Memory::on_cpu(&model, CHUNKS[1]);
             let mut three = [on_cpu()?, Memory::new(&model, CHUNKS[1], &compute)?, on_cpu()?];
-            add("cpu-cuda-cpu", 1, CHUNKS[1], 1, hashes(&scalar, &mut three, &ids)?);
+            add("cpu-cuda-cpu", 1, CHUNKS[1], 1, hashes(&scalar, &mut three, &inputs)?);
         }
     }
     bar.finish_and_clear();
@@ -128,14 +133,46 @@ fn formats(args: &Verify) -> Result<Vec<StateDType>> {
     }
 }
 
-/// Hashes of all logits and of the final state. The text is shared out among the memories, each of which goes on from
-/// the snapshot of the one before.
+/// What is read.
+enum Inputs {
+    Tokens(Vec<u32>),
+    Frames(Vec<f32>),
+}
+
+impl Inputs {
+    fn random(model: &Model<'_>) -> Self {
+        match model.frame_len() {
+            0 => Self::Tokens(random_ids(model.vocab_len(), TOKENS)),
+            _ => Self::Frames(random_frames(model, TOKENS)),
+        }
+    }
+
+    fn tokens(&self) -> Option<&[u32]> {
+        match self {
+            Self::Tokens(ids) => Some(ids),
+            Self::Frames(_) => None,
+        }
+    }
+}
+
+/// Hashes of all logits, or of the result after the last frame, and of the final state. A text is shared out among the
+/// memories, each of which goes on from the snapshot of the one before; frames go to the first.
 fn hashes<'m, K: Kernels>(
     engine: &Engine<'m, K>,
     memories: &mut [Memory<'m>],
-    ids: &[u32],
+    inputs: &Inputs,
 ) -> Result<(u64, u64)> {
     let mut hasher = Hasher::new();
+    let ids = match inputs {
+        Inputs::Tokens(ids) => ids,
+        Inputs::Frames(frames) => {
+            let mut stream = memories[0].start(engine)?;
+            let (before, last) = frames.split_at(frames.len() - engine.model().frame_len());
+            stream.feed_frames(before, 1.0)?;
+            hasher.update(bytemuck::cast_slice(stream.step_frame(last, 1.0)?));
+            return Ok((hasher.finish(), stream.state()?.hash()));
+        }
+    };
     let mut snapshot = vec![0; State::snapshot_bytes(engine.model())];
     let part = ids.len().div_ceil(memories.len());
     let mut state_hash = 0;
@@ -158,7 +195,7 @@ fn text(ids: &[u32], i: usize) -> impl Iterator<Item = u32> {
 fn hashes_one_by_one<K: Kernels>(engine: &Engine<'_, K>, ids: &[u32]) -> Result<(u64, u64)> {
     let (mut logits, mut states) = (Hasher::new(), Hasher::new());
     for i in 0..STREAMS {
-        let text: Vec<u32> = text(ids, i).collect();
+        let text = Inputs::Tokens(text(ids, i).collect());
         let (of_logits, of_state) = hashes(engine, &mut [Memory::on_cpu(engine.model(), 1)?], &text)?;
         logits.update(&of_logits.to_le_bytes());
         states.update(&of_state.to_le_bytes());

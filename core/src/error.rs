@@ -212,6 +212,21 @@ pub enum StepError {
         /// Number of ids that the model knows.
         vocab: u32,
     },
+    /// Tokens for a model that takes frames.
+    TakesFrames,
+    /// Frames for a model that takes tokens.
+    TakesTokens,
+    /// A frame of the wrong width, or frames that are not whole; both numbers in floats.
+    FrameLen {
+        /// Floats of a frame.
+        need: u32,
+        /// Floats given.
+        have: usize,
+    },
+    /// The number at this index of the frames is infinite or not a number.
+    FrameNotFinite(usize),
+    /// An interval that is not above 0 and at most [`MAX_INTERVAL`](crate::MAX_INTERVAL).
+    Interval,
     /// The state was made for another model.
     OtherState,
     /// The scratch was made for another model.
@@ -244,6 +259,15 @@ impl fmt::Display for StepError {
         match *self {
             Self::TokenOutOfRange { token, vocab } => {
                 write!(f, "token id {token} is outside the vocabulary of {vocab} ids")
+            }
+            Self::TakesFrames => f.write_str("the model takes frames of numbers, not tokens"),
+            Self::TakesTokens => f.write_str("the model takes tokens, not frames of numbers"),
+            Self::FrameLen { need, have } => {
+                write!(f, "a frame of the model has {need} numbers, but {have} were given")
+            }
+            Self::FrameNotFinite(i) => write!(f, "number {i} of the frame is infinite or not a number"),
+            Self::Interval => {
+                write!(f, "an interval must be above 0 and at most {}", crate::MAX_INTERVAL)
             }
             Self::OtherState => f.write_str("the state was made for another model"),
             Self::OtherScratch => f.write_str("the scratch was made for another model"),

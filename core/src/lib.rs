@@ -1,4 +1,4 @@
-//! Streaming inference for Mamba-family models, one token at a time, in memory that is known beforehand.
+//! Streaming inference for Mamba-family models, one token or sensor frame at a time, in memory that is known beforehand.
 //!
 //! * **No allocation.** The crate has no `alloc`. The caller lends the memory for the state and for the
 //!   scratch, and [`Model::memory`] says how much of each before anything runs.
@@ -40,7 +40,7 @@ mod scratch;
 mod state;
 mod tensor;
 
-pub use engine::Engine;
+pub use engine::{Engine, MAX_INTERVAL};
 pub use error::{ModelError, SampleError, ScratchError, StateError, StepError};
 pub use hash::{Hasher, hash};
 pub use kernels::{Kernels, Scalar};

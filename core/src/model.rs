@@ -4,10 +4,10 @@ use crate::error::ModelError;
 use crate::format::{
     FINGERPRINT_START, Header, MAGIC, RecordHeader, Section, TensorEntry, TensorTable, VERSION, section,
 };
-use crate::plan::{Block, Expert, LogitsOutput, Moe, Operands, Output, Record, StateFormat, tag};
+use crate::plan::{Block, Expert, Input, Moe, Operands, Output, Record, StateFormat, tag};
 use crate::scratch::{ScratchLens, Shape};
 use crate::state::{StateDType, StatePart};
-use crate::tensor::{DType, Dense, Matrix, Tensor};
+use crate::tensor::{DType, Tensor};
 use crate::{ALIGN, hash};
 
 /// A model: a view over bytes that were checked once and are never written.
@@ -20,8 +20,7 @@ pub struct Model<'m> {
     names: &'m [u8],
     tokenizer: Option<&'m [u8]>,
     meta: &'m str,
-    embedding: Matrix<'m>,
-    embedding_scale: f32,
+    input: Option<Input<'m>>,
     output: Option<Output<'m>>,
     state_dtype: StateDType,
     state_bytes: usize,
@@ -46,10 +45,6 @@ struct RawRecord<'m> {
 }
 
 impl RawRecord<'_> {
-    fn is(&self, tag: u16) -> bool {
-        self.header.tag == tag
-    }
-
     fn read<R: Record>(&self) -> Result<R, ModelError> {
         let RecordHeader { tag, version, .. } = self.header;
         if (tag, version) != (R::TAG, R::VERSION) {
@@ -109,8 +104,7 @@ impl<'m> Model<'m> {
             tokenizer: optional(section::TOKENIZER)?,
             meta: str::from_utf8(meta).map_err(|_| ModelError::Text)?,
             // Until the plan is read.
-            embedding: Matrix::F32(Dense { rows: 0, cols: 0, data: &[] }),
-            embedding_scale: 1.0,
+            input: None,
             output: None,
             state_dtype: StateDType::F32,
             state_bytes: 0,
@@ -126,19 +120,27 @@ impl<'m> Model<'m> {
     fn check_plan(&mut self) -> Result<(), ModelError> {
         let mut records = Records { rest: self.plan, index: 0 };
         let raw = records.next()?.ok_or(ModelError::PlanEnd(0))?;
-        (self.embedding, self.embedding_scale) = self.operands(raw.index, 0).token_input(&raw.read()?)?;
+        self.input = Some(match raw.header.tag {
+            tag::FRAME_INPUT => Input::Frames(self.operands(0, 0).frame_input(&raw.read()?)?),
+            _ => self.operands(0, 0).token_input(&raw.read()?)?,
+        });
         let raw = records.next()?.ok_or(ModelError::PlanEnd(1))?;
-        self.output =
-            Some(self.operands(raw.index, 0).logits_output(&raw.read::<LogitsOutput>()?, self.vocab_len())?);
+        let output = match self.input() {
+            Input::Tokens { embedding, .. } => {
+                self.operands(1, 0).logits_output(&raw.read()?, embedding.rows())?
+            }
+            Input::Frames(_) => self.operands(1, 0).frame_output(&raw.read()?)?,
+        };
+        self.output = Some(output);
 
         let mut next = records.next()?;
-        if let Some(raw) = next.as_ref().filter(|raw| raw.is(StateFormat::TAG)) {
+        if let Some(raw) = next.as_ref().filter(|raw| raw.header.tag == tag::STATE_FORMAT) {
             let format: StateFormat = raw.read()?;
             self.state_dtype = StateDType::from_u32(format.dtype).ok_or(ModelError::Field(raw.index))?;
             next = records.next()?;
         }
 
-        let (mut before, mut state_bytes) = (0, StateDType::ALL.map(|_| 0usize));
+        let (mut before, mut state_bytes) = (0, StateDType::ALL.map(|_| pool_bytes(&output)));
         while let Some(raw) = next {
             let block = self.resolve(&raw, before)?;
             before = block.join().input.len(self.d_model(), before);
@@ -160,7 +162,8 @@ impl<'m> Model<'m> {
     #[must_use]
     pub fn with_state(mut self, dtype: StateDType) -> Self {
         self.state_dtype = dtype;
-        self.state_bytes = self.blocks().map(|(block, _)| padded_bytes(&block, dtype).expect(CHECKED)).sum();
+        let blocks = self.blocks().map(|(block, _)| padded_bytes(&block, dtype).expect(CHECKED));
+        self.state_bytes = blocks.sum::<usize>() + pool_bytes(&self.output());
         self
     }
 
@@ -189,7 +192,8 @@ impl<'m> Model<'m> {
         let (mut offset, mut before) = (0, 0);
         let blocks = core::iter::from_fn(move || {
             let raw = records.next().expect(CHECKED)?;
-            if matches!(raw.header.tag, tag::TOKEN_INPUT | tag::LOGITS_OUTPUT | tag::STATE_FORMAT) {
+            // Input, output, and the format of the state.
+            if raw.index < 2 || raw.header.tag == tag::STATE_FORMAT {
                 return Some(None);
             }
             let block = model.resolve(&raw, before).expect(CHECKED);
@@ -239,34 +243,48 @@ impl<'m> Model<'m> {
         self.bytes.len()
     }
 
-    /// Number of token ids; ids are below it.
-    pub fn vocab_len(&self) -> usize {
-        self.embedding.rows()
+    /// What comes in: tokens or frames.
+    pub fn input(&self) -> Input<'m> {
+        self.input.expect(CHECKED)
     }
 
-    /// Width of the residual stream.
-    pub fn d_model(&self) -> usize {
-        self.embedding.cols()
-    }
-
-    /// Token embedding `[vocab][d_model]`.
-    pub fn embedding(&self) -> Matrix<'m> {
-        self.embedding
-    }
-
-    /// Factor on the embedding.
-    pub fn embedding_scale(&self) -> f32 {
-        self.embedding_scale
-    }
-
-    /// Norm, head, bias and scale.
+    /// What goes out.
     pub fn output(&self) -> Output<'m> {
         self.output.expect(CHECKED)
     }
 
-    /// Language-model head `[vocab][d_model]`; the embedding itself where the two are tied.
-    pub fn head(&self) -> Matrix<'m> {
-        self.output().head
+    /// Number of token ids; ids are below it. 0 for a frame model.
+    pub fn vocab_len(&self) -> usize {
+        match self.input() {
+            Input::Tokens { embedding, .. } => embedding.rows(),
+            Input::Frames(_) => 0,
+        }
+    }
+
+    /// Number of floats in a frame; 0 for a token model.
+    pub fn frame_len(&self) -> usize {
+        match self.input() {
+            Input::Tokens { .. } => 0,
+            Input::Frames(read_in) => read_in.matrix.cols(),
+        }
+    }
+
+    /// Width of the residual stream.
+    pub fn d_model(&self) -> usize {
+        match self.input() {
+            Input::Tokens { embedding, .. } => embedding.cols(),
+            Input::Frames(read_in) => read_in.matrix.rows(),
+        }
+    }
+
+    /// Number of logits, classes or regression values that a step gives.
+    pub fn output_len(&self) -> usize {
+        self.output().head.matrix.rows()
+    }
+
+    /// Place of the first byte of the pool's state.
+    pub(crate) fn pool_start(&self) -> usize {
+        self.state_bytes - pool_bytes(&self.output())
     }
 
     /// `tokenizer.json`, if the file holds one.
@@ -311,6 +329,11 @@ const CHECKED: &str = "the plan was checked when the model was opened";
 fn padded_bytes(block: &Block<'_>, dtype: StateDType) -> Option<usize> {
     let parts = block.state_parts(dtype).into_iter();
     parts.map(StatePart::padded_bytes).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
+}
+
+/// Length in bytes of the pool's state, filled up to a multiple of 64.
+fn pool_bytes(output: &Output<'_>) -> usize {
+    output.pool_state().padded_bytes().expect("a vector of the residual stream has at most 2^24 elements")
 }
 
 /// Walks the records of a plan.

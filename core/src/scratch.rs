@@ -3,7 +3,7 @@
 use crate::error::ScratchError;
 use crate::kernels::QuantizedMut;
 use crate::model::Model;
-use crate::plan::{Block, BlockInput, Linear};
+use crate::plan::{Block, BlockInput, BlockOutput, Input, Linear};
 use crate::tensor::{GROUP, Matrix};
 use crate::{ALIGN, round_up};
 
@@ -54,7 +54,10 @@ impl ScratchLens {
     pub(crate) fn checked(model: &Model<'_>, shape: Shape) -> Option<Self> {
         let d_model = model.d_model();
         let mut lens = Self { residual: d_model, hidden: d_model, output: d_model, ..Self::default() };
-        lens.matrix(&model.head());
+        if let Input::Frames(read_in) = model.input() {
+            lens.linear(&read_in);
+        }
+        lens.linear(&model.output().head);
         let mut before = 0;
         for (block, _) in model.blocks() {
             let input = block.join().input;
@@ -70,7 +73,7 @@ impl ScratchLens {
                     (lens.branch, lens.joined) = (d_model, lens.joined.max(before));
                 }
             }
-            if block.join().to_branch {
+            if block.join().output == BlockOutput::Branch {
                 lens.branch = d_model;
             }
             lens.block(&block)?;
@@ -78,7 +81,7 @@ impl ScratchLens {
         for len in lens.per_token() {
             *len = len.checked_mul(shape.chunk.max(shape.streams))?;
         }
-        lens.logits = model.vocab_len().checked_mul(shape.streams)?;
+        lens.logits = model.output_len().checked_mul(shape.streams)?;
         lens.checked_bytes().map(|_| lens)
     }
 
@@ -206,14 +209,14 @@ fn grow(len: &mut usize, to: usize) {
     *len = to.max(*len);
 }
 
-/// Working memory of a step; a row is a token of a stream's chunk, or of one of several streams.
+/// Working memory of a step; a row is a token or frame of a stream's chunk, or a token of one of several streams.
 #[derive(Debug)]
 pub struct Scratch<'s> {
     pub(crate) fingerprint: u64,
     pub(crate) shape: Shape,
     /// Residual stream `[rows][d_model]`.
     pub(crate) residual: &'s mut [f32],
-    /// Token embeddings `[rows][d_model]`, kept for blocks that read them.
+    /// Token embeddings or frames read in `[rows][d_model]`, kept for blocks that read them.
     pub(crate) embedded: &'s mut [f32],
     /// Branch `[rows][d_model]`.
     pub(crate) branch: &'s mut [f32],
@@ -241,7 +244,7 @@ pub struct Scratch<'s> {
     pub(crate) adapted: &'s mut [f32],
     /// Attention scores `[heads][window]`, or scores and weights of experts `[2][experts]`.
     pub(crate) scores: &'s mut [f32],
-    /// `[streams][vocab]`.
+    /// Logits `[streams][vocab]`, or the result of a frame.
     pub(crate) logits: &'s mut [f32],
     /// Activations in codes.
     pub(crate) quantized: QuantizedMut<'s>,

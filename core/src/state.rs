@@ -7,6 +7,7 @@
 //! | state space | convolution window `[conv_width - 1][conv_channels]`; SSM state `[heads][head_dim][d_state]`; with i8 its scales `[heads][head_dim][ceil(d_state / 256)]` |
 //! | attention | convolution window `[conv_width - 1][channels]`; keys and values, each `[window][kv_heads][head_dim]` |
 //! | short convolution | convolution window `[conv_width - 1][channels]` |
+//! | pool of a frame model, after all blocks | running mean or maximum `[d_model]` |
 //!
 //! Windows are in time order, oldest first. All is f32 but the SSM state, whose elements have a [`StateDType`].
 //! A snapshot is a [`SnapshotHeader`], those bytes, and the [`hash`] of both as a little-endian u64.
@@ -307,7 +308,8 @@ impl<'s> State<'s> {
                 at += part.padded_bytes()?;
             }
         }
-        None
+        let (pool, start) = (model.output().pool_state(), model.pool_start());
+        pool.not_finite(&self.data[start..start + pool.bytes()]).map(|i| start + 4 * i)
     }
 }
 

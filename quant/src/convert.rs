@@ -10,13 +10,14 @@ use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::import::{self, ImportError};
-use crate::recipe::{Role, Source};
+use crate::recipe::Source;
 use crate::{atomic, write};
 
 /// How to convert.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Format of the matrices. With `q4`, those that bear it badly (see [`Role`]) are kept at `q8`.
+    /// Format of the matrices. With `q4`, those that bear it badly (see [`Role`](crate::recipe::Role)) are kept at
+    /// `q8`; matrices too small to gain from a quantized format stay `f32`.
     pub weights: DType,
     /// Element type that states have unless a caller asks for another.
     pub state: StateDType,
@@ -145,7 +146,7 @@ pub fn convert(
         .iter()
         .map(|t| match t.source {
             Source::Values(_) => DType::F32,
-            Source::Rows { role, .. } => format_of(role, options.weights),
+            Source::Rows { role, .. } => role.format(t.rows, t.cols, options.weights),
         })
         .collect();
     let total = recipe.tensors.iter().map(|t| (t.rows * t.cols) as u64).sum();
@@ -176,14 +177,6 @@ pub fn convert(
     })?;
     let (meta, tensors) = written;
     Ok(Report { file_bytes, meta, tensors })
-}
-
-/// The format of a matrix when `weights` was asked for.
-fn format_of(role: Role, weights: DType) -> DType {
-    match (weights, role) {
-        (DType::Q4, Role::Selection) => DType::Q8,
-        _ => weights,
-    }
 }
 
 pub(crate) fn check_finite(tensor: &str, start: usize, block: &[f32]) -> Result<(), ConvertError> {

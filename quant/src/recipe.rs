@@ -1,5 +1,6 @@
 //! A model described, before any of its large tensors has been read.
 
+use sarit_core::DType;
 use sarit_core::format::RecordHeader;
 use sarit_core::plan::Record;
 
@@ -65,6 +66,19 @@ pub enum Role {
     Projection,
     /// Projections that make dt, B and C: small, and every state element depends on them.
     Selection,
+}
+
+impl Role {
+    /// The format of a matrix when `weights` was asked for.
+    pub(crate) fn format(self, rows: usize, cols: usize, weights: DType) -> DType {
+        let dtype = match (weights, self) {
+            (DType::Q4, Self::Selection) => DType::Q8,
+            _ => weights,
+        };
+        // Tiles are filled up to 16 rows and 32 columns: a small matrix takes less room as it is, and loses nothing.
+        let quantized = matches!(dtype, DType::Q8 | DType::Q4);
+        if quantized && DType::F32.bytes(rows, cols) <= dtype.bytes(rows, cols) { DType::F32 } else { dtype }
+    }
 }
 
 impl Recipe {

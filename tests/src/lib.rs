@@ -82,6 +82,19 @@ impl Reference {
     }
 }
 
+/// Folder of a frame model's checkpoint.
+pub fn golden_frames(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden-frames").join(name)
+}
+
+/// A tensor of `golden.safetensors` of a frame model, f32.
+pub fn golden_tensor(name: &str, tensor: &str) -> Vec<f32> {
+    let file = std::fs::read(golden_frames(name).join("golden.safetensors")).expect("a golden file");
+    let tensors = SafeTensors::deserialize(&file).expect("a golden file");
+    let data = tensors.tensor(tensor).expect("a golden tensor").data();
+    data.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect()
+}
+
 /// Largest absolute difference, in standard deviations of `want`.
 pub fn difference(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len());
@@ -91,15 +104,21 @@ pub fn difference(got: &[f32], want: &[f32]) -> f64 {
     worst / variance.sqrt()
 }
 
-/// A pseudo-random sequence of `count` token ids below `vocab`, the same every time (an LCG, Knuth's MMIX).
+/// A pseudo-random sequence of `count` token ids below `vocab`, the same every time.
 pub fn tokens(count: usize, vocab: usize) -> Vec<u32> {
+    random(1).take(count).map(|x| x % vocab as u32).collect()
+}
+
+/// Pseudo-random numbers from -1 to 1, the same for the same seed.
+pub fn numbers(seed: u64) -> impl Iterator<Item = f32> {
+    random(seed).map(|x| x as f32 / (1 << 30) as f32 - 1.0)
+}
+
+/// Numbers of 31 bits (an LCG, Knuth's MMIX).
+fn random(seed: u64) -> impl Iterator<Item = u32> {
     let next =
         |x: &u64| Some(x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
-    std::iter::successors(Some(1), next)
-        .skip(1)
-        .take(count)
-        .map(|x| (x >> 33) as u32 % vocab as u32)
-        .collect()
+    std::iter::successors(Some(seed), next).skip(1).map(|x| (x >> 33) as u32)
 }
 
 /// Memory for one state and one scratch of a model.
@@ -153,6 +172,23 @@ pub fn run_many(model: Model<'_>, kernels: impl Kernels, texts: &[Vec<u32>]) -> 
         }
     }
     all.into_iter().zip(&states).map(|(logits, state)| (logits, state.hash())).collect()
+}
+
+/// Frames `[T][frame_len]` read in chunks from a fresh state, the last frame of each chunk being stepped: the results after
+/// those, and the hash of the final state.
+pub fn run_frames(model: Model<'_>, kernels: impl Kernels, frames: &[f32], chunk: usize) -> (Vec<f32>, u64) {
+    let mut lent = Lent::new(&model, chunk);
+    let mut state = State::init(&model, &mut lent.state).expect("memory as asked for");
+    let mut scratch = Scratch::new(&model, &mut lent.scratch, chunk).expect("memory as asked for");
+    let engine = Engine::new(model, kernels);
+    let mut all = Vec::new();
+    for part in frames.chunks(chunk * model.frame_len()) {
+        let (before, last) = part.split_at(part.len() - model.frame_len());
+        engine.feed_frames(&mut state, &mut scratch, before, 1.0).expect("valid frames");
+        let result = engine.step_frame(&mut state, &mut scratch, last, 1.0).expect("a valid frame");
+        all.extend_from_slice(result);
+    }
+    (all, state.hash())
 }
 
 /// Panics unless both slices have the same bits.

@@ -5,10 +5,10 @@ use std::mem::offset_of;
 use sarit_core::format::{
     FINGERPRINT_START, Header, RecordHeader, Section, TensorEntry, TensorTable, section,
 };
-use sarit_core::plan::{LogitsOutput, SsmRecord, TokenInput};
+use sarit_core::plan::{FrameInput, FrameOutput, JoinRecord, LogitsOutput, SsmRecord, TokenInput};
 use sarit_core::{DType, Engine, Model, ModelError, Scalar, Scratch, State, StateDType};
 use sarit_cpu::AlignedBytes;
-use sarit_tests::{aligned, converted, golden};
+use sarit_tests::{aligned, converted, golden, golden_frames};
 
 /// Gives the file a valid fingerprint, so that what follows is reached.
 fn sign(file: &mut [u8]) {
@@ -27,9 +27,17 @@ fn try_run(bytes: &[u8]) -> Result<(), ModelError> {
     let mut state = State::init(&model, &mut memory).unwrap();
     let mut scratch = Scratch::new(&model, &mut working, 3).unwrap();
     let engine = Engine::new(model, Scalar);
-    let tokens = [0, 1, 2, 3].map(|t| t % model.vocab_len() as u32);
-    engine.feed(&mut state, &mut scratch, &tokens).unwrap();
-    engine.step(&mut state, &mut scratch, 0).unwrap();
+    match model.frame_len() {
+        0 => {
+            let tokens = [0, 1, 2, 3].map(|t| t % model.vocab_len() as u32);
+            engine.feed(&mut state, &mut scratch, &tokens).unwrap();
+            engine.step(&mut state, &mut scratch, 0).unwrap();
+        }
+        len => {
+            engine.feed_frames(&mut state, &mut scratch, &vec![0.5; 4 * len], 0.1).unwrap();
+            engine.step_frame(&mut state, &mut scratch, &vec![-0.5; len], 2.0).unwrap();
+        }
+    }
     for tensor in model.tensors() {
         assert!(tensor.name.len() < bytes.len());
     }
@@ -38,6 +46,10 @@ fn try_run(bytes: &[u8]) -> Result<(), ModelError> {
 
 fn small_model() -> AlignedBytes {
     converted(&golden("mamba-tiny"), DType::Q8)
+}
+
+fn frame_model() -> AlignedBytes {
+    converted(&golden_frames("mambalite-kws"), DType::Q8)
 }
 
 /// Where a section's entry in the section table starts, and the entry.
@@ -49,16 +61,19 @@ fn find(file: &[u8], kind: u32) -> (usize, Section) {
         .expect("every converted model has the section")
 }
 
+/// What a model becomes that has other bytes at one place.
+fn changed(good: &[u8], at: usize, bytes: &[u8]) -> Option<ModelError> {
+    let mut file = aligned(good);
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+    sign(&mut file);
+    try_run(&file).err()
+}
+
 #[test]
 fn one_case_per_error() {
     let good = small_model();
     assert_eq!(try_run(&good), Ok(()));
-    let bad = |at: usize, bytes: &[u8]| {
-        let mut file = aligned(&good);
-        file[at..at + bytes.len()].copy_from_slice(bytes);
-        sign(&mut file);
-        try_run(&file).err()
-    };
+    let bad = |at: usize, bytes: &[u8]| changed(&good, at, bytes);
     assert_eq!(try_run(&[]), Err(ModelError::TooShort));
     assert_eq!(try_run(&good[..63]), Err(ModelError::TooShort));
     assert_eq!(bad(0, b"GGUF"), Some(ModelError::Magic));
@@ -122,6 +137,39 @@ fn one_case_per_error() {
 }
 
 #[test]
+fn one_case_per_error_of_a_frame_model() {
+    let good = frame_model();
+    assert_eq!(try_run(&good), Ok(()));
+    let bad = |at: usize, number: u32| changed(&good, at, &number.to_le_bytes());
+    let record = find(&good, section::PLAN).1.offset as usize;
+    let payload = |at: usize| at + size_of::<RecordHeader>();
+    let output = payload(record) + size_of::<FrameInput>();
+    let block = payload(output) + size_of::<FrameOutput>();
+    let field = |index| Some(ModelError::Field(index));
+    let operand = |index, tensor| Some(ModelError::Operand { index, tensor });
+    let kind = |index, tag| Some(ModelError::Record { index, tag, version: 1 });
+    // Frames take no logits, tokens no results; and neither is a block.
+    assert_eq!(bad(record, 1 | 1 << 16), Some(ModelError::Field(0)));
+    assert_eq!(bad(output, 2 | 1 << 16), kind(1, 2));
+    assert_eq!(bad(block, 4 | 1 << 16), kind(2, 4));
+    // The matrix, and then the bias, of the read-in: another tensor has other shapes.
+    assert_eq!(bad(payload(record), 1), operand(0, 1));
+    assert_eq!(bad(payload(record) + 4, 0), operand(0, 0));
+    for (at, value, error) in [
+        (offset_of!(FrameOutput, pool), 3, field(1)),
+        (offset_of!(FrameOutput, task), 2, field(1)),
+        (offset_of!(FrameOutput, norm), 3, field(1)),
+        (offset_of!(FrameOutput, head), 99, operand(1, 99)),
+        (offset_of!(FrameOutput, head), 0, operand(1, 0)),
+    ] {
+        assert_eq!(bad(payload(output) + at, value), error, "{at}");
+    }
+    assert_eq!(bad(payload(block) + offset_of!(JoinRecord, output), 3), field(2));
+    let ssm_only = offset_of!(SsmRecord, d_state);
+    assert!(matches!(bad(payload(block) + ssm_only, 1 << 23), Some(ModelError::Operand { index: 2, .. })));
+}
+
+#[test]
 fn every_truncation_is_an_error() {
     let good = small_model();
     for cut in 0..good.len() {
@@ -146,10 +194,18 @@ fn random(state: &mut u64) -> u64 {
 
 #[test]
 fn fifty_thousand_mutations_of_a_model() {
-    let good = small_model();
-    let (_, plan) = find(&good, section::PLAN);
-    let (_, tensors) = find(&good, section::TENSORS);
-    let mut file = aligned(&good);
+    mutate(&small_model());
+}
+
+#[test]
+fn fifty_thousand_mutations_of_a_frame_model() {
+    mutate(&frame_model());
+}
+
+fn mutate(good: &[u8]) {
+    let (_, plan) = find(good, section::PLAN);
+    let (_, tensors) = find(good, section::TENSORS);
+    let mut file = aligned(good);
     let (mut seed, mut refused, mut ran) = (1, 0, 0);
     for round in 0..50_000 {
         let edits = 1 + random(&mut seed) % 4;
@@ -178,7 +234,7 @@ fn fifty_thousand_mutations_of_a_model() {
             Ok(()) => ran += 1,
             Err(_) => refused += 1,
         }
-        file.copy_from_slice(&good);
+        file.copy_from_slice(good);
     }
     println!("{refused} mutations refused, {ran} ran");
     assert!(refused > 1000 && ran > 1000);

@@ -2,7 +2,7 @@
 
 use sarit_core::{DType, Engine, Model, Scratch, State, StateDType};
 use sarit_cpu::Cpu;
-use sarit_tests::{Lent, converted, golden, tokens};
+use sarit_tests::{Lent, converted, golden, golden_frames, tokens};
 
 /// Pages resident now.
 #[cfg(target_os = "linux")]
@@ -41,10 +41,13 @@ fn a_hundred_thousand_steps_need_no_more_than_a_hundred() {
 /// Sizes follow from the shapes: Mamba-1 `[3][64] + [64][8]` a layer; Mamba-2 in groups `[3][192] + [8][16][16]`.
 #[test]
 fn sizes_are_what_the_shapes_say() {
-    let state_bytes = |name: &str| {
-        let file = converted(&golden(name), DType::F32);
+    let state_bytes_of = |folder: &std::path::Path| {
+        let file = converted(folder, DType::F32);
         Model::from_bytes(&file).unwrap().memory(1).unwrap().state_bytes
     };
+    let state_bytes = |name: &str| state_bytes_of(&golden(name));
+    // With a running mean.
+    assert_eq!(state_bytes_of(&golden_frames("mambalite-kws")), 4 * (3 * 128 + 128 * 16 + 64));
     assert_eq!(state_bytes("mamba-tiny"), 3 * 4 * (3 * 64 + 64 * 8));
     assert_eq!(state_bytes("mamba2-groups"), 2 * 4 * (3 * 192 + 8 * 16 * 16));
     let file = converted(&golden("mamba2-groups"), DType::F32);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use sarit_core::{DType, Engine, Model, Scratch, Shape, State, StateDType, argmax};
 use sarit_cpu::AlignedBytes;
-use sarit_tests::{Lent, backends, converted, families, golden, tokens};
+use sarit_tests::{Lent, backends, converted, families, golden, golden_frames, tokens};
 
 /// Counts allocations of all threads while the trap is set.
 struct Trap;
@@ -84,6 +84,21 @@ fn nothing_is_allocated_after_set_up() {
                 assert_eq!(CAUGHT.load(Ordering::SeqCst), 0, "{name} {} {cpu:?}", weights.name());
             }
         }
+    }
+    let file = converted(&golden_frames("mambalite-kws"), DType::Q8);
+    let model = Model::from_bytes(&file).unwrap();
+    for cpu in backends() {
+        let mut lent = Lent::new(&model, 16);
+        SET.store(true, Ordering::SeqCst);
+        let mut state = State::init(&model, &mut lent.state).unwrap();
+        let mut scratch = Scratch::new(&model, &mut lent.scratch, 16).unwrap();
+        let engine = Engine::new(model, &cpu);
+        for _ in 0..100 {
+            engine.feed_frames(&mut state, &mut scratch, &[0.5; 17 * 40], 1.0).unwrap();
+            engine.step_frame(&mut state, &mut scratch, &[0.25; 40], 2.0).unwrap();
+        }
+        SET.store(false, Ordering::SeqCst);
+        assert_eq!(CAUGHT.load(Ordering::SeqCst), 0, "{cpu:?}");
     }
     // The trap does catch.
     SET.store(true, Ordering::SeqCst);

@@ -68,6 +68,9 @@ pub enum CudaError {
     /// The kernels hold states in f32 so far.
     #[error("states in {0} do not run on a GPU yet; use states in f32")]
     StateType(&'static str),
+    /// The model takes frames of numbers.
+    #[error("models of frames do not run on a GPU; use the CPU")]
+    Frames,
     /// A number of streams, rows or steps of 0.
     #[error("at least one stream and a chunk of one token are needed")]
     Empty,

@@ -5,9 +5,11 @@ mod chat;
 mod commands;
 mod conversion;
 mod failures;
+mod frames;
 mod instruct;
 mod pull;
 mod readme;
+mod stream;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

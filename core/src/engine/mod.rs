@@ -1,6 +1,7 @@
-//! The step: tokens through all blocks. The page to read first; each kind of block has a page of its own.
+//! The step: tokens or frames through all blocks. The page to read first; each kind of block has a page of its own.
 
 mod attention;
+mod frame;
 mod linear;
 mod mlp;
 mod moe;
@@ -10,10 +11,13 @@ mod ssm;
 use crate::error::StepError;
 use crate::kernels::{Kernels, Rows, RowsMut};
 use crate::model::Model;
-use crate::plan::{Block, BlockInput, Join};
+use crate::plan::{Block, BlockInput, BlockOutput, Input, Join};
 use crate::scratch::Scratch;
 use crate::state::{State, StatePart, split_parts};
 use core::ops::Range;
+use linear::linear_buffers;
+
+pub use frame::MAX_INTERVAL;
 
 /// A model and the kernels that run it. Holds no state of its own: one engine serves any number of streams.
 #[derive(Debug, Clone, Copy)]
@@ -22,11 +26,13 @@ pub struct Engine<'m, K> {
     kernels: K,
 }
 
-/// What a block is given beside its weights and the scratch: as many tokens of each of some streams, whose rows in
-/// the scratch are stream after stream.
+/// What a block is given beside its weights and the scratch: as many tokens or frames of each of some streams, whose rows
+/// in the scratch are stream after stream.
 struct Chunk<'a, 'r, 's> {
-    /// Rows: tokens of all streams.
+    /// Rows: tokens or frames of all streams.
     count: usize,
+    /// Factor on dt; see [`crate::plan::SsmRecord`].
+    interval: f32,
     /// Length of the normed input in [`Scratch::hidden`].
     input_len: usize,
     states: &'a mut [&'r mut State<'s>],
@@ -86,7 +92,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
     ) -> Result<(), StepError> {
         self.check(&[state], scratch, tokens)?;
         for chunk in tokens.chunks(scratch.shape.chunk) {
-            self.run(&mut [state], scratch, chunk);
+            self.run_tokens(&mut [state], scratch, chunk);
         }
         Ok(())
     }
@@ -105,9 +111,10 @@ impl<'m, K: Kernels> Engine<'m, K> {
         self.check(&[state], scratch, tokens)?;
         let (chunk_len, vocab) = (scratch.shape.chunk, self.model.vocab_len());
         for (c, chunk) in tokens.chunks(chunk_len).enumerate() {
-            self.run(&mut [state], scratch, chunk);
+            self.run_tokens(&mut [state], scratch, chunk);
             for t in 0..chunk.len() {
-                self.head(scratch, t, 1);
+                self.output_norm(scratch, t, 1);
+                self.head(scratch, 1);
                 each(c * chunk_len + t, &scratch.logits[..vocab]);
             }
         }
@@ -149,8 +156,9 @@ impl<'m, K: Kernels> Engine<'m, K> {
         }
         self.check(states, scratch, tokens)?;
         if streams > 0 {
-            self.run(states, scratch, tokens);
-            self.head(scratch, 0, streams);
+            self.run_tokens(states, scratch, tokens);
+            self.output_norm(scratch, 0, streams);
+            self.head(scratch, streams);
         }
         Ok(&mut scratch.logits[..streams * self.model.vocab_len()])
     }
@@ -161,6 +169,18 @@ impl<'m, K: Kernels> Engine<'m, K> {
         scratch: &Scratch<'_>,
         tokens: &[u32],
     ) -> Result<(), StepError> {
+        self.check_memory(states, scratch)?;
+        let vocab = match self.model.input() {
+            Input::Tokens { embedding, .. } => embedding.rows(),
+            Input::Frames(_) => return Err(StepError::TakesFrames),
+        };
+        match tokens.iter().find(|&&token| token as usize >= vocab) {
+            Some(&token) => Err(StepError::TokenOutOfRange { token, vocab: vocab as u32 }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_memory(&self, states: &[&mut State<'_>], scratch: &Scratch<'_>) -> Result<(), StepError> {
         for state in states {
             if state.fingerprint() != self.model.fingerprint() {
                 return Err(StepError::OtherState);
@@ -173,30 +193,38 @@ impl<'m, K: Kernels> Engine<'m, K> {
         if scratch.fingerprint != self.model.fingerprint() {
             return Err(StepError::OtherScratch);
         }
-        let vocab = self.model.vocab_len();
-        match tokens.iter().find(|&&token| token as usize >= vocab) {
-            Some(&token) => Err(StepError::TokenOutOfRange { token, vocab: vocab as u32 }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Takes at most a chunk of valid tokens of one stream, or one token of each stream, through all blocks; leaves the
     /// residual stream in the scratch.
-    fn run(&self, states: &mut [&mut State<'_>], scratch: &mut Scratch<'_>, tokens: &[u32]) {
+    fn run_tokens(&self, states: &mut [&mut State<'_>], scratch: &mut Scratch<'_>, tokens: &[u32]) {
+        let Input::Tokens { embedding, scale } = self.model.input() else { return };
         let d_model = self.model.d_model();
-        let (embedding, scale) = (self.model.embedding(), self.model.embedding_scale());
         for (&token, r) in tokens.iter().zip(scratch.residual.chunks_exact_mut(d_model)) {
             embedding.read_row(token as usize, r);
             r.iter_mut().for_each(|r| *r *= scale);
         }
-        let keep = scratch.embedded.len().min(tokens.len() * d_model);
+        self.run_blocks(states, scratch, tokens.len(), 1.0);
+    }
+
+    /// Takes `count` vectors of the residual stream, as many of each stream, through all blocks.
+    fn run_blocks(
+        &self,
+        states: &mut [&mut State<'_>],
+        scratch: &mut Scratch<'_>,
+        count: usize,
+        interval: f32,
+    ) {
+        let d_model = self.model.d_model();
+        let keep = scratch.embedded.len().min(count * d_model);
         scratch.embedded[..keep].copy_from_slice(&scratch.residual[..keep]);
 
         let mut input_len = 0;
         for (block, start) in self.model.blocks() {
             input_len = block.join().input.len(d_model, input_len);
             let parts = block.state_parts(self.model.state_dtype());
-            let chunk = Chunk { count: tokens.len(), input_len, states, start, parts };
+            let chunk = Chunk { count, interval, input_len, states, start, parts };
             self.read_input(block.join(), &chunk, scratch);
             match block {
                 Block::Ssm(b) => self.ssm(&b, chunk, scratch),
@@ -206,9 +234,9 @@ impl<'m, K: Kernels> Engine<'m, K> {
                 Block::ShortConv(b) => self.short_conv(&b, chunk, scratch),
                 Block::Linear(b) => self.linear_block(&b, &chunk, scratch),
             }
-            write_output(block.join(), tokens.len() * d_model, scratch);
+            write_output(block.join(), count * d_model, scratch);
         }
-        let each = tokens.len() / states.len();
+        let each = count / states.len();
         states.iter_mut().for_each(|state| state.advance(each));
     }
 
@@ -238,21 +266,21 @@ impl<'m, K: Kernels> Engine<'m, K> {
         self.kernels.norm(&join.norm, x, RowsMut::new(s.hidden, chunk.count, len, len));
     }
 
-    /// Logits of `count` rows, from `row` on.
-    fn head(&self, s: &mut Scratch<'_>, row: usize, count: usize) {
-        let (d_model, vocab) = (self.model.d_model(), self.model.vocab_len());
-        let output = self.model.output();
+    /// Leaves `count` normed residual vectors, from row `row` on, in [`Scratch::hidden`].
+    fn output_norm(&self, s: &mut Scratch<'_>, row: usize, count: usize) {
+        let d_model = self.model.d_model();
         let r = Rows::new(&s.residual[row * d_model..], count, d_model, d_model);
-        self.kernels.norm(&output.norm, r, RowsMut::new(s.hidden, count, d_model, d_model));
+        self.kernels.norm(&self.model.output().norm, r, RowsMut::new(s.hidden, count, d_model, d_model));
+    }
+
+    /// Logits, or the results of frames, from the first `count` vectors in [`Scratch::hidden`].
+    fn head(&self, s: &mut Scratch<'_>, count: usize) {
+        let output = self.model.output();
+        let (rows, d_model) = (output.head.matrix.rows(), self.model.d_model());
         let u = Rows::new(s.hidden, count, d_model, d_model);
-        self.product(&output.head, u, &mut s.quantized, RowsMut::new(s.logits, count, vocab, vocab));
-        for logits in s.logits.chunks_exact_mut(vocab).take(count) {
-            if let Some(bias) = output.bias {
-                logits.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            }
-            if output.scale != 1.0 {
-                logits.iter_mut().for_each(|y| *y *= output.scale);
-            }
+        self.linear(&output.head, u, linear_buffers!(s), s.logits, rows);
+        if output.scale != 1.0 {
+            s.logits[..count * rows].iter_mut().for_each(|y| *y *= output.scale);
         }
     }
 }
@@ -260,9 +288,12 @@ impl<'m, K: Kernels> Engine<'m, K> {
 /// Takes a block's output, the first `len` elements of [`Scratch::output`], to where it goes.
 fn write_output(join: &Join<'_>, len: usize, s: &mut Scratch<'_>) {
     let output = &s.output[..len];
-    if join.to_branch {
-        s.branch.iter_mut().zip(output).for_each(|(b, o)| *b = join.scale * o);
-    } else {
-        s.residual.iter_mut().zip(output).for_each(|(r, o)| *r += join.scale * o);
-    }
+    let to = match join.output {
+        BlockOutput::Residual => {
+            return s.residual.iter_mut().zip(output).for_each(|(r, o)| *r += join.scale * o);
+        }
+        BlockOutput::Replace => &mut *s.residual,
+        BlockOutput::Branch => &mut *s.branch,
+    };
+    to.iter_mut().zip(output).for_each(|(to, o)| *to = join.scale * o);
 }

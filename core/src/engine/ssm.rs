@@ -48,7 +48,7 @@ impl<K: Kernels> Engine<'_, K> {
                 (proj.columns(2 * d_inner, bc), proj.columns(2 * d_inner + bc, bc))
             }
         };
-        let decay = self.decay(p, count, s.dt, s.decay);
+        let decay = self.decay(p, count, chunk.interval, s.dt, s.decay);
 
         let dt = Rows::new(s.dt, count, p.heads, p.heads);
         for Stream { rows, position, state: [_, elements, scales] } in chunk.streams() {
@@ -130,6 +130,7 @@ impl<K: Kernels> Engine<'_, K> {
         &self,
         p: &Ssm<'a>,
         count: usize,
+        interval: f32,
         dt: &mut [f32],
         decay: &'a mut [f32],
     ) -> kernels::Decay<'a> {
@@ -138,6 +139,9 @@ impl<K: Kernels> Engine<'_, K> {
             Decay::Exp { dt_bias, dt_min, dt_max, a_log2 } => {
                 let time_step = TimeStep { bias: dt_bias, min: dt_min, max: dt_max };
                 self.kernels.time_step(&time_step, RowsMut::new(dt, count, heads, heads));
+                if interval != 1.0 {
+                    dt.iter_mut().take(count * heads).for_each(|dt| *dt *= interval);
+                }
                 if a_log2.len() != heads {
                     return kernels::Decay::Element(a_log2);
                 }

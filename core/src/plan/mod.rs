@@ -4,10 +4,12 @@
 //! tag, a new field of an old one a new version, and no existing file changes. Record payloads are plain structs
 //! of 4-byte numbers; a tensor is named by its index in the tensor table, [`NONE`] where there is none.
 //!
-//! The first record is the input, the second the output, the others are blocks, in order. Blocks work on the
-//! residual stream `r` (f32 `[d_model]` per token); [`JoinRecord`] says what a block reads and where its output goes.
+//! The first record is the input and the second the output: tokens and logits, or frames and results. The others are
+//! blocks, in order. Blocks work on the residual stream `r` (f32 `[d_model]` per token or frame); [`JoinRecord`] says
+//! what a block reads and where its output goes.
 
 mod attention;
+mod frame;
 mod linear;
 mod mlp;
 mod moe;
@@ -19,11 +21,12 @@ use crate::state::{StateDType, StatePart};
 use bytemuck::{Pod, Zeroable};
 
 pub use attention::{Attention, AttentionRecord, Rope};
+pub use frame::{FrameInput, FrameOutput, Pool, pool, task};
 pub use linear::{Linear, LinearBlock, LinearBlockRecord, LinearRecord};
 pub use mlp::{Activation, Mlp, MlpRecord, activation};
 pub use moe::{Expert, MAX_EXPERTS, Moe, MoeRecord, Routing, routing};
 pub(crate) use resolve::Operands;
-pub use resolve::Output;
+pub use resolve::{Input, Output, Readout};
 pub use short_conv::{ShortConv, ShortConvRecord};
 pub use ssm::{Decay, Select, Ssm, SsmRecord, decay};
 
@@ -36,6 +39,10 @@ pub mod tag {
     pub const TOKEN_INPUT: u16 = 1;
     /// [`super::LogitsOutput`].
     pub const LOGITS_OUTPUT: u16 = 2;
+    /// [`super::FrameInput`].
+    pub const FRAME_INPUT: u16 = 3;
+    /// [`super::FrameOutput`].
+    pub const FRAME_OUTPUT: u16 = 4;
     /// [`super::StateFormat`].
     pub const STATE_FORMAT: u16 = 8;
     /// [`super::SsmRecord`].
@@ -136,8 +143,8 @@ pub mod norm_kind {
 
 /// What a block reads and where its output goes.
 ///
-/// `u = norm(input)`; then `r += scale · block(u)`, or `branch = scale · block(u)`. The branch is a second vector of
-/// `[d_model]` per token, for blocks that feed other blocks without touching the residual stream.
+/// `u = norm(input)`; then `r += scale · block(u)`, `r = scale · block(u)` or `branch = scale · block(u)`. The branch is
+/// a second vector of `[d_model]` per token, for blocks that feed other blocks without touching the residual stream.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 pub struct JoinRecord {
@@ -157,7 +164,7 @@ pub mod input {
     pub const RESIDUAL: u32 = 0;
     /// The normed input of the block before it once more: parallel blocks.
     pub const SAME: u32 = 1;
-    /// `[r | e]`, `e` being the token's embedding.
+    /// `[r | e]`, `e` being what `r` was before the first block.
     pub const RESIDUAL_AND_EMBEDDING: u32 = 2;
     /// The branch.
     pub const BRANCH: u32 = 3;
@@ -171,6 +178,8 @@ pub mod output {
     pub const RESIDUAL: u32 = 0;
     /// It replaces the branch.
     pub const BRANCH: u32 = 1;
+    /// It replaces `r`.
+    pub const REPLACE: u32 = 2;
 }
 
 /// A resolved [`NormRecord`].
@@ -202,8 +211,8 @@ pub struct Join<'m> {
     pub input: BlockInput,
     /// Normalization of it.
     pub norm: Norm<'m>,
-    /// Whether the output replaces the branch instead of being added to the residual stream.
-    pub to_branch: bool,
+    /// Where the output goes.
+    pub output: BlockOutput,
     /// Factor on the output.
     pub scale: f32,
 }
@@ -217,6 +226,15 @@ pub enum BlockInput {
     ResidualAndEmbedding,
     Branch,
     ResidualPlusBranch,
+}
+
+/// One of [`output`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "documented at output")]
+pub enum BlockOutput {
+    Residual,
+    Branch,
+    Replace,
 }
 
 impl BlockInput {

@@ -1,9 +1,12 @@
 //! From records to slices: tensors found by id and held to the shapes that a record needs.
 
-use super::{BlockInput, Join, JoinRecord, LogitsOutput, NONE, Norm, NormKind, NormRecord, TokenInput};
-use super::{input, norm_kind, output};
+use super::{
+    BlockInput, BlockOutput, Join, JoinRecord, Linear, LinearRecord, LogitsOutput, NONE, Norm, NormKind,
+    NormRecord, Pool, TokenInput, input, norm_kind, output,
+};
 use crate::error::ModelError;
 use crate::model::Model;
+use crate::state::StatePart;
 use crate::tensor::{DType, Matrix, Tensor};
 
 /// Resolves the operands of one record.
@@ -11,7 +14,7 @@ use crate::tensor::{DType, Matrix, Tensor};
 pub(crate) struct Operands<'a, 'm> {
     /// Position of the record in the plan, for errors.
     pub(crate) index: u32,
-    /// Where the tensors are; its embedding gives the width of the residual stream.
+    /// Where the tensors are; its input gives the width of the residual stream.
     pub(crate) model: &'a Model<'m>,
     /// Length of the normed input of the block before this one.
     pub(crate) before: usize,
@@ -113,40 +116,80 @@ impl<'m> Operands<'_, 'm> {
             input::RESIDUAL_PLUS_BRANCH => BlockInput::ResidualPlusBranch,
             _ => return Err(self.field()),
         };
-        let to_branch = match r.output {
-            output::RESIDUAL => false,
-            output::BRANCH => true,
+        let output = match r.output {
+            output::RESIDUAL => BlockOutput::Residual,
+            output::BRANCH => BlockOutput::Branch,
+            output::REPLACE => BlockOutput::Replace,
             _ => return Err(self.field()),
         };
         let len = input.len(self.d_model(), self.before);
         let norm = self.norm(&r.norm, len)?;
-        Ok((Join { input, norm, to_branch, scale: self.finite(r.scale)? }, len))
+        Ok((Join { input, norm, output, scale: self.finite(r.scale)? }, len))
     }
 
     /// The embedding; its shape gives the sizes of the vocabulary and of the residual stream.
-    pub(crate) fn token_input(&self, r: &TokenInput) -> Result<(Matrix<'m>, f32), ModelError> {
+    pub(crate) fn token_input(&self, r: &TokenInput) -> Result<Input<'m>, ModelError> {
         let t = self.any(r.embedding)?;
         self.sizes([t.rows as u32, t.cols as u32])?;
-        Ok((t.matrix(), self.finite(r.scale)?))
+        Ok(Input::Tokens { embedding: t.matrix(), scale: self.finite(r.scale)? })
     }
 
-    /// Norm, head, bias and scale of the output.
     pub(crate) fn logits_output(&self, r: &LogitsOutput, vocab: usize) -> Result<Output<'m>, ModelError> {
         Ok(Output {
             norm: self.norm(&r.norm, self.d_model())?,
-            head: self.matrix(r.head, vocab, self.d_model())?,
-            bias: self.optional(r.bias, vocab)?,
+            head: self.linear(&LinearRecord::new(r.head, r.bias), vocab, self.d_model())?,
             scale: self.finite(r.scale)?,
+            readout: Readout::Logits,
         })
     }
 }
 
-/// A resolved [`LogitsOutput`].
+/// What comes in.
 #[derive(Debug, Clone, Copy)]
-#[expect(missing_docs, reason = "documented at LogitsOutput")]
+pub enum Input<'m> {
+    /// See [`TokenInput`].
+    Tokens {
+        /// `[vocab][d_model]`.
+        embedding: Matrix<'m>,
+        /// Factor on the embedding.
+        scale: f32,
+    },
+    /// The read-in `[d_model][frame_len]`; see [`super::FrameInput`].
+    Frames(Linear<'m>),
+}
+
+/// What goes out: `scale · head · norm(r)`, pooled between norm and head in frame models.
+#[derive(Debug, Clone, Copy)]
 pub struct Output<'m> {
+    /// Normalization of the residual stream.
     pub norm: Norm<'m>,
-    pub head: Matrix<'m>,
-    pub bias: Option<&'m [f32]>,
+    /// `[vocab][d_model]`, or `[results][d_model]`.
+    pub head: Linear<'m>,
+    /// Factor on logits.
     pub scale: f32,
+    /// What the numbers mean.
+    pub readout: Readout,
+}
+
+/// What the numbers that go out mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readout {
+    /// Logits of the next token.
+    Logits,
+    /// Scores of classes.
+    Classes(Pool),
+    /// A regression vector.
+    Regression(Pool),
+}
+
+impl Output<'_> {
+    /// The pool's state: `[d_model]`, or nothing.
+    pub fn pool_state(&self) -> StatePart {
+        StatePart::f32(match self.readout {
+            Readout::Classes(Pool::Mean | Pool::Max) | Readout::Regression(Pool::Mean | Pool::Max) => {
+                self.head.matrix.cols()
+            }
+            _ => 0,
+        })
+    }
 }

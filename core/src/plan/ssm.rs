@@ -14,7 +14,7 @@ use bytemuck::{Pod, Zeroable};
 /// v            = act(conv(v))                   depthwise over the last conv_width inputs
 /// without x_proj:  [x | B | C] = v
 /// with x_proj:     x = v;  [dt_low | B | C] = x_proj · x, each normed;  dt = dt_proj · dt_low
-/// decay::EXP:      dt = clamp(softplus(dt + dt_bias), dt_min, dt_max);  a = exp(dt·A)
+/// decay::EXP:      dt = interval · clamp(softplus(dt + dt_bias), dt_min, dt_max);  a = exp(dt·A)
 /// decay::SIGMOID:  a = 1 / (1 + exp(dt));  then dt = 1
 /// h[c][n]      = a·h[c][n] + (dt·x[c])·B[n]     per head, B and C shared by heads / n_groups heads
 /// y[c]         = sum_n C[n]·h[c][n] + D[c]·x[c]
@@ -22,6 +22,10 @@ use bytemuck::{Pod, Zeroable};
 ///                or gate_norm(y) · silu(z) with norm_before_gate
 /// output       = out_proj · y
 /// ```
+///
+/// `interval` is the time since the frame before, relative to the interval of training: 1 for tokens. The recurrence is
+/// the exact solution for an input held over that time as far as the decay goes, so a frame that comes late decays the
+/// state longer. decay::SIGMOID has no dt, convolution and attention count frames: the interval does not change them.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 pub struct SsmRecord {

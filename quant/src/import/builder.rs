@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use sarit_core::plan::{
-    JoinRecord, LinearRecord, LogitsOutput, NONE, NormRecord, Record, TokenInput, input, norm_kind, output,
+    FrameInput, FrameOutput, JoinRecord, LinearRecord, LogitsOutput, NONE, NormRecord, Record, TokenInput,
+    input, norm_kind, output,
 };
 use serde_json::Value;
 
@@ -73,7 +74,8 @@ impl<'c> Builder<'c> {
         self.checkpoint.config()
     }
 
-    /// Width of the residual stream, once [`language_model`](Self::language_model) has been called.
+    /// Width of the residual stream, once [`language_model`](Self::language_model) or
+    /// [`frame_model`](Self::frame_model) has been called.
     pub(super) fn d_model(&self) -> usize {
         self.d_model
     }
@@ -353,6 +355,27 @@ impl<'c> Builder<'c> {
         self.push(&TokenInput { embedding, scale: frame.embedding_scale });
         self.push(&LogitsOutput { norm, head, bias, scale: frame.logits_scale });
         Ok(())
+    }
+
+    /// Input and output of a frame model, with a last norm `norm`; gives the lengths of a frame and of a result.
+    pub(super) fn frame_model(
+        &mut self,
+        norm: Option<NormStyle>,
+        pool: u32,
+        task: u32,
+    ) -> Result<(usize, usize), ImportError> {
+        let [d_model, frame_len] = self.shape("linear_in.weight")?;
+        let [results, _] = self.shape("classifier.weight")?;
+        self.d_model = d_model;
+        let read_in = self.linear("linear_in", Role::Projection, d_model, frame_len)?;
+        let norm = match norm {
+            Some(style) => self.norm("norm", d_model, style)?,
+            None => NormRecord::IDENTITY,
+        };
+        let head = self.linear("classifier", Role::Head, results, d_model)?;
+        self.push(&FrameInput { read_in });
+        self.push(&FrameOutput { norm, pool, task, head });
+        Ok((frame_len, results))
     }
 }
 

@@ -93,6 +93,23 @@ pub(super) fn count(config: &Value, key: &str, default: usize) -> Result<usize, 
     }
 }
 
+/// That a size is as the tensors have it, where the configuration states it.
+pub(super) fn agree(config: &Value, key: &str, size: usize) -> Result<(), ImportError> {
+    match find_count(config, key)? {
+        Some(stated) if stated != size => Err(wrong(config, key, "the size that the tensors have")),
+        _ => Ok(()),
+    }
+}
+
+/// `len` names, if the key is there and not null.
+pub(super) fn find_names(config: &Value, key: &str, len: usize) -> Result<(), ImportError> {
+    match &config[key] {
+        Value::Null => Ok(()),
+        Value::Array(names) if names.len() == len && names.iter().all(Value::is_string) => Ok(()),
+        _ => Err(wrong(config, key, "a list of one name for each")),
+    }
+}
+
 /// Whole numbers in a list; an empty one where it is absent or null.
 pub(super) fn indices(config: &Value, key: &str) -> Result<Vec<usize>, ImportError> {
     let list = match &config[key] {

@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, json as lenient};
 
-/// Name, family, end-of-sequence ids, chat template and prompt format, as far as the checkpoint tells.
+/// Name, family, end-of-sequence ids, chat template and prompt format, or what is known of frames and results, as far
+/// as the checkpoint tells.
 pub(crate) fn meta(
     checkpoint: &Checkpoint,
     tokenizer: Option<&[u8]>,
@@ -12,7 +13,12 @@ pub(crate) fn meta(
     let config = checkpoint.config();
     let mut meta = Map::new();
     meta.insert("name".into(), checkpoint.name().into());
-    meta.insert("family".into(), super::family(config).unwrap_or_default().into());
+    let family = super::family(config).unwrap_or_default();
+    meta.insert("family".into(), family.into());
+    if family == super::FRAMES {
+        meta.extend(super::frames::meta(config));
+        return Ok(meta);
+    }
 
     let generation = checkpoint.file("generation_config.json")?;
     let generation = generation.and_then(|bytes| lenient::parse(&bytes).ok()).unwrap_or_default();

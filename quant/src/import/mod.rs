@@ -5,6 +5,7 @@ mod bamba;
 mod builder;
 mod config;
 mod falcon_h1;
+mod frames;
 mod granite;
 mod jamba;
 mod lfm2;
@@ -111,7 +112,7 @@ pub enum ImportError {
 
 /// Families that can be imported, by the `model_type` of their configuration. The last two are formats that state
 /// none: those of the state-spaces authors and of the Phi-Mamba authors.
-pub const FAMILIES: [&str; 12] = [
+pub const FAMILIES: [&str; 13] = [
     "mamba",
     "mamba2",
     "falcon_mamba",
@@ -122,9 +123,13 @@ pub const FAMILIES: [&str; 12] = [
     "zamba2",
     "nemotron_h",
     "lfm2",
+    FRAMES,
     "state-spaces",
     "phi-mamba",
 ];
+
+/// The family of models that take frames of numbers instead of tokens.
+const FRAMES: &str = "mamba_frame_classifier";
 
 /// The family of a checkpoint, one of [`FAMILIES`] if it can be imported.
 pub(crate) fn family(config: &Value) -> Result<&str, ImportError> {
@@ -157,6 +162,7 @@ pub(crate) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         "zamba2" => zamba2::import(checkpoint, window),
         "nemotron_h" => nemotron_h::import(checkpoint, window),
         "lfm2" => lfm2::import(checkpoint, window),
+        FRAMES => frames::import(checkpoint),
         "state-spaces" => original::import(checkpoint, window),
         "phi-mamba" => phi_mamba::import(checkpoint, window),
         other => Err(ImportError::Family(other.to_owned())),

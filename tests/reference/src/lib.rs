@@ -14,6 +14,7 @@ mod config;
 mod falcon_h1;
 mod falcon_mamba;
 mod feed_forward;
+mod frames;
 mod granite;
 mod jamba;
 mod lfm2;
@@ -27,6 +28,7 @@ mod state;
 mod weights;
 mod zamba2;
 
+pub use frames::results;
 use state::Stream;
 pub use weights::{Tensor, Weights, parse_config};
 

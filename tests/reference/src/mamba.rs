@@ -87,7 +87,7 @@ pub(crate) fn mix(
     state.ssm.resize(channels * states, 0.0);
     let mut y = vec![0.0; channels];
     for i in 0..channels {
-        let dt = softplus(dt[i]);
+        let dt = state.interval * softplus(dt[i]);
         for n in 0..states {
             let a = -a_log.data[i * states + n].exp();
             let h = &mut state.ssm[i * states + n];

@@ -17,6 +17,8 @@ pub(crate) struct Layer {
     /// The state-space state: Mamba-1 `[D][N]`, Mamba-2 `[H][P][N]`; empty until the first token.
     pub(crate) ssm: Vec<f64>,
     pub(crate) cache: Cache,
+    /// Time since the input before, relative to that of training.
+    pub(crate) interval: f64,
 }
 
 impl Stream {
@@ -28,7 +30,8 @@ impl Stream {
     /// The state of layer `i`, empty at first.
     pub(crate) fn layer(&mut self, i: usize) -> &mut Layer {
         let window = self.window;
-        let empty = || Layer { conv: Conv::default(), ssm: Vec::new(), cache: Cache::new(window) };
+        let empty =
+            || Layer { conv: Conv::default(), ssm: Vec::new(), cache: Cache::new(window), interval: 1.0 };
         if self.layers.len() <= i {
             self.layers.resize_with(i + 1, empty);
         }

@@ -48,7 +48,7 @@ impl Weights {
         Self { config: parse_config(&text), tensors }
     }
 
-    /// The tensors whose names begin with `prefix` and a dot.
+    /// The tensors whose names begin with `prefix` and a dot; all of them for an empty one.
     pub(crate) fn at(&self, prefix: impl Into<String>) -> At<'_> {
         At { weights: self, prefix: prefix.into() }
     }
@@ -80,15 +80,19 @@ pub(crate) struct At<'w> {
 
 impl<'w> At<'w> {
     pub(crate) fn at(&self, name: &str) -> Self {
-        Self { weights: self.weights, prefix: format!("{}.{name}", self.prefix) }
+        Self { weights: self.weights, prefix: self.full(name) }
+    }
+
+    fn full(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<&'w Tensor> {
-        self.weights.tensors.get(&format!("{}.{name}", self.prefix))
+        self.weights.tensors.get(&self.full(name))
     }
 
     pub(crate) fn tensor(&self, name: &str) -> &'w Tensor {
-        self.weights.get(&format!("{}.{name}", self.prefix))
+        self.weights.get(&self.full(name))
     }
 
     /// A tensor's values, whatever its shape.

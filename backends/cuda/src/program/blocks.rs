@@ -7,7 +7,8 @@ use super::records::{
 };
 use crate::error::CudaError;
 use sarit_core::plan::{
-    Activation, Attention, BlockInput, Decay, Join, LinearBlock, Mlp, Moe, NormKind, Routing, ShortConv, Ssm,
+    Activation, Attention, BlockInput, BlockOutput, Decay, Join, LinearBlock, Mlp, Moe, NormKind, Routing,
+    ShortConv, Ssm,
 };
 use sarit_core::{ALIGN, Block, GROUP, StateDType, StatePart};
 
@@ -101,8 +102,11 @@ impl<'m> Builder<'m> {
 
     /// Where a block's output goes.
     fn output(&mut self, join: &Join<'m>) -> Target {
-        let (kind, y) =
-            if join.to_branch { (target::SET, self.branch()) } else { (target::ADD, self.residual()) };
+        let (kind, y) = match join.output {
+            BlockOutput::Residual => (target::ADD, self.residual()),
+            BlockOutput::Replace => (target::SET, self.residual()),
+            BlockOutput::Branch => (target::SET, self.branch()),
+        };
         Target { kind, scale: join.scale, ..Target::store(y) }
     }
 

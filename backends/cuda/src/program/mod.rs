@@ -11,9 +11,9 @@ mod builder;
 mod records;
 
 use crate::error::CudaError;
-use builder::{Buffer, Builder, Extent, Layout, Map, shared_bytes};
+use builder::{Buffer, Builder, Extent, Layout, map, shared_bytes};
 use records::{Choose, Embed, Kind, Op, Source, Target, Vector, target};
-use sarit_core::plan::BlockInput;
+use sarit_core::plan::{BlockInput, Input};
 use sarit_core::{Block, Model};
 
 pub(crate) use builder::THREADS;
@@ -91,7 +91,8 @@ fn program(
     let embedded =
         if blocks.iter().any(reads_embedding) { b.buffer(Buffer::Embedded, d_model) } else { Vector::NONE };
     let residual = b.buffer(Buffer::Residual, d_model);
-    let embed = Embed { w: b.mat(&model.embedding()), scale: model.embedding_scale(), residual, embedded };
+    let Input::Tokens { embedding, scale } = model.input() else { return Err(CudaError::Frames) };
+    let embed = Embed { w: b.mat(&embedding), scale, residual, embedded };
     b.op(Kind::Embed, 1, &embed);
 
     let mut input_len = 0;
@@ -106,8 +107,9 @@ fn program(
     let logits = b.buffer(Buffer::Logits, vocab);
     let source = Source { norm: b.norm(&output.norm, 1), ..Source::plain(residual, d_model) };
     let kind = if output.scale == 1.0 { target::STORE } else { target::SET };
-    let to = Target { kind, scale: output.scale, bias: b.optional(output.bias), ..Target::store(logits) };
-    b.head(&source, Map { matrix: &output.head, adapter: None, to })?;
+    let to = Target { kind, scale: output.scale, ..Target::store(logits) };
+    let to = map(&b, &output.head, to);
+    b.head(&source, to)?;
     let head = b.ops.len();
 
     let choose = Choose { logits, vocab: vocab as u32 };

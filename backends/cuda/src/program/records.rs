@@ -253,6 +253,7 @@ pub const SIZES: [usize; 16] = [
 ];
 
 /// Bytes of shared memory before the row: an operation and 256 floats.
-pub(crate) const SHARED_START_BYTES: usize = (size_of::<Params>() + 8 + 2 * size_of::<Op>() + 4 * 256).next_multiple_of(16) + 4 * 4096;
+pub(crate) const SHARED_START_BYTES: usize =
+    (size_of::<Params>() + 8 + 2 * size_of::<Op>() + 4 * 256).next_multiple_of(16) + 4 * 4096;
 
 const _: () = assert!(size_of::<ScanOf>() <= 4 * PAYLOAD_WORDS);
