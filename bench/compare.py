@@ -117,7 +117,8 @@ def streams(sarit, case, runs):
     for _ in range(runs):
         for count in STREAMS:
             measured = sarit.measure(case, "--streams", count)
-            speeds[count].append(measured.get("many_streams", measured)["tokens_per_s" if count > 1 else "decode_tokens_per_s"])
+            speeds[count].append(measured["many_streams"]["tokens_per_s"] if count > 1 else
+                                 measured["decode_tokens_per_s"])
     return part(case, [{"streams": count, "decode_tokens_per_s": runs} for count, runs in speeds.items()])
 
 
