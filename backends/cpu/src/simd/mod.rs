@@ -36,6 +36,8 @@ fn prefetch<T>(x: &T, bytes: usize) {
 pub(crate) trait Simd: Copy {
     /// Sixteen floats.
     type Floats: Copy;
+    /// How many [`Floats`](Self::Floats) fit in the registers.
+    const REGISTERS: usize;
 
     /// `x` in all lanes.
     fn splat(self, x: f32) -> Self::Floats;
