@@ -1,0 +1,64 @@
+//! Cores with DSP instructions and a single-precision floating-point unit.
+
+mod dense;
+mod exp;
+mod exp2;
+mod functions;
+mod quantize;
+mod scan;
+mod tiled;
+
+use sarit_core::kernels::{Conv, Decay, Input, Kernels, QuantizedMut, Rows, RowsMut, Scan, TimeStep};
+use sarit_core::plan::{Activation, Norm};
+use sarit_core::{Matrix, Scalar};
+
+/// Kernels for Cortex-M4F, M7 and M33 with its options: the DSP extension and the floating-point unit.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Dsp;
+
+impl Kernels for Dsp {
+    fn name(&self) -> &'static str {
+        "dsp"
+    }
+
+    fn quantize(&self, x: Rows<'_>, q: QuantizedMut<'_>) {
+        quantize::quantize(x, q);
+    }
+
+    fn matmul(&self, w: &Matrix<'_>, x: Input<'_>, mut y: RowsMut<'_>) {
+        match (w, x) {
+            (Matrix::Q8(w), Input::Quantized(x)) => tiled::matmul(w, x, &mut y),
+            (Matrix::F32(w), Input::Float(x)) => dense::matmul(w, x, &mut y),
+            (w, x) => Scalar.matmul(w, x, y),
+        }
+    }
+
+    fn conv(&self, conv: &Conv<'_>, window: &mut [f32], x: RowsMut<'_>) {
+        if conv.width == 4 { functions::conv4(conv, window, x) } else { Scalar.conv(conv, window, x) }
+    }
+
+    fn time_step(&self, p: &TimeStep<'_>, x: RowsMut<'_>) {
+        functions::time_step(p, x);
+    }
+
+    fn scan(&self, p: &Scan<'_>, state: &mut [f32], mut y: RowsMut<'_>) {
+        match p.decay {
+            Decay::Element(a_log2) if scan::takes(p) => scan::scan(p, a_log2, state, &mut y),
+            _ => Scalar.scan(p, state, y),
+        }
+    }
+
+    fn activate(&self, activation: Activation, gate: Option<Rows<'_>>, mut y: RowsMut<'_>) {
+        match activation {
+            Activation::Silu => functions::silu(gate, y.count(), &mut y),
+            _ => Scalar.activate(activation, gate, y),
+        }
+    }
+
+    fn gate(&self, z: Rows<'_>, norm: Option<&Norm<'_>>, groups: usize, mut y: RowsMut<'_>) {
+        functions::silu(Some(z), y.count(), &mut y);
+        if let Some(norm) = norm {
+            self.group_norm(norm, groups, y);
+        }
+    }
+}
