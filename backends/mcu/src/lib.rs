@@ -15,3 +15,17 @@ mod soft;
 #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
 pub use dsp::Dsp;
 pub use soft::Soft;
+
+/// The best kernels for the target that this is built for.
+#[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+pub type Best = Dsp;
+/// The best kernels for the target that this is built for.
+#[cfg(all(
+    any(target_arch = "arm", target_arch = "riscv32"),
+    target_os = "none",
+    not(target_abi = "eabihf")
+))]
+pub type Best = Soft;
+/// The best kernels for the target that this is built for.
+#[cfg(not(all(any(target_arch = "arm", target_arch = "riscv32"), target_os = "none")))]
+pub type Best = sarit_core::Scalar;

@@ -3,7 +3,8 @@
 //! a bit of the first frame is.
 //!
 //! A case is `model.sarit`, `frames.bin` (f32) and `case.rs`: sizes, and the digests of what the host computes with the
-//! definitions, which the firmware must reproduce.
+//! definitions, which the firmware must reproduce. `classes.txt` is what it must say of each series. C takes `case.h` and
+//! all results themselves, `results.bin`.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -24,7 +25,7 @@ fn main() -> Result<()> {
     match &args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [out] => make(Path::new(out)),
         ["damage", elf, model, out] => flip(elf, &fs::read(model)?, |len| len / 2, out),
-        ["disturb", elf, frames, out] => flip(elf, &fs::read(frames)?, |_| 2, out),
+        ["disturb", elf, frames, out] => flip(elf, &fs::read(frames)?, |_| 3, out),
         _ => bail!("usage: cases OUT | cases damage ELF MODEL OUT | cases disturb ELF FRAMES OUT"),
     }
 }
@@ -38,14 +39,30 @@ fn make(out: &Path) -> Result<()> {
         let folder = out.join(format!("kws-{}", weights.name()));
         fs::create_dir_all(&folder)?;
         let path = folder.join("model.sarit");
-        let options = Options { weights, window: None, meta: serde_json::Map::new() };
+        let options = Options { weights, ..Options::default() };
         convert(&kws, &path, &options, &mut |_| ControlFlow::Continue(()))?;
         let results = write(&folder, &fs::read(path)?, &frames, 100)?;
         let worst = results.iter().zip(&logits).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         println!("kws-{}: logits within {worst:.1e} of the golden ones after every frame", weights.name());
         ensure!(weights != DType::F32 || worst <= GOLDEN_BOUND, "the logits are not the golden ones");
     }
+    let folder = out.join("motion");
+    fs::create_dir_all(&folder)?;
+    fs::copy(root.join("models/motion.sarit"), folder.join("model.sarit"))?;
+    let frames = numbers(&root.join("tests/data/motion/test.csv"), 2)?;
+    write(&folder, &fs::read(folder.join("model.sarit"))?, &frames, 100)?;
     Ok(())
+}
+
+/// The columns of a CSV file from column `first` on, row after row.
+fn numbers(path: &Path, first: usize) -> Result<Vec<f32>> {
+    let mut all = Vec::new();
+    for row in csv::Reader::from_path(path)?.records() {
+        for field in row?.iter().skip(first) {
+            all.push(field.parse()?);
+        }
+    }
+    Ok(all)
 }
 
 /// A tensor of f32.
@@ -71,13 +88,14 @@ fn write(folder: &Path, model: &[u8], frames: &[f32], series_len: usize) -> Resu
         state.reset();
         for frame in series.chunks(width) {
             let result = engine.step_frame(&mut state, &mut scratch, frame, 1.0)?;
-            results.update(result);
+            results.update(bytemuck::cast_slice(result));
             all.extend_from_slice(result);
         }
         states.update(state.data());
         classes.push(argmax(&all[all.len() - model.output_len()..]));
     }
     fs::write(folder.join("frames.bin"), bytemuck::cast_slice(frames))?;
+    fs::write(folder.join("results.bin"), bytemuck::cast_slice(&all))?;
     fs::write(folder.join("classes.txt"), classes.iter().map(|c| format!("class {c}\n")).collect::<String>())?;
     let case = format!(
         "pub const WIDTH: usize = {width};\npub const SERIES_LEN: usize = {series_len};\n\
@@ -92,6 +110,17 @@ fn write(folder: &Path, model: &[u8], frames: &[f32], series_len: usize) -> Resu
         states.value(),
     );
     fs::write(folder.join("case.rs"), case)?;
+    let header = format!(
+        "#define WIDTH {width}\n#define FRAMES {}\n#define OUTPUTS {}\n#define MODEL_BYTES {}\n\
+         #define STATE_BYTES {}\n#define SCRATCH_BYTES {}\n#define STATE_HASH {:#x}u\n",
+        frames.len() / width,
+        model.output_len(),
+        model.file_bytes(),
+        need.state_bytes,
+        need.scratch_bytes,
+        state.hash(),
+    );
+    fs::write(folder.join("case.h"), header)?;
     Ok(all)
 }
 

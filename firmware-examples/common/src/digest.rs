@@ -8,8 +8,8 @@ pub struct Digest(u64);
 
 impl Digest {
     /// Takes the next piece.
-    pub fn update(&mut self, floats: &[f32]) {
-        let both = [self.0, hash(bytemuck::cast_slice(floats))];
+    pub fn update(&mut self, bytes: &[u8]) {
+        let both = [self.0, hash(bytes)];
         self.0 = hash(bytemuck::cast_slice(&both));
     }
 

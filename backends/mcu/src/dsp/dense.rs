@@ -38,7 +38,7 @@ macro_rules! last {
 #[unsafe(naked)]
 unsafe extern "C" fn rows(w: *const f32, x: *const f32, y: *mut f32, shape: &Shape) {
     naked_asm!(
-        ".fpu fpv4-sp-d16",
+        CORE!(),
         "push {{r0, r4-r11, lr}}",
         "vpush {{d8-d15}}",
         "ldmia r3, {{r4-r6}}", // rows left, whole, rest

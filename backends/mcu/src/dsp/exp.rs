@@ -86,7 +86,7 @@ extern "C" fn softplus_far(x: &mut [f32; BLOCK]) {
 #[unsafe(naked)]
 unsafe extern "C" fn silu_blocks(x: *mut [f32; BLOCK], blocks: usize, constants: &Constants) {
     naked_asm!(
-        ".fpu fpv4-sp-d16",
+        CORE!(),
         "push {{r0, r4-r11, lr}}",
         "vpush {{d8-d15}}",
         "adds r2, #16",
@@ -121,7 +121,7 @@ unsafe extern "C" fn silu_blocks(x: *mut [f32; BLOCK], blocks: usize, constants:
 #[unsafe(naked)]
 unsafe extern "C" fn softplus_blocks(x: *mut [f32; BLOCK], blocks: usize, constants: &Constants) {
     naked_asm!(
-        ".fpu fpv4-sp-d16",
+        CORE!(),
         "push {{r0, r4-r11, lr}}",
         "vpush {{d8-d15}}",
         "adds r2, #16",

@@ -1,5 +1,13 @@
 //! Cores with DSP instructions and a single-precision floating-point unit.
 
+/// The core that functions in assembly are for. They need it, because the compiler passes no features on to them, and
+/// the FPU's registers are the same on all three cores.
+macro_rules! CORE {
+    () => {
+        ".cpu cortex-m4\n.fpu fpv4-sp-d16"
+    };
+}
+
 mod dense;
 mod exp;
 mod exp2;
@@ -8,7 +16,7 @@ mod quantize;
 mod scan;
 mod tiled;
 
-use sarit_core::kernels::{Conv, Decay, Input, Kernels, QuantizedMut, Rows, RowsMut, Scan, TimeStep};
+use sarit_core::kernels::{Conv, Decay, Input, Kernels, QuantizedMut, Rows, RowsMut, Scan, SsmState, TimeStep};
 use sarit_core::plan::{Activation, Norm};
 use sarit_core::{Matrix, Scalar};
 
@@ -41,10 +49,10 @@ impl Kernels for Dsp {
         functions::time_step(p, x);
     }
 
-    fn scan(&self, p: &Scan<'_>, state: &mut [f32], mut y: RowsMut<'_>) {
-        match p.decay {
-            Decay::Element(a_log2) if scan::takes(p) => scan::scan(p, a_log2, state, &mut y),
-            _ => Scalar.scan(p, state, y),
+    fn scan(&self, p: &Scan<'_>, state: SsmState<'_>, mut y: RowsMut<'_>) {
+        match (p.decay, state) {
+            (Decay::Element(a_log2), SsmState::F32(h)) if scan::takes(p) => scan::scan(p, a_log2, h, &mut y),
+            (_, state) => Scalar.scan(p, state, y),
         }
     }
 

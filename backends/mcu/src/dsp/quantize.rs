@@ -52,7 +52,7 @@ extern "C" fn largest(x: &[f32; GROUP]) -> u32 {
         };
     }
     naked_asm!(
-        ".fpu fpv4-sp-d16",
+        CORE!(),
         "push {{r4-r11, lr}}",
         "mov lr, #0",
         "add r1, r0, #128",
@@ -89,7 +89,7 @@ extern "C" fn encode(x: &[f32; GROUP], codes: &mut [i8; GROUP], inverse: f32, ro
         };
     }
     naked_asm!(
-        ".fpu fpv4-sp-d16",
+        CORE!(),
         "push {{r4-r11}}",
         "vpush {{d8}}",
         "vmov.f32 s16, s0",

@@ -73,7 +73,7 @@ extern "C" fn exp2_far(t: &mut [f32; BLOCK]) {
 #[unsafe(naked)]
 unsafe extern "C" fn step_channels(p: &mut Channels) {
     naked_asm!(
-        ".fpu fpv4-sp-d16",
+        CORE!(),
         "push {{r0, r4-r11, lr}}",
         "vpush {{d8-d15}}",
         "ldrd r1, r2, [r0]",   // a, h

@@ -251,7 +251,7 @@ macro_rules! line {
 #[unsafe(naked)]
 unsafe extern "C" fn add_chain(chain: &mut Chain, sums: &mut [f32; ROWS]) {
     naked_asm!(
-        ".fpu fpv4-sp-d16",
+        CORE!(),
         "push {{r0, r1, r4-r11, lr}}",
         "vpush {{d8-d15}}",
         "sub sp, #8", // [sp]: lines left out

@@ -9,7 +9,7 @@ use functions::{encode, exp2, silu, softplus};
 use half::f16;
 use sarit_core::kernels::{
     Conv, Decay, GROUP_LANES, Input, Kernels, LANES, Quantized, QuantizedMut, RowSink, Rows, RowsMut, Scan,
-    TimeStep,
+    SsmState, TimeStep,
 };
 use sarit_core::plan::{Activation, Norm};
 use sarit_core::{GROUP, Matrix, Scalar, TILE_ROWS, Tiled};
@@ -79,7 +79,11 @@ impl Kernels for Soft {
         }
     }
 
-    fn scan(&self, p: &Scan<'_>, state: &mut [f32], mut y: RowsMut<'_>) {
+    fn scan(&self, p: &Scan<'_>, state: SsmState<'_>, mut y: RowsMut<'_>) {
+        let state = match state {
+            SsmState::F32(state) => state,
+            codes => return Scalar.scan(p, codes, y),
+        };
         let (n, dim) = (p.d_state, p.head_dim);
         for t in 0..p.x.count() {
             for (head, state) in state.chunks_exact_mut(dim * n).enumerate() {

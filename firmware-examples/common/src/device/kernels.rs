@@ -2,7 +2,7 @@
 
 use core::fmt::Write;
 use half::f16;
-use sarit_core::kernels::{Conv, Decay, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, TimeStep};
+use sarit_core::kernels::{Conv, Decay, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, SsmState, TimeStep};
 use sarit_core::plan::{Activation, Norm, NormKind};
 use sarit_core::{Dense, GROUP, Matrix, Scalar, TILE_ROWS, Tiled};
 
@@ -199,13 +199,14 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
             b: Rows::new(b, 1, d_state, d_state),
             c: Rows::new(c, 1, d_state, d_state),
             d,
+            position: 0,
         };
         let len = HEADS * (d_state + 1);
         self.random.fill(&mut m.got[..len], 1.0);
         m.want.copy_from_slice(&m.got);
         fn run(k: &impl Kernels, scan: &Scan<'_>, memory: &mut [f32]) {
             let (state, y) = memory.split_at_mut(HEADS * scan.d_state);
-            k.scan(scan, state, RowsMut::new(y, 1, HEADS, HEADS));
+            k.scan(scan, SsmState::F32(state), RowsMut::new(y, 1, HEADS, HEADS));
         }
         self.compare(
             format_args!("scan {HEADS} x {d_state}, dt < {dt_range}"),

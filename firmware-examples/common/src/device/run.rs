@@ -67,7 +67,7 @@ pub fn run<const WIDTH: usize, K: Kernels>(
             let took = board.instructions().wrapping_sub(start);
             let Ok(result) = result else { return refuse(ModelError::TooLarge) };
             (total, most) = (total + u64::from(took), most.max(took));
-            results.update(result);
+            results.update(bytemuck::cast_slice(result));
             class = argmax(result);
         }
         states.update(state.data());
@@ -76,7 +76,7 @@ pub fn run<const WIDTH: usize, K: Kernels>(
     report("frames", case.frames.len() as u32);
     report("instructions_per_frame", (total / case.frames.len() as u64) as u32);
     report("instructions_most", most);
-    report("state_bytes", (engine.model().state_len() * 4) as u32);
+    report("state_bytes", state.data().len() as u32);
     report("static_bytes", memory::static_bytes() as u32);
     report("stack_bytes", stack.used() as u32);
     report("model_bytes", case.model.len() as u32);
