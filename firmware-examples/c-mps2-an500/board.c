@@ -23,9 +23,9 @@ _Noreturn void reset(void)
         *word = *from++;
     for (uint32_t *word = data_end; word < bss_end; word++)
         *word = 0;
-    /* Up to a few words below this function's own. */
+    /* Up to a little below this function's own part of the stack. */
     uint32_t here;
-    for (volatile uint32_t *word = bss_end; word < &here - 32; word++)
+    for (volatile uint32_t *word = bss_end; (uintptr_t)word < (uintptr_t)&here - 128; word++)
         *word = PAINT;
     CPACR |= 0xfu << 20; /* the floating-point unit */
     __asm__ volatile("dsb\nisb");
@@ -39,8 +39,12 @@ static void tick(void)
     on_tick();
 }
 
-__attribute__((section(".vectors"), used)) static void *const vectors[16] = {
-    stack_top, reset, on_fault, on_fault, on_fault, on_fault, on_fault, 0, 0, 0, 0, on_fault, on_fault, 0, on_fault, tick,
+__attribute__((section(".vectors"), used)) static const struct {
+    uint32_t *stack;
+    void (*handlers[15])(void);
+} vectors = {
+    stack_top,
+    {reset, on_fault, on_fault, on_fault, on_fault, on_fault, 0, 0, 0, 0, on_fault, on_fault, 0, on_fault, tick},
 };
 
 void start_ticks(void)

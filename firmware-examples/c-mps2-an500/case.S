@@ -1,4 +1,5 @@
 /* The case: a folder of the assembler's include path. */
+    .section .note.GNU-stack, "", %progbits
     .section .rodata.case, "a"
     .balign 64
     .global case_model
