@@ -258,9 +258,15 @@ impl<'a, S: Simd> Factors<S> for Each<'a, S> {
 
     #[inline(always)]
     fn factors(self, (dt, a_log2): (f32, &[f32]), at: Range<usize>) -> S::Floats {
+        // Of a fixed length, so that it is computed in registers.
         let mut factors = [0.0; LANES];
-        for (factor, a) in factors.iter_mut().zip(&a_log2[at]) {
-            *factor = exp2(dt * a);
+        let a_log2 = &a_log2[at];
+        match a_log2.as_array() {
+            Some(a_log2) => factors = *a_log2,
+            None => factors[..a_log2.len()].copy_from_slice(a_log2),
+        }
+        for factor in &mut factors {
+            *factor = exp2(dt * *factor);
         }
         self.simd.load(&factors)
     }

@@ -6,11 +6,11 @@
 //! the contract are eight accumulators. The stream is what takes the time, so it is prefetched: the hardware does it
 //! too, but begins anew at each page.
 //!
-//! A chunk of tokens: a tile is loaded and unpacked once for eight of them (the last few: four). Eight accumulators for
-//! each of these would not fit in the registers, so the lanes are walked one after another, in the order
-//! 0 4 2 6 1 5 3 7: the tree of the contract, `((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7))`, then grows from the
-//! left, with at most three sums set aside. A tile row stays in the cache while all tokens pass, so memory is read once a
-//! chunk.
+//! A chunk of tokens: a tile is loaded and unpacked once for four or eight of them, as many as [`Simd::EIGHT`] says.
+//! Eight accumulators for each of these would not fit in the registers, so the lanes are walked one after another, in the
+//! order 0 4 2 6 1 5 3 7: the tree of the contract, `((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7))`, then grows from
+//! the left, with at most three sums set aside. A tile row stays in the cache while all tokens pass, so memory is read
+//! once a chunk.
 
 use super::{Simd, prefetch};
 use crate::columns::Part;
@@ -95,7 +95,7 @@ pub(crate) fn matmul<S: Simd, const BYTES: usize>(
         let w =
             TileRow { scales: w.tile_scales(tile_row).as_chunks().0, codes: w.tile_codes::<BYTES>(tile_row) };
         let mut t = 0;
-        while x.count - t >= 8 {
+        while S::EIGHT && x.count - t >= 8 {
             let sums = some_tokens::<S, BYTES, 8>(simd, format, w, x, t);
             write(simd, &sums, y, t, i * TILE_ROWS);
             t += 8;

@@ -53,6 +53,8 @@ unsafe fn half_line(tile: &[u8], k: usize, half: usize) -> __m256i {
 
 impl Simd for Avx2 {
     type Floats = (__m256, __m256);
+    /// Sixteen registers: eight for the sums of four tokens, four for a line of weights.
+    const EIGHT: bool = false;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Floats {
@@ -120,6 +122,10 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn store_part(self, x: Self::Floats, to: &mut [f32]) {
+        // Several CPUs take tens of cycles for a masked store.
+        if let Some(to) = to.as_mut_array() {
+            return self.store(x, to);
+        }
         // SAFETY: `self` proves the instructions; lanes behind the end of `to` are not written.
         unsafe {
             let (low, high) = first(to.len());
@@ -156,24 +162,21 @@ impl Simd for Avx2 {
     ) -> [Self::Floats; T] {
         // SAFETY: `self` proves the instructions.
         unsafe {
+            let zero = _mm256_setzero_si256();
             let ones = _mm256_set1_epi16(1);
-            let mut out = [[_mm256_setzero_ps(); 2]; T];
-            for half in 0..2 {
-                let mut sums = [_mm256_setzero_si256(); T];
-                for k in 0..8 {
-                    let w = half_line(tile, k, half);
-                    let magnitude = _mm256_abs_epi8(w);
-                    for t in 0..T {
-                        let signed = _mm256_sign_epi8(_mm256_set1_epi32(four(x[t], k)), w);
-                        let pairs = _mm256_maddubs_epi16(magnitude, signed);
-                        sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(pairs, ones));
+            let mut sums = [[zero; 2]; T];
+            for k in 0..8 {
+                let w = [half_line(tile, k, 0), half_line(tile, k, 1)];
+                let magnitude = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
+                for t in 0..T {
+                    let x = _mm256_set1_epi32(four(x[t], k));
+                    for half in 0..2 {
+                        let pairs = _mm256_maddubs_epi16(magnitude[half], _mm256_sign_epi8(x, w[half]));
+                        sums[t][half] = _mm256_add_epi32(sums[t][half], _mm256_madd_epi16(pairs, ones));
                     }
                 }
-                for t in 0..T {
-                    out[t][half] = _mm256_cvtepi32_ps(sums[t]);
-                }
             }
-            paired(out)
+            floats(sums)
         }
     }
 
@@ -181,43 +184,51 @@ impl Simd for Avx2 {
     fn q4<const T: usize>(self, tile: &[u8; 256], x: [&[i8; GROUP]; T], sums: [i32; T]) -> [Self::Floats; T] {
         // SAFETY: `self` proves the instructions.
         unsafe {
+            let zero = _mm256_setzero_si256();
             let (ones, nibble) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15));
-            let mut out = [[_mm256_setzero_ps(); 2]; T];
-            for half in 0..2 {
-                // Four tokens at a time, for there are sixteen registers.
-                for first in (0..T).step_by(4) {
-                    let tokens = first..(first + 4).min(T);
-                    let mut pairs = [_mm256_setzero_si256(); T];
-                    for k in 0..4 {
-                        let line = half_line(tile, k, half);
-                        let low = _mm256_and_si256(line, nibble);
-                        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(line), nibble);
-                        for t in tokens.clone() {
-                            let low = _mm256_maddubs_epi16(low, _mm256_set1_epi32(four(x[t], 2 * k)));
-                            let high = _mm256_maddubs_epi16(high, _mm256_set1_epi32(four(x[t], 2 * k + 1)));
-                            pairs[t] = _mm256_add_epi16(pairs[t], _mm256_add_epi16(low, high));
-                        }
-                    }
-                    for t in tokens {
-                        let sum = _mm256_madd_epi16(pairs[t], ones);
-                        let sum = _mm256_sub_epi32(sum, _mm256_set1_epi32(8 * sums[t]));
-                        out[t][half] = _mm256_cvtepi32_ps(sum);
+            let mut pairs = [[zero; 2]; T];
+            for k in 0..4 {
+                let (mut low, mut high) = ([zero; 2], [zero; 2]);
+                for half in 0..2 {
+                    let line = half_line(tile, k, half);
+                    low[half] = _mm256_and_si256(line, nibble);
+                    high[half] = _mm256_and_si256(_mm256_srli_epi16::<4>(line), nibble);
+                }
+                for t in 0..T {
+                    let x_low = _mm256_set1_epi32(four(x[t], 2 * k));
+                    let x_high = _mm256_set1_epi32(four(x[t], 2 * k + 1));
+                    for half in 0..2 {
+                        let low = _mm256_maddubs_epi16(low[half], x_low);
+                        let high = _mm256_maddubs_epi16(high[half], x_high);
+                        pairs[t][half] = _mm256_add_epi16(pairs[t][half], _mm256_add_epi16(low, high));
                     }
                 }
             }
-            paired(out)
+            for t in 0..T {
+                let excess = _mm256_set1_epi32(8 * sums[t]);
+                for half in 0..2 {
+                    pairs[t][half] = _mm256_sub_epi32(_mm256_madd_epi16(pairs[t][half], ones), excess);
+                }
+            }
+            floats(pairs)
         }
     }
 }
 
-/// The halves of sixteen floats each as [`Simd::Floats`].
+/// Two halves of sixteen integers as [`Simd::Floats`].
+///
+/// # Safety
+/// The CPU has AVX2.
 #[inline(always)]
-fn paired<const T: usize>(halves: [[__m256; 2]; T]) -> [(__m256, __m256); T] {
-    let mut out = [(halves[0][0], halves[0][1]); T];
-    for t in 1..T {
-        out[t] = (halves[t][0], halves[t][1]);
+unsafe fn floats<const T: usize>(halves: [[__m256i; 2]; T]) -> [(__m256, __m256); T] {
+    // SAFETY: the caller vouches for the CPU.
+    unsafe {
+        let mut out = [(_mm256_setzero_ps(), _mm256_setzero_ps()); T];
+        for t in 0..T {
+            out[t] = (_mm256_cvtepi32_ps(halves[t][0]), _mm256_cvtepi32_ps(halves[t][1]));
+        }
+        out
     }
-    out
 }
 
 /// [`Simd::fold`] of `x[first..first + 8]`: each addition folds two registers into one, so 15 do for 8 folds.
