@@ -96,7 +96,10 @@ fn write(folder: &Path, model: &[u8], frames: &[f32], series_len: usize) -> Resu
     }
     fs::write(folder.join("frames.bin"), bytemuck::cast_slice(frames))?;
     fs::write(folder.join("results.bin"), bytemuck::cast_slice(&all))?;
-    fs::write(folder.join("classes.txt"), classes.iter().map(|c| format!("class {c}\n")).collect::<String>())?;
+    fs::write(
+        folder.join("classes.txt"),
+        classes.iter().map(|c| format!("class {c}\n")).collect::<String>(),
+    )?;
     let case = format!(
         "pub const WIDTH: usize = {width};\npub const SERIES_LEN: usize = {series_len};\n\
          pub const MODEL_BYTES: usize = {};\npub const FRAME_BYTES: usize = {};\n\

@@ -16,9 +16,37 @@ mod quantize;
 mod scan;
 mod tiled;
 
-use sarit_core::kernels::{Conv, Decay, Input, Kernels, QuantizedMut, Rows, RowsMut, Scan, SsmState, TimeStep};
+use sarit_core::kernels::{
+    Conv, Decay, Input, Kernels, QuantizedMut, Rows, RowsMut, Scan, SsmState, TimeStep,
+};
 use sarit_core::plan::{Activation, Norm};
 use sarit_core::{Matrix, Scalar};
+
+/// The definitions, for what has no instructions of its own here. Not inlined: their part of the stack is only there
+/// while they run.
+mod others {
+    use super::*;
+
+    #[inline(never)]
+    pub(super) fn matmul(w: &Matrix<'_>, x: Input<'_>, y: RowsMut<'_>) {
+        Scalar.matmul(w, x, y);
+    }
+
+    #[inline(never)]
+    pub(super) fn conv(conv: &Conv<'_>, window: &mut [f32], x: RowsMut<'_>) {
+        Scalar.conv(conv, window, x);
+    }
+
+    #[inline(never)]
+    pub(super) fn scan(p: &Scan<'_>, state: SsmState<'_>, y: RowsMut<'_>) {
+        Scalar.scan(p, state, y);
+    }
+
+    #[inline(never)]
+    pub(super) fn activate(activation: Activation, gate: Option<Rows<'_>>, y: RowsMut<'_>) {
+        Scalar.activate(activation, gate, y);
+    }
+}
 
 /// Kernels for Cortex-M4F, M7 and M33 with its options: the DSP extension and the floating-point unit.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,12 +65,12 @@ impl Kernels for Dsp {
         match (w, x) {
             (Matrix::Q8(w), Input::Quantized(x)) => tiled::matmul(w, x, &mut y),
             (Matrix::F32(w), Input::Float(x)) => dense::matmul(w, x, &mut y),
-            (w, x) => Scalar.matmul(w, x, y),
+            (w, x) => others::matmul(w, x, y),
         }
     }
 
     fn conv(&self, conv: &Conv<'_>, window: &mut [f32], x: RowsMut<'_>) {
-        if conv.width == 4 { functions::conv4(conv, window, x) } else { Scalar.conv(conv, window, x) }
+        if conv.width == 4 { functions::conv4(conv, window, x) } else { others::conv(conv, window, x) }
     }
 
     fn time_step(&self, p: &TimeStep<'_>, x: RowsMut<'_>) {
@@ -52,14 +80,14 @@ impl Kernels for Dsp {
     fn scan(&self, p: &Scan<'_>, state: SsmState<'_>, mut y: RowsMut<'_>) {
         match (p.decay, state) {
             (Decay::Element(a_log2), SsmState::F32(h)) if scan::takes(p) => scan::scan(p, a_log2, h, &mut y),
-            (_, state) => Scalar.scan(p, state, y),
+            (_, state) => others::scan(p, state, y),
         }
     }
 
     fn activate(&self, activation: Activation, gate: Option<Rows<'_>>, mut y: RowsMut<'_>) {
         match activation {
             Activation::Silu => functions::silu(gate, y.count(), &mut y),
-            _ => Scalar.activate(activation, gate, y),
+            _ => others::activate(activation, gate, y),
         }
     }
 

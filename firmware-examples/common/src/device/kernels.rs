@@ -2,7 +2,9 @@
 
 use core::fmt::Write;
 use half::f16;
-use sarit_core::kernels::{Conv, Decay, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, SsmState, TimeStep};
+use sarit_core::kernels::{
+    Conv, Decay, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, SsmState, TimeStep,
+};
 use sarit_core::plan::{Activation, Norm, NormKind};
 use sarit_core::{Dense, GROUP, Matrix, Scalar, TILE_ROWS, Tiled};
 
@@ -129,11 +131,13 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
         }
         let scales = &mut m.scales[..tiles * TILE_ROWS];
         scales.iter_mut().for_each(|s| *s = f16::from_f32(self.random.float(0.01)));
-        let w = Matrix::Q8(Tiled { rows, cols, groups, scales, codes: &m.codes[..tiles * TILE_ROWS * GROUP] });
+        let w =
+            Matrix::Q8(Tiled { rows, cols, groups, scales, codes: &m.codes[..tiles * TILE_ROWS * GROUP] });
         let x = &mut m.x[..cols];
         self.random.fill(x, 3.0);
 
-        let (mut codes, mut scales, mut sums) = ([[0; GROUP]; COLS / GROUP], [0.0; COLS / GROUP], [0; COLS / GROUP]);
+        let (mut codes, mut scales, mut sums) =
+            ([[0; GROUP]; COLS / GROUP], [0.0; COLS / GROUP], [0; COLS / GROUP]);
         let quantize = |k: &dyn Kernels, out: &mut [f32]| {
             let (mut codes, mut sums) = ([[0; GROUP]; COLS / GROUP], [0; COLS / GROUP]);
             let (scales, rest) = out.split_at_mut(groups);
@@ -145,11 +149,28 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
             }
         };
         let pair = (&mut m.got[..groups * (GROUP + 2)], &mut m.want[..groups * (GROUP + 2)]);
-        self.compare(format_args!("quantize {cols}"), kernels, pair, |k, out| quantize(&k, out), |k, out| quantize(k, out));
+        self.compare(
+            format_args!("quantize {cols}"),
+            kernels,
+            pair,
+            |k, out| quantize(&k, out),
+            |k, out| quantize(k, out),
+        );
 
-        let q = QuantizedMut { groups, codes: &mut codes[..groups], scales: &mut scales[..groups], sums: &mut sums[..groups] };
+        let q = QuantizedMut {
+            groups,
+            codes: &mut codes[..groups],
+            scales: &mut scales[..groups],
+            sums: &mut sums[..groups],
+        };
         Scalar.quantize(Rows::new(x, 1, cols, cols), q);
-        let q = Quantized { count: 1, groups, codes: &codes[..groups], scales: &scales[..groups], sums: &sums[..groups] };
+        let q = Quantized {
+            count: 1,
+            groups,
+            codes: &codes[..groups],
+            scales: &scales[..groups],
+            sums: &sums[..groups],
+        };
         let pair = (&mut m.got[..rows], &mut m.want[..rows]);
         self.compare(
             format_args!("q8 {rows} x {cols}"),

@@ -39,32 +39,34 @@ pub fn run<const WIDTH: usize, K: Kernels>(
     board: &impl Board,
     stack: &Stack,
 ) -> Verdict {
-    let model = match Model::from_bytes(case.model) {
-        Ok(model) => model,
+    let engine = match open(case.model, kernels) {
+        Ok(engine) => engine,
         Err(error) => return refuse(error),
     };
+    let model = engine.model();
     let (Ok(mut state), Ok(mut scratch)) =
-        (State::init(&model, lent.state), Scratch::new(&model, lent.scratch, 1))
+        (State::init(model, lent.state), Scratch::new(model, lent.scratch, 1))
     else {
         return refuse(ModelError::TooLarge);
     };
-    let engine = Engine::new(model, kernels);
     let (mut results, mut states) = (Digest::default(), Digest::default());
     let (mut total, mut most) = (0u64, 0);
     for series in case.frames.chunks(case.series_len) {
         state.reset();
         let mut class = 0;
         for _ in series {
+            // It stays in the queue while it is read.
             let frame = loop {
-                match frames.dequeue() {
+                match frames.peek() {
                     Some(frame) => break frame,
                     None if source.lost() > 0 => return lost(source.lost()),
                     None => board.wait(),
                 }
             };
             let start = board.instructions();
-            let result = engine.step_frame(&mut state, &mut scratch, &frame, 1.0);
+            let result = engine.step_frame(&mut state, &mut scratch, frame, 1.0);
             let took = board.instructions().wrapping_sub(start);
+            frames.dequeue();
             let Ok(result) = result else { return refuse(ModelError::TooLarge) };
             (total, most) = (total + u64::from(took), most.max(took));
             results.update(bytemuck::cast_slice(result));
@@ -87,6 +89,12 @@ pub fn run<const WIDTH: usize, K: Kernels>(
     let same = (results.value(), states.value()) == (case.results, case.states);
     line(&[if same { b"the same bits as on the host" } else { b"OTHER BITS than on the host" }]);
     if same { Verdict::Same } else { Verdict::Different }
+}
+
+/// Not inlined: to open a model takes more of the stack than to have it open.
+#[inline(never)]
+fn open<K: Kernels>(model: &[u8], kernels: K) -> Result<Engine<'_, K>, ModelError> {
+    Ok(Engine::new(Model::from_bytes(model)?, kernels))
 }
 
 fn board_flash<B: Board>(_: &B) -> usize {
