@@ -1,9 +1,7 @@
 //! Memory for states and scratch.
 
 use core::ops::{Deref, DerefMut};
-use core::ptr::NonNull;
-use sarit_core::ALIGN;
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use memmap2::MmapMut;
 
 /// The memory asked for cannot be had. Returned by [`AlignedBytes::zeroed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -13,18 +11,18 @@ pub struct AllocError {
     pub bytes: usize,
 }
 
-/// Heap memory that starts on a boundary of [`ALIGN`] bytes, all zero at first.
-///
-/// The operating system hands out zeroed pages as they are first written, so a large buffer costs only what is used.
-pub struct AlignedBytes {
-    start: NonNull<u8>,
-    len: usize,
-}
+/// From so many bytes on, huge pages are asked for.
+const HUGE_FROM: usize = 4 << 20;
 
-// SAFETY: it owns its bytes alone, as a `Box<[u8]>` does.
-unsafe impl Send for AlignedBytes {}
-// SAFETY: as above.
-unsafe impl Sync for AlignedBytes {}
+/// Memory of this process alone that starts on a page boundary, so on one of [`ALIGN`](sarit_core::ALIGN) bytes, all
+/// zero at first.
+///
+/// The operating system hands out zeroed pages as they are first written, so a large buffer costs only what is used, to
+/// a page: on Linux pages of 2 MiB for buffers of 4 MiB or more, where it has them. A large state passes through every
+/// step, and finding its small pages would take a good part of the time.
+pub struct AlignedBytes {
+    map: MmapMut,
+}
 
 impl AlignedBytes {
     /// `len` bytes of zeros.
@@ -32,16 +30,13 @@ impl AlignedBytes {
     /// # Errors
     /// If so much memory cannot be had.
     pub fn zeroed(len: usize) -> Result<Self, AllocError> {
-        let error = AllocError { bytes: len };
-        let layout = Self::layout(len).ok_or(error)?;
-        // SAFETY: `layout` has at least one byte.
-        let start = unsafe { alloc_zeroed(layout) };
-        Ok(Self { start: NonNull::new(start).ok_or(error)?, len })
-    }
-
-    /// Of at least one byte, because an allocator need not serve empty requests.
-    fn layout(len: usize) -> Option<Layout> {
-        Layout::from_size_align(len.max(1), ALIGN).ok()
+        let map = MmapMut::map_anon(len).map_err(|_| AllocError { bytes: len })?;
+        #[cfg(target_os = "linux")]
+        if len >= HUGE_FROM {
+            // Small pages do as well.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Ok(Self { map })
     }
 }
 
@@ -49,35 +44,26 @@ impl Deref for AlignedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `start` points to `len` initialized bytes that `self` owns.
-        unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+        &self.map
     }
 }
 
 impl DerefMut for AlignedBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `deref`, and `self` is borrowed exclusively.
-        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
-    }
-}
-
-impl Drop for AlignedBytes {
-    fn drop(&mut self) {
-        let layout = Self::layout(self.len).expect("`zeroed` has computed the same");
-        // SAFETY: `zeroed` has allocated `start` with the same layout.
-        unsafe { dealloc(self.start.as_ptr(), layout) }
+        &mut self.map
     }
 }
 
 impl core::fmt::Debug for AlignedBytes {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("AlignedBytes").field("len", &self.len).finish()
+        f.debug_struct("AlignedBytes").field("len", &self.map.len()).finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sarit_core::ALIGN;
 
     #[test]
     fn bytes_are_aligned_zeroed_and_writable() {

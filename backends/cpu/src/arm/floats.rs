@@ -11,6 +11,7 @@ use sarit_core::kernels::LANES;
 
 impl<C: Codes> Simd for C {
     type Floats = [float32x4_t; 4];
+    const REGISTERS: usize = 8;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Floats {

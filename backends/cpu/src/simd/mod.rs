@@ -36,8 +36,8 @@ fn prefetch<T>(x: &T, bytes: usize) {
 pub(crate) trait Simd: Copy {
     /// Sixteen floats.
     type Floats: Copy;
-    /// Whether the products of a tile with eight tokens fit in the registers, or only with four.
-    const EIGHT: bool = true;
+    /// How many [`Floats`](Self::Floats) fit in the registers.
+    const REGISTERS: usize;
 
     /// `x` in all lanes.
     fn splat(self, x: f32) -> Self::Floats;

@@ -5,12 +5,12 @@
 //! Mamba-1, whose heads have one channel. They share B and C, so a block of channels ends where its group ends. All
 //! tokens pass through a block before the next block begins: its state stays in the first-level cache.
 //!
-//! A state in f16 or in codes is stepped the same way in a block of floats, which it fills before each token and is
-//! rounded from after it: memory sees only the small elements. A token through the scans of mamba2-130m (24 layers of
-//! 24 heads x 64 x 128) took 2.80 ms in f32, 1.88 ms in f16 and 2.26 ms in i8 on one thread of an AMD EPYC with AVX2.
-//! Rounding to codes by loops of sixteen, which the compiler was to make vectors of, took three times as long.
+//! A state in f16 is converted where it is loaded and stored. One in codes, whose scale is known only at the end of a row,
+//! is stepped in a block of floats, which is filled before each token and rounded after it: memory sees only the codes.
+//! In loops of sixteen, which the compiler was to make vectors of, that rounding took three times as long.
 
-use super::Simd;
+use super::dense::Element;
+use super::{Simd, prefetch};
 use crate::columns::Part;
 use core::ops::Range;
 use half::f16;
@@ -18,8 +18,8 @@ use sarit_core::STATE_GROUP;
 use sarit_core::kernels::{Decay, LANES, RowSink, Scan, SsmState, scalar};
 use sarit_core::math::exp2;
 
-/// Channels whose steps are interleaved.
-const BLOCK: usize = 4;
+/// How far ahead of their use elements are fetched by a stream's first token, in bytes.
+const PREFETCH: usize = 2048;
 
 /// See [`sarit_core::kernels::scalar::scan`].
 #[inline(always)]
@@ -31,10 +31,10 @@ pub(crate) fn scan<S: Simd>(
     y: &mut Part<'_>,
 ) {
     match state {
-        SsmState::F32(h) => scan_floats(simd, p, heads, h, y),
+        SsmState::F32(h) => scan_elements(simd, p, heads, h, y),
+        SsmState::F16(h) => scan_elements(simd, p, heads, h, y),
         state if p.d_state > STATE_GROUP => scalar::scan(p, heads, state, y),
-        SsmState::F16(h) => scan_rounded(simd, p, heads, Halves(h), y),
-        SsmState::I8 { codes, scales } => scan_rounded(simd, p, heads, Codes { codes, scales }, y),
+        SsmState::I8 { codes, scales } => scan_codes(simd, p, heads, codes, scales, y),
     }
 }
 
@@ -52,8 +52,15 @@ fn blocks(p: &Scan<'_>, heads: &Range<usize>) -> impl Iterator<Item = (usize, Ra
     })
 }
 
+/// The scan of a state that is converted where it is loaded and stored.
 #[inline(always)]
-fn scan_floats<S: Simd>(simd: S, p: &Scan<'_>, heads: Range<usize>, state: &mut [f32], y: &mut Part<'_>) {
+fn scan_elements<S: Simd, E: StateElement>(
+    simd: S,
+    p: &Scan<'_>,
+    heads: Range<usize>,
+    state: &mut [E],
+    y: &mut Part<'_>,
+) {
     let (n, first) = (p.d_state, heads.start * p.head_dim);
     for (group, block) in blocks(p, &heads) {
         let rows = block.start - first..block.end - first;
@@ -64,13 +71,14 @@ fn scan_floats<S: Simd>(simd: S, p: &Scan<'_>, heads: Range<usize>, state: &mut 
     }
 }
 
-/// The scan of a state in another format than f32, of rows that fit a group.
+/// The scan of a state in codes, of rows that fit a group.
 #[inline(always)]
-fn scan_rounded<S: Simd>(
+fn scan_codes<S: Simd>(
     simd: S,
     p: &Scan<'_>,
     heads: Range<usize>,
-    mut state: impl Rounded<S>,
+    codes: &mut [i8],
+    scales: &mut [f32],
     y: &mut Part<'_>,
 ) {
     let (n, first) = (p.d_state, heads.start * p.head_dim);
@@ -80,88 +88,61 @@ fn scan_rounded<S: Simd>(
         let floats = &mut floats[..rows.len() * n];
         for t in 0..p.x.count() {
             for (row, h) in rows.clone().zip(floats.chunks_exact_mut(n)) {
-                state.expand(simd, row, h);
+                scalar::expand_codes(&codes[row * n..(row + 1) * n], scales[row], h);
             }
             step(simd, p, group, block.clone(), t, floats, &mut y.row(t)[rows.clone()]);
             let position = p.position + t as u64;
             for ((row, channel), h) in rows.clone().zip(block.clone()).zip(floats.chunks_exact(n)) {
-                state.round(simd, row, h, position, channel);
+                let codes = &mut codes[row * n..(row + 1) * n];
+                scales[row] = scalar::round_to_codes(h, codes, scalar::dither(position, channel));
             }
         }
     }
 }
 
-/// A state that is stepped in floats and rounded.
-trait Rounded<S> {
-    /// The elements of row `row`.
-    fn expand(&self, simd: S, row: usize, h: &mut [f32]);
-    /// Rounds the elements of row `row`, which is `channel`, after the token at `position`.
-    fn round(&mut self, simd: S, row: usize, h: &[f32], position: u64, channel: usize);
+/// An element of the state.
+trait StateElement: Element {
+    /// Rounds `x` to `h`.
+    fn store<S: Simd>(simd: S, x: S::Floats, h: &mut [Self; LANES]);
+    /// Rounds the first lanes of `x` to `h`, which has up to 16.
+    fn store_part<S: Simd>(simd: S, x: S::Floats, h: &mut [Self]);
 }
 
-/// A state in f16.
-struct Halves<'a>(&'a mut [f16]);
-
-impl<S: Simd> Rounded<S> for Halves<'_> {
+impl StateElement for f32 {
     #[inline(always)]
-    fn expand(&self, simd: S, row: usize, h: &mut [f32]) {
-        let n = h.len();
-        let (halves, tail) = self.0[row * n..(row + 1) * n].as_chunks::<LANES>();
-        let (floats, floats_tail) = h.as_chunks_mut::<LANES>();
-        for (h, halves) in floats.iter_mut().zip(halves) {
-            simd.store(simd.load_f16(halves), h);
-        }
-        if !tail.is_empty() {
-            simd.store_part(simd.load_f16_part(tail), floats_tail);
-        }
+    fn store<S: Simd>(simd: S, x: S::Floats, h: &mut [f32; LANES]) {
+        simd.store(x, h);
     }
 
     #[inline(always)]
-    fn round(&mut self, simd: S, row: usize, h: &[f32], _position: u64, _channel: usize) {
-        let n = h.len();
-        let (halves, tail) = self.0[row * n..(row + 1) * n].as_chunks_mut::<LANES>();
-        let (floats, floats_tail) = h.as_chunks::<LANES>();
-        for (h, halves) in floats.iter().zip(halves) {
-            simd.store_f16(simd.load(h), halves);
-        }
-        if !tail.is_empty() {
-            let mut filled = [f16::ZERO; LANES];
-            simd.store_f16(simd.load_part(floats_tail), &mut filled);
-            tail.copy_from_slice(&filled[..tail.len()]);
-        }
+    fn store_part<S: Simd>(simd: S, x: S::Floats, h: &mut [f32]) {
+        simd.store_part(x, h);
     }
 }
 
-/// A state in codes.
-struct Codes<'a> {
-    codes: &'a mut [i8],
-    scales: &'a mut [f32],
-}
-
-impl<S: Simd> Rounded<S> for Codes<'_> {
+impl StateElement for f16 {
     #[inline(always)]
-    fn expand(&self, _simd: S, row: usize, h: &mut [f32]) {
-        let n = h.len();
-        scalar::expand_codes(&self.codes[row * n..(row + 1) * n], self.scales[row], h);
+    fn store<S: Simd>(simd: S, x: S::Floats, h: &mut [f16; LANES]) {
+        simd.store_f16(x, h);
     }
 
     #[inline(always)]
-    fn round(&mut self, _simd: S, row: usize, h: &[f32], position: u64, channel: usize) {
-        let n = h.len();
-        let codes = &mut self.codes[row * n..(row + 1) * n];
-        self.scales[row] = scalar::round_to_codes(h, codes, scalar::dither(position, channel));
+    fn store_part<S: Simd>(simd: S, x: S::Floats, h: &mut [f16]) {
+        let mut filled = [f16::ZERO; LANES];
+        simd.store_f16(x, &mut filled);
+        h.copy_from_slice(&filled[..h.len()]);
     }
 }
 
 /// Steps up to 16 channels of a group through token `t`; `state` and `y` are those of the channels.
 #[inline(always)]
-fn step<S: Simd>(
+fn step<S: Simd, E: StateElement>(
     simd: S,
     p: &Scan<'_>,
     group: usize,
     channels: Range<usize>,
     t: usize,
-    state: &mut [f32],
+    state: &mut [E],
     y: &mut [f32],
 ) {
     let n = p.d_state;
@@ -172,15 +153,15 @@ fn step<S: Simd>(
     let dt = per_channel(p.dt.row(t), p.head_dim, channels.clone());
     let mut u = [0.0; LANES];
     simd.store(simd.mul(simd.load(&dt), x), &mut u);
-    let mut sums = [simd.splat(0.0); LANES];
+    let (mut sums, is_first) = ([simd.splat(0.0); LANES], t == 0);
     match p.decay {
         Decay::Head(decay) => {
             let decay = per_channel(decay.row(t), p.head_dim, channels.clone());
-            step_channels(simd, state, b, c, &u, &mut sums, Same { simd, decay: &decay });
+            step_channels(simd, state, b, c, &u, &mut sums, Same { simd, decay: &decay }, is_first);
         }
         Decay::Element(a_log2) => {
             let factors = Each { simd, a_log2, n, dim: p.head_dim, first: channels.start, dt: &dt };
-            step_channels(simd, state, b, c, &u, &mut sums, factors);
+            step_channels(simd, state, b, c, &u, &mut sums, factors, is_first);
         }
     }
     simd.store_part(simd.add(simd.fold(sums), simd.mul(d, x)), y);
@@ -189,17 +170,18 @@ fn step<S: Simd>(
 /// The heads' values, for each channel.
 #[inline(always)]
 fn per_channel(heads: &[f32], dim: usize, channels: Range<usize>) -> [f32; LANES] {
-    let mut out = [0.0; LANES];
-    if dim == 1 {
-        out[..channels.len()].copy_from_slice(&heads[channels]);
-        return out;
+    if dim == 1
+        && let Some(heads) = heads[channels.clone()].as_array()
+    {
+        return *heads;
     }
-    let mut i = 0;
-    while i < channels.len() {
-        let head = (channels.start + i) / dim;
-        let end = ((head + 1) * dim - channels.start).min(channels.len());
-        out[i..end].fill(heads[head]);
-        i = end;
+    let head = channels.start / dim;
+    if channels.end <= (head + 1) * dim {
+        return [heads[head]; LANES];
+    }
+    let mut out = [0.0; LANES];
+    for (out, channel) in out.iter_mut().zip(channels) {
+        *out = heads[channel / dim];
     }
     out
 }
@@ -274,43 +256,50 @@ impl<'a, S: Simd> Factors<S> for Each<'a, S> {
 
 /// `h = factor · h + u · b` for all channels of `state`; `sums[i]` becomes the lanes of `c · h` of channel `i`.
 #[inline(always)]
-fn step_channels<S: Simd>(
+fn step_channels<S: Simd, E: StateElement>(
     simd: S,
-    state: &mut [f32],
+    state: &mut [E],
     b: &[f32],
     c: &[f32],
     u: &[f32; LANES],
     sums: &mut [S::Floats; LANES],
     factors: impl Factors<S>,
+    is_first: bool,
 ) {
-    let n = b.len();
-    let (blocks, rest) = state.split_at_mut(state.len() / (BLOCK * n) * (BLOCK * n));
-    let mut i = 0;
-    for block in blocks.chunks_exact_mut(BLOCK * n) {
-        let (h01, h23) = block.split_at_mut(2 * n);
-        let ((h0, h1), (h2, h3)) = (h01.split_at_mut(n), h23.split_at_mut(n));
-        let block = step_some(simd, [h0, h1, h2, h3], b, c, u, i, factors);
-        sums[i..i + BLOCK].copy_from_slice(&block);
-        i += BLOCK;
+    let (n, mut i) = (b.len(), 0);
+    let mut rest = state;
+    while S::REGISTERS >= 32 && rest.len() >= 4 * n {
+        let (h, others) = rest.split_at_mut(4 * n);
+        let some = step_some::<S, E, _, 4>(simd, h, b, c, u, i, factors, is_first);
+        sums[i..i + 4].copy_from_slice(&some);
+        (rest, i) = (others, i + 4);
     }
-    for h in rest.chunks_exact_mut(n) {
-        [sums[i]] = step_some(simd, [h], b, c, u, i, factors);
-        i += 1;
+    while rest.len() >= 2 * n {
+        let (h, others) = rest.split_at_mut(2 * n);
+        let some = step_some::<S, E, _, 2>(simd, h, b, c, u, i, factors, is_first);
+        sums[i..i + 2].copy_from_slice(&some);
+        (rest, i) = (others, i + 2);
+    }
+    if !rest.is_empty() {
+        [sums[i]] = step_some::<S, E, _, 1>(simd, rest, b, c, u, i, factors, is_first);
     }
 }
 
 /// [`step_channels`] for `R` channels, of which `first` is the first.
 #[inline(always)]
-fn step_some<S: Simd, F: Factors<S>, const R: usize>(
+fn step_some<S: Simd, E: StateElement, F: Factors<S>, const R: usize>(
     simd: S,
-    h: [&mut [f32]; R],
+    h: &mut [E],
     b: &[f32],
     c: &[f32],
     u: &[f32; LANES],
     first: usize,
     factors: F,
+    is_first: bool,
 ) -> [S::Floats; R] {
     let n = b.len();
+    let mut rows = h.chunks_exact_mut(n);
+    let h: [&mut [E]; R] = core::array::from_fn(|_| rows.next().expect("R rows"));
     let (b16, b_tail) = b.as_chunks::<LANES>();
     let (c16, c_tail) = c.as_chunks::<LANES>();
     let mut sums = [simd.splat(0.0); R];
@@ -322,10 +311,13 @@ fn step_some<S: Simd, F: Factors<S>, const R: usize>(
         let (b, c) = (simd.load(b), simd.load(c));
         let at = k * LANES..(k + 1) * LANES;
         for r in 0..R {
-            let h: &mut [f32; LANES] = (&mut h[r][at.clone()]).try_into().expect("16 elements");
-            let kept = simd.mul(factors.factors(channels[r], at.clone()), simd.load(h));
+            let h: &mut [E; LANES] = (&mut h[r][at.clone()]).try_into().expect("16 elements");
+            if is_first {
+                prefetch(h, PREFETCH);
+            }
+            let kept = simd.mul(factors.factors(channels[r], at.clone()), E::load(simd, h));
             let new = simd.add(kept, simd.mul(us[r], b));
-            simd.store(new, h);
+            E::store(simd, new, h);
             sums[r] = simd.add(sums[r], simd.mul(c, new));
         }
     }
@@ -334,9 +326,9 @@ fn step_some<S: Simd, F: Factors<S>, const R: usize>(
         let at = n - b_tail.len()..n;
         for r in 0..R {
             let h = &mut h[r][at.clone()];
-            let kept = simd.mul(factors.factors(channels[r], at.clone()), simd.load_part(h));
+            let kept = simd.mul(factors.factors(channels[r], at.clone()), E::load_part(simd, h));
             let new = simd.add(kept, simd.mul(us[r], b));
-            simd.store_part(new, h);
+            E::store_part(simd, new, h);
             sums[r] = simd.add(sums[r], simd.mul(c, new));
         }
     }

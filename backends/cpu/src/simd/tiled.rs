@@ -6,11 +6,11 @@
 //! the contract are eight accumulators. The stream is what takes the time, so it is prefetched: the hardware does it
 //! too, but begins anew at each page.
 //!
-//! A chunk of tokens: a tile is loaded and unpacked once for four or eight of them, as many as [`Simd::EIGHT`] says.
+//! A chunk of tokens: a tile is loaded and unpacked once for eight of them, or for four where registers are few.
 //! Eight accumulators for each of these would not fit in the registers, so the lanes are walked one after another, in the
 //! order 0 4 2 6 1 5 3 7: the tree of the contract, `((l0 + l4) + (l2 + l6)) + ((l1 + l5) + (l3 + l7))`, then grows from
 //! the left, with at most three sums set aside. A tile row stays in the cache while all tokens pass, so memory is read
-//! once a chunk.
+//! once a chunk; the first tokens fetch the next tile row, for in this order the hardware does not see it coming.
 
 use super::{Simd, prefetch};
 use crate::columns::Part;
@@ -95,31 +95,27 @@ pub(crate) fn matmul<S: Simd, const BYTES: usize>(
         let w =
             TileRow { scales: w.tile_scales(tile_row).as_chunks().0, codes: w.tile_codes::<BYTES>(tile_row) };
         let mut t = 0;
-        while S::EIGHT && x.count - t >= 8 {
-            let sums = some_tokens::<S, BYTES, 8>(simd, format, w, x, t);
-            write(simd, &sums, y, t, i * TILE_ROWS);
+        while S::REGISTERS >= 32 && x.count - t >= 8 {
+            some_tokens::<S, BYTES, 8>(simd, format, w, x, t, y, i * TILE_ROWS);
             t += 8;
         }
         while x.count - t >= 4 {
-            let sums = some_tokens::<S, BYTES, 4>(simd, format, w, x, t);
-            write(simd, &sums, y, t, i * TILE_ROWS);
+            some_tokens::<S, BYTES, 4>(simd, format, w, x, t, y, i * TILE_ROWS);
             t += 4;
         }
         while t < x.count {
-            write(simd, &[one_token(simd, format, w, x, t)], y, t, i * TILE_ROWS);
+            write(simd, one_token(simd, format, w, x, t), y, t, i * TILE_ROWS);
             t += 1;
         }
     }
 }
 
-/// Writes the sums of tokens `first..` to the up to 16 columns of `y` from `column` on.
+/// Writes sums to the up to 16 columns of row `t` of `y` from `column` on.
 #[inline(always)]
-fn write<S: Simd>(simd: S, sums: &[S::Floats], y: &mut Part<'_>, first: usize, column: usize) {
-    for (t, sums) in sums.iter().enumerate() {
-        let out = &mut y.row(first + t)[column..];
-        let rows = out.len().min(TILE_ROWS);
-        simd.store_part(*sums, &mut out[..rows]);
-    }
+fn write<S: Simd>(simd: S, sums: S::Floats, y: &mut Part<'_>, t: usize, column: usize) {
+    let out = &mut y.row(t)[column..];
+    let rows = out.len().min(TILE_ROWS);
+    simd.store_part(sums, &mut out[..rows]);
 }
 
 /// Token `t`, in the order of the weights.
@@ -169,7 +165,7 @@ fn one_token<S: Simd, const BYTES: usize>(
     lanes[0]
 }
 
-/// Tokens `first..first + T`, lane after lane.
+/// Tokens `first..first + T`, lane after lane, to the columns of `y` from `column` on.
 #[inline(always)]
 fn some_tokens<S: Simd, const BYTES: usize, const T: usize>(
     simd: S,
@@ -177,25 +173,34 @@ fn some_tokens<S: Simd, const BYTES: usize, const T: usize>(
     w: TileRow<'_, BYTES>,
     x: Quantized<'_>,
     first: usize,
-) -> [S::Floats; T] {
-    let zero = [simd.splat(0.0); T];
+    y: &mut Part<'_>,
+    column: usize,
+) {
     let n = w.codes.len();
     let scales = &w.scales[..n];
     let (mut codes, mut x_scales, mut x_sums) = ([&x.codes[..n]; T], [&x.scales[..n]; T], [&x.sums[..n]; T]);
     for t in 0..T {
         let (c, s, sums) = x.row(first + t);
         (codes[t], x_scales[t], x_sums[t]) = (&c[..n], &s[..n], &sums[..n]);
+        // A chunk's outputs are more than the caches near by hold, and lie too far apart for the hardware to see it coming.
+        prefetch(&y.row(first + t)[column], 0);
     }
     // Sums of one, two and four lanes that wait for their right neighbours.
-    let mut waiting = [zero; 3];
-    let mut sum = zero;
+    let zero = [simd.splat(0.0); T];
+    let (mut one, mut two, mut four) = (zero, zero, zero);
     for (i, lane) in LANE_ORDER.into_iter().enumerate() {
-        sum = zero;
+        let mut sum = zero;
         let mut g = lane;
         while g < n {
             let (mut group, mut sums) = ([&codes[0][g]; T], [0; T]);
             for t in 0..T {
                 (group[t], sums[t]) = (&codes[t][g], x_sums[t][g]);
+            }
+            if first == 0 {
+                for line in 0..BYTES / LINE {
+                    prefetch(&w.codes[g], n * BYTES + line * LINE);
+                }
+                prefetch(&scales[g], size_of_val(scales));
             }
             let products = format.products(simd, &w.codes[g], group, sums);
             let scale = simd.load_f16(&scales[g]);
@@ -205,15 +210,26 @@ fn some_tokens<S: Simd, const BYTES: usize, const T: usize>(
             }
             g += GROUP_LANES;
         }
-        let neighbours = i.trailing_ones() as usize;
-        for left in &waiting[..neighbours] {
-            for t in 0..T {
-                sum[t] = simd.add(left[t], sum[t]);
+        match i {
+            0 | 2 | 4 | 6 => one = sum,
+            1 | 5 => two = add(simd, one, sum),
+            3 => four = add(simd, two, add(simd, one, sum)),
+            _ => {
+                let sums = add(simd, four, add(simd, two, add(simd, one, sum)));
+                for (t, sums) in sums.into_iter().enumerate() {
+                    write(simd, sums, y, first + t, column);
+                }
             }
         }
-        if neighbours < waiting.len() {
-            waiting[neighbours] = sum;
-        }
     }
-    sum
+}
+
+/// `a + b`, token by token.
+#[inline(always)]
+fn add<S: Simd, const T: usize>(simd: S, a: [S::Floats; T], b: [S::Floats; T]) -> [S::Floats; T] {
+    let mut sums = a;
+    for t in 0..T {
+        sums[t] = simd.add(a[t], b[t]);
+    }
+    sums
 }

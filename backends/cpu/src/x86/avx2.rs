@@ -53,8 +53,7 @@ unsafe fn half_line(tile: &[u8], k: usize, half: usize) -> __m256i {
 
 impl Simd for Avx2 {
     type Floats = (__m256, __m256);
-    /// Sixteen registers: eight for the sums of four tokens, four for a line of weights.
-    const EIGHT: bool = false;
+    const REGISTERS: usize = 8;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Floats {
@@ -70,6 +69,9 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn load_part(self, x: &[f32]) -> Self::Floats {
+        if let Some(x) = x.as_array() {
+            return self.load(x);
+        }
         // SAFETY: `self` proves the instructions; lanes behind the end of `x` are not read.
         unsafe {
             let (low, high) = first(x.len());
@@ -188,24 +190,25 @@ impl Simd for Avx2 {
             let (ones, nibble) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15));
             let mut pairs = [[zero; 2]; T];
             for k in 0..4 {
-                let (mut low, mut high) = ([zero; 2], [zero; 2]);
-                for half in 0..2 {
-                    let line = half_line(tile, k, half);
-                    low[half] = _mm256_and_si256(line, nibble);
-                    high[half] = _mm256_and_si256(_mm256_srli_epi16::<4>(line), nibble);
-                }
-                for t in 0..T {
-                    let x_low = _mm256_set1_epi32(four(x[t], 2 * k));
-                    let x_high = _mm256_set1_epi32(four(x[t], 2 * k + 1));
+                // Lower nibbles, then upper ones: two registers of weights at a time.
+                for shifted in [false, true] {
+                    let mut w = [zero; 2];
                     for half in 0..2 {
-                        let low = _mm256_maddubs_epi16(low[half], x_low);
-                        let high = _mm256_maddubs_epi16(high[half], x_high);
-                        pairs[t][half] = _mm256_add_epi16(pairs[t][half], _mm256_add_epi16(low, high));
+                        let line = half_line(tile, k, half);
+                        let line = if shifted { _mm256_srli_epi16::<4>(line) } else { line };
+                        w[half] = _mm256_and_si256(line, nibble);
+                    }
+                    for t in 0..T {
+                        let x = _mm256_set1_epi32(four(x[t], 2 * k + usize::from(shifted)));
+                        for half in 0..2 {
+                            pairs[t][half] =
+                                _mm256_add_epi16(pairs[t][half], _mm256_maddubs_epi16(w[half], x));
+                        }
                     }
                 }
             }
             for t in 0..T {
-                let excess = _mm256_set1_epi32(8 * sums[t]);
+                let excess = _mm256_slli_epi32::<3>(_mm256_set1_epi32(sums[t]));
                 for half in 0..2 {
                     pairs[t][half] = _mm256_sub_epi32(_mm256_madd_epi16(pairs[t][half], ones), excess);
                 }

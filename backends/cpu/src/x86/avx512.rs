@@ -81,6 +81,7 @@ unsafe fn dots<const OFFSET: i32, const T: usize>(
 
 impl Simd for Avx512 {
     type Floats = __m512;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
