@@ -59,7 +59,7 @@ uint32_t now(void)
     for (;;) {
         uint32_t before = ticks, left = SYST_CVR;
         if (ticks == before)
-            return (before * PERIOD + (PERIOD - 1 - left)) * NANOSECONDS;
+            return (before * PERIOD + (PERIOD - left) % PERIOD) * NANOSECONDS; /* at 0 the interrupt has come */
     }
 }
 

@@ -39,7 +39,8 @@ impl SysTick {
             let before = self.interrupts.load(Ordering::Relaxed);
             let left = SYST::get_current();
             if self.interrupts.load(Ordering::Relaxed) == before {
-                let ticks = before.wrapping_mul(PERIOD).wrapping_add(PERIOD - 1 - left);
+                // The interrupt comes when 0 is reached, one tick before the counter is reloaded.
+                let ticks = before.wrapping_mul(PERIOD).wrapping_add((PERIOD - left) % PERIOD);
                 return ticks.wrapping_mul(self.nanoseconds);
             }
         }
