@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import checkpoints
+import compare
 import report
 import sides
 
@@ -98,6 +99,22 @@ RESULTS = {
     "instructions": {"bundled": 1234567.0},
     "missing": {"candle": "not built"},
 }
+
+
+class Decoder:
+    """Sarit as a stand-in: a token takes as long for all streams as for one."""
+    binary = "sarit"
+
+    def measure(self, case, *extra):
+        count = extra[extra.index("--streams") + 1]
+        many = {"many_streams": {"streams": count, "tokens_per_s": 100 * count}} if count > 1 else {}
+        return {"decode_tokens_per_s": 100, **many}
+
+
+def test_streams_are_counted_together(monkeypatch):
+    monkeypatch.setattr(compare, "run", lambda command: "--streams N")
+    part = compare.streams(Decoder(), sides.Case("m", "q4", 2), 2)
+    assert part["rows"] == [{"streams": n, "decode_tokens_per_s": [100 * n] * 2} for n in compare.STREAMS]
 
 
 def test_a_ratio_is_the_median_of_neighbours_not_of_medians():

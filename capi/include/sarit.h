@@ -3,8 +3,8 @@
  * Made from capi/src by cbindgen (SARIT_WRITE_HEADER=1 cargo test -p sarit-capi): do not edit.
  *
  * Nothing here allocates, keeps a pointer longer than its documentation says, or aborts on bad input: every function
- * that can fail returns a status, 0 (SARIT_OK) for success, and changes nothing if it fails. What a status means,
- * sarit_error_message() says.
+ * that can fail returns a status, 0 (SARIT_OK) for success. What it means, sarit_error_message() says. A step that
+ * fails leaves the state as it was; an init, load or map function that fails leaves its struct empty.
  *
  *     sarit_model model;                                    // sarit_* structs may lie anywhere
  *     sarit_needs need;

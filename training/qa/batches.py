@@ -1,6 +1,13 @@
-"""Batches of packed rows, made in worker processes while training goes on."""
+"""Batches of packed rows, made in worker processes while training goes on, or recorded for several runs.
+
+    python batches.py --out rows --count 2000 --batch 32       # then: train.py --rows rows --batch 32
+"""
+import argparse
 import multiprocessing as mp
+import os
 import random
+import time
+from pathlib import Path
 
 import numpy as np
 
@@ -91,11 +98,89 @@ class Batches:
                         for i in range(workers)]
         for w in self.workers:
             w.start()
+        self.waited = 0.0    # seconds the reader had to wait
 
     def __iter__(self):
         while True:
-            yield self.queue.get()
+            begun = time.time()
+            batch = self.queue.get()
+            self.waited += time.time() - begun
+            yield batch
+
+    def ready(self):
+        return self.queue.qsize()
 
     def close(self):
         for w in self.workers:
             w.terminate()
+
+
+class Recorded:
+    """Iterates over the batches of a file from batch `first` on, while `record` may still write it; then again."""
+
+    PATIENCE = 120    # seconds without a new batch after which the recording counts as dead
+
+    def __init__(self, path, batch, first=0):
+        self.path, self.batch, self.first = Path(path), batch, first
+        self.size = batch * ROW * 3    # bytes
+        self.index, self.waited = first, 0.0
+
+    def ready(self):
+        """Batches that are there and not read."""
+        return self.path.stat().st_size // self.size - self.index if self.path.exists() else 0
+
+    def __iter__(self):
+        while True:
+            begun = time.time()
+            while self.ready() <= 0:
+                if finished(self.path).exists() and self.ready() <= 0:
+                    self.index = self.first
+                elif time.time() - begun > self.PATIENCE:
+                    raise TimeoutError(f"no new batch in {self.path} for {self.PATIENCE} s")
+                else:
+                    time.sleep(0.02)
+            self.waited += time.time() - begun
+            with open(self.path, "rb") as f:
+                f.seek(self.index * self.size)
+                data = np.frombuffer(bytearray(f.read(self.size)), np.uint8)
+            self.index += 1
+            ids, classes = data[:self.size * 2 // 3].view(np.uint16), data[self.size * 2 // 3:]
+            yield ids.reshape(self.batch, ROW), classes.reshape(self.batch, ROW)
+
+    def close(self):
+        pass
+
+
+def finished(path):
+    """The file that says that a recording is whole."""
+    return Path(f"{path}.whole")
+
+
+def record(path, count, batches):
+    """Writes `count` batches to `path`."""
+    with open(path, "wb") as f:
+        for _, (ids, classes) in zip(range(count), batches):
+            f.write(ids.tobytes() + classes.tobytes())
+            f.flush()
+    finished(path).touch()
+
+
+def main():
+    import documents
+
+    here = Path(__file__).parent
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", required=True)
+    p.add_argument("--count", type=int, required=True, help="batches")
+    p.add_argument("--batch", type=int, default=64, help="rows of a batch")
+    p.add_argument("--workers", type=int, default=14)
+    p.add_argument("--seed", type=int, default=1)
+    args = p.parse_args()
+    os.nice(5)
+    batches = Batches(str(here / "tokenizer.json"), args.seed, args.batch, args.workers, documents.MIX)
+    record(args.out, args.count, batches)
+    batches.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 import checkpoint
-from model import Config, LanguageModel, greedy
+from model import BOS, Config, LanguageModel, greedy, laid, slots
 from records_wording import NOTGIVEN
 from tokenizer import prompt
 
 HERE = Path(__file__).parent
+BATCH, LENGTH = 32, 1024     # rows and positions that the model reads at once
 
 
 def normal(text):
@@ -46,9 +47,13 @@ def read(path):
         return [json.loads(line) for line in f if line.strip()]
 
 
+def lines_of(path):
+    return [line for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+
+
 def answers(model, tokenizer, prompts, dtype):
     ids = [e.ids for e in tokenizer.encode_batch(prompts, add_special_tokens=False)]
-    return [tokenizer.decode(o).strip() for o in greedy(model, ids, dtype=dtype)]
+    return [tokenizer.decode(o).strip() for o in greedy(model, ids, batch=BATCH, length=LENGTH, dtype=dtype)]
 
 
 def summary(rows, given):
@@ -80,15 +85,30 @@ def kept_state(rows):
 
 
 @torch.no_grad()
-def bits_per_byte(model, tokenizer, lines):
+def bits_per_byte(model, tokenizer, lines, dtype):
     """Of each line after <bos>, cut at 1,024 tokens."""
-    nats = size = 0
     device = model.backbone.embeddings.weight.device
-    for line in lines:
-        ids = torch.tensor([[1] + tokenizer.encode(line, add_special_tokens=False).ids[:1023]], device=device)
-        nats += float(F.cross_entropy(model.logits(ids)[0, :-1], ids[0, 1:], reduction="sum"))
-        size += len(line.encode())
-    return nats / math.log(2) / size
+    texts = [[BOS] + e.ids[:LENGTH - 1] for e in tokenizer.encode_batch(lines, add_special_tokens=False)]
+    nats = 0.0
+    for group in slots([len(t) for t in texts], BATCH, LENGTH):
+        ids = laid(texts, group, BATCH, LENGTH, device)
+        x = model.hidden(ids, dtype=dtype)
+        for i, row, column in group:
+            inside = slice(column, column + len(texts[i]))
+            logits = model.head_logits(x[row, inside], dtype)
+            nats += float(F.cross_entropy(logits[:-1], ids[row, inside][1:], reduction="sum"))
+    return nats / math.log(2) / sum(len(line.encode()) for line in lines)
+
+
+@torch.no_grad()
+def answer_loss(model, batches, text_weight, dtype):
+    """Mean answer loss (nats per token), text loss and share of right answer tokens over batches of rows."""
+    device = model.backbone.embeddings.weight.device
+    sums = 0.0
+    for ids, classes in batches:
+        ids, classes = torch.from_numpy(ids.astype("int64")).to(device), torch.from_numpy(classes).to(device)
+        sums = sums + torch.stack(model.loss(ids, classes, text_weight, dtype=dtype)[1:])
+    return dict(zip(("answer_loss", "text_loss", "answer_accuracy"), (round(float(v) / len(batches), 4) for v in sums)))
 
 
 def load(weights, layers, hidden, device):
@@ -131,8 +151,7 @@ def main():
                 results[path]["second and later questions: kept state, fresh context, rows"] = [
                     round(100 * same / len(later), 1), round(100 * fresh / len(later), 1), len(later)]
     if args.lm_text:
-        with open(args.lm_text, encoding="utf-8") as f:
-            results["bits per byte"] = round(bits_per_byte(model, tokenizer, [l for l in f.read().split("\n") if l]), 4)
+        results["bits per byte"] = round(bits_per_byte(model, tokenizer, lines_of(args.lm_text), dtype), 4)
     text = json.dumps(results, indent=1, ensure_ascii=False)
     (out / "summary.json").write_text(text, encoding="utf-8")
     print(re.sub(r"\n\s+(?=[\d\]])", " ", text))

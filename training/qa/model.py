@@ -10,6 +10,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from attention import Attention
+from norm import rms_norm, weight_holder
+
 BOS, EOS = 1, 2
 RESET = -40.0     # log decay of the state at a document's start: exp(-40) is 4e-18
 
@@ -24,6 +27,7 @@ class Config:
     expand: int = 2
     kernel: int = 4
     eps: float = 1e-5
+    mixer: str = "mamba2"       # or "attention", the teacher of distill.py
 
     @property
     def inner(self):
@@ -36,11 +40,6 @@ class Config:
     @property
     def conv(self):
         return self.inner + 2 * self.states
-
-
-def rms_norm(x, weight, eps):
-    x = x.float()
-    return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
 
 
 def scan(x, dt, a, b, c, start, chunk, dtype):
@@ -76,13 +75,6 @@ def scan(x, dt, a, b, c, start, chunk, dtype):
     return (inside.float() + outside.float() * decay.exp()[..., None]).reshape(B, T, H, P)
 
 
-def weight_holder(size):
-    """A module with a `weight` of ones, named as Hugging Face names its norms."""
-    module = nn.Module()
-    module.weight = nn.Parameter(torch.ones(size))
-    return module
-
-
 class Mixer(nn.Module):
     def __init__(self, cfg):
         super().__init__()
@@ -99,8 +91,11 @@ class Mixer(nn.Module):
         nn.init.normal_(self.out_proj.weight, std=(2 * cfg.hidden * cfg.layers) ** -0.5)
         nn.init.zeros_(self.conv1d.bias)
 
-    def forward(self, x, start, same, chunk, dtype):
-        """x [B,T,d]; `same` = 3 masks [B,T]: is the position 1, 2, 3 back of the same document?"""
+    def inputs(self, x, same, dtype):
+        """Gate [B,T,D], and what the scan takes: u [B,T,H,P], b and c [B,T,N], dt [B,T,H].
+
+        x [B,T,d]; `same` = 3 masks [B,T]: is the position 1, 2, 3 back of the same document?
+        """
         cfg = self.cfg
         B, T, _ = x.shape
         gate, xbc, dt = F.linear(x.to(dtype), self.in_proj.weight.to(dtype)).split([cfg.inner, cfg.conv, cfg.heads], -1)
@@ -110,10 +105,23 @@ class Mixer(nn.Module):
             shifted = F.pad(wide, (0, 0, back, 0))[:, :T]
             mixed = mixed + torch.where(same[back - 1][..., None], shifted, 0.0) * w[:, 3 - back]
         u, b, c = F.silu(mixed).to(dtype).split([cfg.inner, cfg.states, cfg.states], -1)
-        u = u.reshape(B, T, cfg.heads, cfg.head)
-        dt = F.softplus(dt.float() + self.dt_bias)
+        return gate, u.reshape(B, T, cfg.heads, cfg.head), b, c, F.softplus(dt.float() + self.dt_bias)
+
+    def matrix(self, x, start, same, dtype):
+        """The scan as a matrix [B,H,T,T] over positions: y = matrix u. As large as it says: for short rows."""
+        _, _, b, c, dt = self.inputs(x, same, dtype)
+        decay = torch.where(start[..., None], RESET, dt * -torch.exp(self.A_log)).cumsum(1).transpose(1, 2)
+        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
+        between = (decay[..., :, None] - decay[..., None, :]).masked_fill(future, float("-inf")).exp()
+        mix = (c @ b.transpose(-1, -2))[:, None].float() * between * dt.transpose(1, 2)[:, :, None]
+        return mix + torch.diag_embed(self.D[:, None].expand(-1, x.shape[1]))
+
+    def forward(self, x, start, same, chunk, dtype):
+        """x [B,T,d], start [B,T] document starts, `same` as for `inputs`."""
+        cfg = self.cfg
+        gate, u, b, c, dt = self.inputs(x, same, dtype)
         y = scan(u, dt, -torch.exp(self.A_log), b, c, start, chunk, dtype) + u.float() * self.D[:, None]
-        y = rms_norm(y.reshape(B, T, cfg.inner) * F.silu(gate.float()), self.norm.weight, cfg.eps)
+        y = rms_norm(y.flatten(2) * F.silu(gate.float()), self.norm.weight, cfg.eps)
         return F.linear(y.to(dtype), self.out_proj.weight.to(dtype))
 
 
@@ -122,7 +130,7 @@ class Block(nn.Module):
         super().__init__()
         self.eps = cfg.eps
         self.norm = weight_holder(cfg.hidden)
-        self.mixer = Mixer(cfg)
+        self.mixer = {"mamba2": Mixer, "attention": Attention}[cfg.mixer](cfg)
 
     def forward(self, x, start, same1, same2, same3, chunk: int, dtype: torch.dtype):
         return x + self.mixer(rms_norm(x, self.norm.weight, self.eps), start, (same1, same2, same3), chunk, dtype).float()
@@ -148,16 +156,17 @@ class LanguageModel(nn.Module):
         self.backbone.layers = nn.ModuleList(Block(cfg) for _ in range(cfg.layers))
         self.backbone.norm_f = weight_holder(cfg.hidden)
         nn.init.normal_(self.backbone.embeddings.weight, std=0.02)
-        self.block, self.head = Block.forward, head_loss
+        self.block, self.head, self.compiled = Block.forward, head_loss, False
 
     def compile(self):
+        """For the GPU. Each new shape of the rows takes its time."""
+        self.compiled = True
         self.block = torch.compile(Block.forward, dynamic=False)
         self.head = torch.compile(head_loss, dynamic=False)
 
-    def hidden(self, ids, chunk=128, dtype=torch.float32, compiled=True):
-        """ids [B,T] -> [B,T,d] before the last norm."""
-        T = ids.shape[1]
-        ids = F.pad(ids, (0, -T % chunk))
+    @staticmethod
+    def documents(ids):
+        """Document starts [B,T]; 3 masks [B,T]: is the position 1, 2, 3 back of the same document?"""
         start = ids == BOS
         document = start.int().cumsum(1)
         same = []
@@ -165,17 +174,27 @@ class LanguageModel(nn.Module):
             mask = torch.zeros_like(start)
             mask[:, back:] = document[:, back:] == document[:, :-back]
             same.append(mask)
-        x = F.embedding(ids, self.backbone.embeddings.weight).float()
-        block = self.block if compiled else Block.forward
+        return start, same
+
+    def embed(self, ids):
+        return F.embedding(ids, self.backbone.embeddings.weight).float()
+
+    def hidden(self, ids, chunk=128, dtype=torch.float32):
+        """ids [B,T] -> [B,T,d] before the last norm."""
+        T = ids.shape[1]
+        ids = F.pad(ids, (0, -T % chunk))
+        start, same = self.documents(ids)
+        x = self.embed(ids)
         for layer in self.backbone.layers:
-            x = block(layer, x, start, *same, chunk, dtype)
+            x = self.block(layer, x, start, *same, chunk, dtype)
         return x[:, :T]
 
-    def logits(self, ids, chunk=128, dtype=torch.float32, at=None):
-        """Logits at every position, or [B,vocab] at position at[b] of each row."""
-        x = self.hidden(ids, chunk, dtype, compiled=False)
-        if at is not None:
-            x = x[torch.arange(len(x), device=x.device), at]
+    def logits(self, ids, chunk=128, dtype=torch.float32, at=...):
+        """Logits at every position, [B,T,vocab], or at those that `at` picks: an index of the first two dimensions."""
+        return self.head_logits(self.hidden(ids, chunk, dtype)[at], dtype)
+
+    def head_logits(self, x, dtype):
+        """x [...,d] before the last norm -> [...,vocab]"""
         x = rms_norm(x, self.backbone.norm_f.weight, self.cfg.eps)
         return F.linear(x.to(dtype), self.backbone.embeddings.weight.to(dtype)).float()
 
@@ -186,28 +205,51 @@ class LanguageModel(nn.Module):
                          self.cfg.eps, dtype, text_weight)
 
 
+def slots(sizes, batch, length):
+    """Groups of [(index, row, column)]: runs of `sizes` positions laid one after another into `batch` rows of `length`."""
+    group, row, column = [], 0, 0
+    for i, size in enumerate(sizes):
+        if column + size > length:
+            row, column = row + 1, 0
+        if row == batch:
+            yield group
+            group, row = [], 0
+        group.append((i, row, column))
+        column += size
+    if group:
+        yield group
+
+
+def laid(texts, group, batch, length, device):
+    """ids [batch,length] with the token ids of `texts` in the slots of `group`, 0 elsewhere."""
+    ids = torch.zeros(batch, length, dtype=torch.long)
+    for i, row, column in group:
+        ids[row, column:column + len(texts[i])] = torch.tensor(texts[i])
+    return ids.to(device)
+
+
 @torch.no_grad()
-def greedy(model, prompts, max_new=40, batch=128, dtype=torch.float32):
-    """Greedy continuations (token ids, without <eos>) of prompts (token ids), longest batches last."""
+def greedy(model, prompts, max_new=40, batch=32, length=1024, dtype=torch.float32):
+    """Greedy continuations (token ids, without <eos>) of prompts (token ids), which are packed into rows with room for
+    their answers: every step reads [batch,length], or fewer rows where nothing is compiled."""
     device = model.backbone.embeddings.weight.device
+    sizes = [len(p) + max_new for p in prompts]
+    length = max([length, *sizes])
     outputs = [None] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for first in range(0, len(order), batch):
-        rows = order[first:first + batch]
-        length = torch.tensor([len(prompts[i]) for i in rows], device=device)
-        begin = length.clone()
-        ids = torch.zeros(len(rows), int(length.max()) + max_new, dtype=torch.long, device=device)
-        for r, i in enumerate(rows):
-            ids[r, :len(prompts[i])] = torch.tensor(prompts[i])
-        done = torch.zeros(len(rows), dtype=torch.bool, device=device)
-        for _ in range(max_new):
-            token = model.logits(ids[:, :int(length.max())], dtype=dtype, at=length - 1).argmax(-1)
-            ids[torch.arange(len(rows), device=device), length] = token.masked_fill(done, 0)
+    for group in slots(sizes, batch, length):
+        rows = batch if model.compiled else group[-1][1] + 1
+        ids = laid(prompts, group, rows, length, device)
+        row = torch.tensor([r for _, r, _ in group], device=device)
+        begin = torch.tensor([c + len(prompts[i]) for i, _, c in group], device=device)
+        done = torch.zeros(len(group), dtype=torch.bool, device=device)
+        for end in (begin + n for n in range(max_new)):
+            token = model.logits(ids, dtype=dtype, at=(row, end - 1)).argmax(-1)
+            ids[row, end] = token.masked_fill(done, 0)
             done |= token == EOS
-            length = length + 1
             if bool(done.all()):
                 break
-        for r, i in enumerate(rows):
-            tokens = ids[r, begin[r]:length[r]].tolist()
+        ids = ids.cpu()
+        for (i, r, _), b in zip(group, begin.tolist()):
+            tokens = ids[r, b:b + max_new].tolist()
             outputs[i] = tokens[:tokens.index(EOS)] if EOS in tokens else tokens
     return outputs

@@ -36,14 +36,15 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimizers(model, lr, kind):
-    """The optimizers of a run; `kind` is "muon" or "adamw"."""
-    named = dict(model.named_parameters())
+    """The optimizers of the parameters that are trained; `kind` is "muon" or "adamw"."""
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     ins = [p for n, p in named.items() if n.endswith("in_proj.weight")]
     outs = [p for n, p in named.items() if n.endswith("out_proj.weight")]
     matrices = {id(p) for p in ins + outs} if kind == "muon" else set()
     rest = [(n, p) for n, p in named.items() if id(p) not in matrices]
     decayed = [p for n, p in rest if p.ndim == 2]
     others = [p for n, p in rest if p.ndim != 2]
-    adam = torch.optim.AdamW([dict(params=decayed, weight_decay=0.1), dict(params=others, weight_decay=0.0)],
-                             lr=lr, betas=(0.9, 0.95), eps=1e-8, fused=named["backbone.embeddings.weight"].is_cuda)
-    return [adam] + ([Muon([dict(params=ins), dict(params=outs)], lr=lr)] if matrices else [])
+    groups = [dict(params=decayed, weight_decay=0.1), dict(params=others, weight_decay=0.0)]
+    adam = torch.optim.AdamW([g for g in groups if g["params"]],
+                             lr=lr, betas=(0.9, 0.95), eps=1e-8, fused=next(model.parameters()).is_cuda)
+    return [adam] + ([Muon([dict(params=m) for m in (ins, outs) if m], lr=lr)] if matrices else [])

@@ -2,6 +2,7 @@
 
     python train.py --out run --seconds 500 --total 1200 --warm ../../models/indic-qa-base
     python train.py --out run --seconds 500 --total 1200 --resume run/state.pt
+    python train.py --out teacher --seconds 500 --total 500 --mixer attention         # for distill.py
 """
 import argparse
 import json
@@ -15,40 +16,38 @@ from tokenizers import Tokenizer
 import checkpoint
 import documents
 import warm
-from batches import ROW, Batches
+from batches import ROW, Batches, Recorded
 from model import Config, LanguageModel
 from optim import optimizers
 
 HERE = Path(__file__).parent
 
 
-def arguments():
-    p = argparse.ArgumentParser(description=__doc__)
+def parser(description):
+    p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", required=True, help="folder for ckpt-*.safetensors, state.pt and train.log")
     p.add_argument("--seconds", type=float, required=True, help="training time of this leg, compilation not counted")
-    p.add_argument("--total", type=float, required=True, help="training time of the whole run: the rate falls to its end")
     p.add_argument("--tokenizer", default=str(HERE / "tokenizer.json"))
     p.add_argument("--layers", type=int, default=Config.layers)
     p.add_argument("--hidden", type=int, default=Config.hidden)
     p.add_argument("--lr", type=float, default=1.5e-3)
+    p.add_argument("--warmup", type=int, default=100, help="steps of a leg over which the rate rises")
     p.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     p.add_argument("--text-weight", type=float, default=0.3, help="weight of the text loss next to the answer loss")
     p.add_argument("--batch", type=int, default=64, help=f"rows of {ROW - 1} positions per step")
     p.add_argument("--workers", type=int, default=14)
+    p.add_argument("--rows", help="file of batches.py to read in its order, instead of making batches")
+    p.add_argument("--skip", type=int, default=0, help="with --rows: batches at its start that are left for measuring")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--mix", type=json.loads, default=documents.MIX, help="JSON: share of documents per source")
-    p.add_argument("--warm", help="Hugging Face folder of an earlier checkpoint to start from")
-    p.add_argument("--weights", help="stem of checkpoint parts to start from, with a fresh optimizer")
-    p.add_argument("--done", type=float, default=0.0, help="with --weights: seconds already trained")
-    p.add_argument("--resume", help="state.pt to go on from")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return p.parse_args()
+    return p
 
 
 def rate(args, step, seconds):
-    """Warm-up over 100 steps of a leg, then a cosine over the whole run down to 2 %."""
+    """Warm-up over the first steps of a leg, then a cosine over the whole run down to 2 %."""
     part = min(1.0, seconds / args.total)
-    return args.lr * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
+    return args.lr * min(1.0, (step + 1) / max(1, args.warmup)) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
 
 
 def start(args, model):
@@ -64,19 +63,30 @@ def start(args, model):
     return {"seconds": args.done, "positions": 0, "step": 0}
 
 
-def main():
-    args = arguments()
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+def create(args, mixer):
+    """The model to train, on its device, and the saved state that its run goes on from."""
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
-    batches = Batches(args.tokenizer, args.seed, args.batch, args.workers, args.mix)
-    model = LanguageModel(Config(layers=args.layers, hidden=args.hidden))
+    model = LanguageModel(Config(layers=args.layers, hidden=args.hidden, mixer=mixer))
     state = start(args, model)
     model.to(args.device)
-    cuda = args.device == "cuda"
-    if cuda:
+    if args.device == "cuda":
         model.compile()
+    return model, state
+
+
+def run(args, model, state, loss_of):
+    """Trains `model` for a leg: {seconds, positions, steps, waited: seconds without a batch to read}.
+
+    `loss_of(ids, classes, dtype)` -> loss, {name in the log: value}; both [B,T+1].
+    """
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if args.rows:
+        batches = Recorded(args.rows, args.batch, args.skip)
+    else:
+        batches = Batches(args.tokenizer, args.seed, args.batch, args.workers, args.mix)
+    cuda = args.device == "cuda"
     optims = optimizers(model, args.lr, args.optimizer)
     for o, saved in zip(optims, state.get("optimizers", [])):
         o.load_state_dict(saved)
@@ -90,7 +100,8 @@ def main():
         log.flush()
 
     machine = torch.cuda.get_device_name() if cuda else "cpu"
-    report(event="start", machine=machine, torch=torch.__version__, parameters=sum(p.numel() for p in model.parameters()), **vars(args))
+    parameters = sum(p.numel() for p in model.parameters())
+    report(event="start", machine=machine, torch=torch.__version__, parameters=parameters, **vars(args))
     before, positions, step = state["seconds"], state["positions"], state["step"]
     begun, clock, elapsed = time.time(), None, 0.0
     for ids, classes in batches:
@@ -100,7 +111,7 @@ def main():
         for o in optims:
             for group in o.param_groups:
                 group["lr"] = lr
-        loss, answer, text, right = model.loss(ids, classes, args.text_weight, dtype=torch.bfloat16 if cuda else torch.float32)
+        loss, measures = loss_of(ids, classes, torch.bfloat16 if cuda else torch.float32)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in optims:
@@ -115,21 +126,44 @@ def main():
             report(event="compiled", seconds=round(clock - begun, 1))
         elapsed = time.time() - clock
         if step % 50 == 0:
-            values = [round(float(v), 4) for v in (answer, text, right, norm)]
+            values = {name: round(float(v), 4) for name, v in {**measures, "gradient": norm}.items()}
             now = time.time()
-            report(step=step, seconds=round(before + now - clock, 1), answer_loss=values[0], text_loss=values[1],
-                   answer_accuracy=values[2], gradient=values[3], rate=round(lr, 7), positions=positions,
-                   positions_per_s=round((positions - mark) / (now - mark_time)), queued=batches.queue.qsize())
+            report(step=step, seconds=round(before + now - clock, 1), **values, rate=round(lr, 7), positions=positions,
+                   positions_per_s=round((positions - mark) / (now - mark_time)), queued=batches.ready())
             mark, mark_time = positions, now
         if elapsed >= args.seconds:
             break
     batches.close()
     seconds = before + elapsed
-    report(event="end", seconds=round(seconds, 1), positions=positions, steps=step)
+    totals = dict(seconds=round(seconds, 1), positions=positions, steps=step, waited=round(batches.waited, 1))
+    report(event="end", **totals)
     torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optims], "seconds": seconds,
                 "positions": positions, "step": step}, out / "state.pt")
     checkpoint.save_parts(model, out / "ckpt")
+    return totals
+
+
+def arguments():
+    p = parser(__doc__)
+    p.add_argument("--total", type=float, required=True, help="training time of the whole run: the rate falls to its end")
+    p.add_argument("--mixer", choices=("mamba2", "attention"), default="mamba2", help="attention: a teacher for distill.py")
+    p.add_argument("--warm", help="Hugging Face folder of an earlier checkpoint to start from")
+    p.add_argument("--weights", help="stem of checkpoint parts to start from, with a fresh optimizer")
+    p.add_argument("--done", type=float, default=0.0, help="with --weights: seconds already trained")
+    p.add_argument("--resume", help="state.pt to go on from")
+    return p
+
+
+def train(args):
+    """The trained model and what `run` says of it."""
+    model, state = create(args, args.mixer)
+
+    def loss_of(ids, classes, dtype):
+        loss, answer, text, right = model.loss(ids, classes, args.text_weight, dtype=dtype)
+        return loss, {"answer_loss": answer, "text_loss": text, "answer_accuracy": right}
+
+    return model, run(args, model, state, loss_of)
 
 
 if __name__ == "__main__":
-    main()
+    train(arguments().parse_args())

@@ -6,6 +6,7 @@ import sys
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 HERE = Path(__file__).parents[1]
@@ -14,7 +15,7 @@ import clauses
 import documents
 import grammar
 import records
-from batches import ROW, Packer, pieces, tokens
+from batches import ROW, Packer, Recorded, finished, pieces, record, tokens
 from names import KINDS, load_names
 from records_wording import LANGS, NOTGIVEN
 from text import load_text
@@ -122,6 +123,25 @@ def test_rows_hold_whole_documents():
         packer.add([BOS] + [9] * (n - 2) + [EOS], [0] + [1] * (n - 1))
     for row in packer.rows + packer.full:
         assert len(row[0]) == len(row[1]) <= ROW and row[0][0] == BOS and row[0].count(BOS) == row[0].count(EOS)
+
+
+def test_recorded_batches_are_read_in_order_and_then_again(tmp_path):
+    made = [(np.full((2, ROW), i, np.uint16), np.full((2, ROW), i % 3, np.uint8)) for i in range(300, 305)]
+    record(tmp_path / "rows", len(made), made)
+    assert finished(tmp_path / "rows").exists()
+    reader = Recorded(tmp_path / "rows", 2, first=2)
+    read = [batch for _, batch in zip(range(5), reader)]
+    for (ids, classes), i in zip(read, (2, 3, 4, 2, 3)):
+        assert (ids == made[i][0]).all() and (classes == made[i][1]).all()
+
+
+def test_an_unfinished_recording_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(Recorded, "PATIENCE", 0.1)
+    (tmp_path / "rows").write_bytes(bytes(2 * ROW * 3 + 100))
+    reader = iter(Recorded(tmp_path / "rows", 2))
+    next(reader)
+    with pytest.raises(TimeoutError):
+        next(reader)
 
 
 def test_token_classes_follow_the_prompt_format():

@@ -7,7 +7,7 @@ from transformers import Mamba2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from export import hf_config
-from model import BOS, Config, LanguageModel
+from model import BOS, EOS, Config, LanguageModel, greedy, slots
 from optim import orthogonal
 
 SMALL = Config(vocab=512, hidden=128, layers=3, states=32, head=32)
@@ -47,6 +47,27 @@ def test_chunk_size_does_not_matter():
     ours, _ = models()
     ids = torch.randint(6, 512, (1, 256))
     assert (ours.logits(ids, chunk=32) - ours.logits(ids, chunk=128)).abs().max() < 2e-5
+
+
+def test_slots_neither_overlap_nor_leave_their_row():
+    sizes = [5, 9, 3, 10, 1, 1, 8, 2]
+    groups = list(slots(sizes, 2, 10))
+    assert [i for group in groups for i, _, _ in group] == list(range(len(sizes))) and len(groups) > 1
+    for group in groups:
+        taken = [(row, column + n) for i, row, column in group for n in range(sizes[i])]
+        assert len(set(taken)) == len(taken) and all(row < 2 and column < 10 for row, column in taken)
+
+
+@torch.no_grad()
+def test_packed_prompts_are_answered_as_alone():
+    ours, _ = models()
+    prompts = [[BOS] + torch.randint(6, 512, (n,)).tolist() for n in (20, 90, 33, 7, 61)]
+    for prompt, answer in zip(prompts, greedy(ours, prompts, max_new=8, batch=2, length=128)):
+        ids = list(prompt)
+        for _ in range(8):
+            ids.append(int(ours.logits(torch.tensor([ids]))[0, -1].argmax()))
+        alone = ids[len(prompt):]
+        assert answer == (alone[:alone.index(EOS)] if EOS in alone else alone)
 
 
 def test_orthogonal_update():
