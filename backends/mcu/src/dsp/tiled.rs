@@ -49,9 +49,7 @@ fn few_groups<const CHAINS: usize, const GROUPS: usize>(
     for (i, out) in y.chunks_mut(ROWS).enumerate() {
         let rows = HalfTile::new(w, i, x_scales);
         let mut lanes = [[0.0; ROWS]; CHAINS];
-        for (first, sums) in lanes.iter_mut().enumerate().take(w.groups) {
-            rows.add(first, CHAINS, &pairs[first..w.groups], sums);
-        }
+        rows.add(0, &pairs[..w.groups], &mut lanes);
         fold(&mut lanes);
         put(&lanes[0], out);
     }
@@ -65,9 +63,7 @@ fn many_groups(w: &Tiled<'_>, codes: &[[i8; GROUP]], x_scales: &[f32], y: &mut [
         let mut lanes = [[0.0; ROWS]; GROUP_LANES];
         for (block, codes) in codes.chunks(GROUP_LANES).enumerate() {
             expand(codes, &mut pairs);
-            for (lane, sums) in lanes.iter_mut().enumerate().take(codes.len()) {
-                rows.add(block * GROUP_LANES + lane, 1, &pairs[lane..=lane], sums);
-            }
+            rows.add(block * GROUP_LANES, &pairs[..codes.len()], &mut lanes);
         }
         fold(&mut lanes);
         put(&lanes[0], out);
@@ -106,25 +102,31 @@ impl<'a> HalfTile<'a> {
         }
     }
 
-    /// Adds the groups `first`, `first + stride`, … to `sums`; `pairs` are the codes from group `first` on.
+    /// Adds the groups from `first` on, whose codes are `pairs`, to the chains in turn; there is a group for each.
     #[inline(always)]
-    fn add(&self, first: usize, stride: usize, pairs: &[Pairs], sums: &mut [f32; ROWS]) {
-        let last = (pairs.len() - 1) / stride * stride;
+    fn add(&self, first: usize, pairs: &[Pairs], chains: &mut [[f32; ROWS]]) {
+        let (groups, end) = (pairs.len(), first + pairs.len());
         let (tiles, scales, x_scales) =
-            (&self.tiles[first..], &self.scales[first..], &self.x_scales[first..]);
-        assert!(last < tiles.len() && last < scales.len() && last < x_scales.len());
-        let cols = self.cols - (first + last) * GROUP;
-        let mut chain = Chain {
+            (&self.tiles[first..end], &self.scales[first..end], &self.x_scales[first..end]);
+        assert!(groups > 0);
+        let last_cols = self.cols - (end - 1) * GROUP;
+        let first = Group {
             codes: tiles[0][self.row * LINE_COLS..].as_ptr(),
             x: pairs.as_ptr(),
-            stride,
-            lines: cols.div_ceil(LINE_COLS).min(GROUP / LINE_COLS),
             scales: scales[0][self.row..].as_ptr(),
-            x_scales: x_scales.as_ptr(),
-            count: last / stride + 1,
+            x_scale: x_scales.as_ptr(),
         };
-        // SAFETY: all four arrays reach to the last group.
-        unsafe { add_chain(&mut chain, sums) };
+        let mut work = Work {
+            group: first,
+            first,
+            stride: chains.len(),
+            lines: last_cols.div_ceil(LINE_COLS).min(GROUP / LINE_COLS),
+            left: 0,
+            groups,
+            chains: chains.len().min(groups),
+        };
+        // SAFETY: there are so many groups and chains.
+        unsafe { add_chains(&mut work, chains.as_mut_ptr()) };
     }
 }
 
@@ -177,21 +179,35 @@ fn add_rows(a: &mut [f32; ROWS], b: &[f32; ROWS]) {
     }
 }
 
-/// Operands of [`add_chain`], which moves the pointers on from group to group.
+/// Where a group's operands are.
 #[repr(C)]
-struct Chain {
-    /// Eight rows of the tile of the first group.
+#[derive(Clone, Copy)]
+struct Group {
+    /// Eight rows of a tile.
     codes: *const u8,
     x: *const Pairs,
-    /// Distance of the groups.
+    /// Of eight rows.
+    scales: *const f16,
+    x_scale: *const f32,
+}
+
+/// What [`add_chains`] works on.
+#[repr(C)]
+struct Work {
+    /// The group that is added.
+    group: Group,
+    /// The first one of the chain.
+    first: Group,
+    /// Distance of a chain's groups.
     stride: usize,
     /// Lines of the last group that hold columns, 1..=8. All others have 8.
     lines: usize,
-    /// Of eight rows.
-    scales: *const f16,
-    x_scales: *const f32,
-    /// Groups, at least 1.
-    count: usize,
+    /// Groups from the one that is added to the last.
+    left: usize,
+    /// Groups from the chain's first one to the last, at least 1.
+    groups: usize,
+    /// Chains left, at least 1.
+    chains: usize,
 }
 
 /// Four products of two rows, whose weights are at `$at` of the line: `$smuad` begins a sum, `smlad` goes on.
@@ -244,28 +260,42 @@ macro_rules! line {
     };
 }
 
-/// `sums[r] += (codes · codes) · (scale · x_scale)` for eight rows, group after group.
+/// `chain[r] += (codes · codes) · (scale · x_scale)` for eight rows, group after group, chain after chain.
 ///
 /// # Safety
-/// The pointers of `chain` reach to its last group.
+/// There are as many groups and chains as `work` says.
 #[unsafe(naked)]
-unsafe extern "C" fn add_chain(chain: &mut Chain, sums: &mut [f32; ROWS]) {
+unsafe extern "C" fn add_chains(work: &mut Work, chains: *mut [f32; ROWS]) {
     naked_asm!(
         CORE!(),
         "push {{r0, r1, r4-r11, lr}}",
         "vpush {{d8-d15}}",
-        "sub sp, #8", // [sp]: lines left out
-        "vldmia r1, {{s0-s7}}",
-        // A group: its first line's address in lr, the codes in d8-d15.
+        // A chain: r12 is `work`, s0-s7 the sums.
         "1:",
-        "ldr r12, [sp, #72]",
-        "ldmia r12, {{r2-r5}}",
+        "ldrd r12, r1, [sp, #64]",
+        "vldmia r1, {{s0-s7}}",
+        "add lr, r12, #16",
+        "ldmia lr, {{r2-r5}}",
+        "stmia r12, {{r2-r5}}",
+        "add r2, r2, #512",
+        "adds r3, #64",
+        "adds r4, #32",
+        "adds r5, #4",
+        "stmia lr, {{r2-r5}}",
+        "ldr r0, [r12, #44]",
+        "str r0, [r12, #40]",
+        "subs r0, #1",
+        "str r0, [r12, #44]",
+        // A group: its first line's address in lr, the codes in d8-d15.
+        "2:",
+        "ldrd r2, r3, [r12]",
+        "ldrd r4, r5, [r12, #32]",
+        "ldr r1, [r12, #40]",
         "vldmia r3, {{d8-d15}}",
         "mov lr, r2",
         "add r2, r2, r4, lsl #9",
         "add r3, r3, r4, lsl #6",
-        "stmia r12, {{r2, r3}}",
-        "ldr r1, [r12, #24]",
+        "strd r2, r3, [r12]",
         "cmp r1, #1",
         "it ne",
         "movne r5, #8",
@@ -279,9 +309,9 @@ unsafe extern "C" fn add_chain(chain: &mut Chain, sums: &mut [f32; ROWS]) {
         "movs r6, #0",
         "movs r7, #0",
         "tbh [pc, r12, lsl #1]",
-        "2:",
-        ".hword (10f - 2b) / 2, (11f - 2b) / 2, (12f - 2b) / 2, (13f - 2b) / 2",
-        ".hword (14f - 2b) / 2, (15f - 2b) / 2, (16f - 2b) / 2, (17f - 2b) / 2",
+        "3:",
+        ".hword (10f - 3b) / 2, (11f - 3b) / 2, (12f - 3b) / 2, (13f - 3b) / 2",
+        ".hword (14f - 3b) / 2, (15f - 3b) / 2, (16f - 3b) / 2, (17f - 3b) / 2",
         "10:",
         line!("d15", "448", "456", "464", "472"),
         "11:",
@@ -299,18 +329,19 @@ unsafe extern "C" fn add_chain(chain: &mut Chain, sums: &mut [f32; ROWS]) {
         "17:",
         line!("d8", "0", "8", "16", "24"),
         // The sums as floats, times the scales.
-        "ldr r12, [sp, #72]",
+        "ldr r12, [sp, #64]",
         "vmov d4, r0, r1",
         "vmov d5, r2, r3",
         "vmov d6, r4, r5",
         "vmov d7, r6, r7",
-        "ldr r0, [r12, #8]",
-        "ldrd r1, r2, [r12, #16]",
+        "ldr r3, [r12, #32]",
+        "ldrd r1, r2, [r12, #8]",
+        "ldr r0, [r12, #40]",
         "vldmia r1, {{s16-s19}}",
         "vldr s20, [r2]",
-        "add r1, r1, r0, lsl #5",
-        "add r2, r2, r0, lsl #2",
-        "strd r1, r2, [r12, #16]",
+        "add r1, r1, r3, lsl #5",
+        "add r2, r2, r3, lsl #2",
+        "strd r1, r2, [r12, #8]",
         "vcvtb.f32.f16 s24, s16",
         "vcvtt.f32.f16 s25, s16",
         "vcvtb.f32.f16 s26, s17",
@@ -343,13 +374,16 @@ unsafe extern "C" fn add_chain(chain: &mut Chain, sums: &mut [f32; ROWS]) {
         "vmla.f32 s5, s13, s29",
         "vmla.f32 s6, s14, s30",
         "vmla.f32 s7, s15, s31",
-        "ldr r0, [r12, #24]",
+        "subs r0, r0, r3",
+        "str r0, [r12, #40]",
+        "bgt 2b",
+        "ldr r1, [sp, #68]",
+        "vstmia r1!, {{s0-s7}}",
+        "str r1, [sp, #68]",
+        "ldr r0, [r12, #48]",
         "subs r0, #1",
-        "str r0, [r12, #24]",
+        "str r0, [r12, #48]",
         "bne 1b",
-        "ldr r1, [sp, #76]",
-        "vstmia r1, {{s0-s7}}",
-        "add sp, #8",
         "vpop {{d8-d15}}",
         "pop {{r0, r1, r4-r11, pc}}",
     )
