@@ -1,5 +1,7 @@
 /* Every wrong call gets its status and a message, and the state stays as it was.
  * bad_input FRAMES.sarit TOKENS.sarit */
+#include "read_file.h"
+
 #include <sarit.h>
 
 #include <math.h>
@@ -27,26 +29,13 @@ static int wrong;
         }                                                                                           \
     } while (0)
 
-enum { ROOM = 1 << 20, FRAME = 40 };
+enum { FRAME = 40 };
 static _Alignas(64) unsigned char file[ROOM], other_file[ROOM], memory[ROOM], more[ROOM], snapshot[ROOM];
 
 static sarit_model model, tokens, empty;
 static sarit_state state;
 static sarit_scratch scratch;
 static sarit_needs need;
-
-/* A file whole, at most ROOM bytes. */
-static size_t read_file(const char *path, unsigned char *to)
-{
-    FILE *in = fopen(path, "rb");
-    size_t len = in ? fread(to, 1, ROOM, in) : 0;
-    if (len == 0) {
-        printf("cannot read %s\n", path);
-        exit(2);
-    }
-    fclose(in);
-    return len;
-}
 
 static void models(size_t len)
 {

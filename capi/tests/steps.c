@@ -1,12 +1,13 @@
 /* 10,000 steps of a frame model in which no allocation happens: malloc and its kin are traps.
  * steps FRAMES.sarit INPUT: INPUT holds frames of 32-bit floats, read again and again. Prints the state's hash. */
+#include "read_file.h"
+
 #include <sarit.h>
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROOM = 1 << 20 };
 static _Alignas(64) unsigned char file[ROOM], memory[ROOM], working[ROOM], snapshot[ROOM];
 static float input[ROOM / 4];
 
@@ -35,16 +36,6 @@ void *realloc(void *old, size_t bytes)
 }
 
 void free(void *pointer) { caught += set && pointer; }
-
-static size_t read_file(const char *path, void *to)
-{
-    FILE *in = fopen(path, "rb");
-    size_t len = in ? fread(to, 1, ROOM, in) : 0;
-    if (len == 0)
-        exit(2);
-    fclose(in);
-    return len;
-}
 
 #define MUST(call)                                                                                  \
     do {                                                                                            \

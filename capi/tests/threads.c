@@ -1,25 +1,17 @@
 /* One model, four threads with a state each: all reach the same state. threads FRAMES.sarit INPUT, as steps.c. */
+#include "read_file.h"
+
 #include <sarit.h>
 
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { ROOM = 1 << 20, THREADS = 4 };
+enum { THREADS = 4 };
 static _Alignas(64) unsigned char file[ROOM];
 static float input[ROOM / 4];
 static sarit_model model;
 static size_t frame_len, frames;
-
-static size_t read_file(const char *path, void *to)
-{
-    FILE *in = fopen(path, "rb");
-    size_t len = in ? fread(to, 1, ROOM, in) : 0;
-    if (len == 0)
-        exit(2);
-    fclose(in);
-    return len;
-}
 
 static void *stream(void *hash)
 {

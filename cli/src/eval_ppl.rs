@@ -2,7 +2,7 @@
 
 use crate::args::EvalPpl;
 use crate::prompt::leading_special;
-use crate::session::{CHUNK, Memory, Meta, ModelFile, cpu, cpu_with};
+use crate::session::{CHUNK, Memory, Meta, ModelFile, cpu, worker};
 use crate::text::{Specials, Text};
 use crate::{output, parallel};
 use anyhow::{Context, Result, ensure};
@@ -51,10 +51,7 @@ pub(crate) fn run(args: &EvalPpl) -> Result<()> {
     }
 
     let bar = output::bar(lines.len() as u64, "reading");
-    let start = || {
-        let engine = Engine::new(model, cpu_with(&args.compute, 1)?);
-        Ok((engine, Memory::new(&model, args.compute.chunk(), &args.compute)?))
-    };
+    let start = || worker(&model, &args.compute);
     let sums = parallel::map(lines.len(), args.compute.workers(), &bar, start, |(engine, memory), i| {
         let mut ids: Vec<u32> = leading.into_iter().chain(text.encode(lines[i])?).collect();
         ids.truncate(MAX_TOKENS);

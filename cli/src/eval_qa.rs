@@ -3,11 +3,11 @@
 use crate::args::EvalQa;
 use crate::prompt::Prompt;
 use crate::score::{Means, Score, Tally, normalize, score};
-use crate::session::{Memory, Meta, ModelFile, cpu_with};
+use crate::session::{Meta, ModelFile, worker};
 use crate::text::Text;
 use crate::{output, parallel};
 use anyhow::{Context, Result, anyhow, ensure};
-use sarit_core::{Engine, Sampler, Sampling};
+use sarit_core::{Sampler, Sampling};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
@@ -113,10 +113,7 @@ fn answers(args: &EvalQa, rows: &[Row]) -> Result<Vec<String>> {
     let text = Text::of(&model, Prompt::specials(&meta))?;
     let prompt = Prompt::new(&meta, &text)?;
     let bar = output::bar(rows.len() as u64, "answering");
-    let start = || {
-        let engine = Engine::new(model, cpu_with(&args.compute, 1)?);
-        Ok((engine, Memory::new(&model, args.compute.chunk(), &args.compute)?))
-    };
+    let start = || worker(&model, &args.compute);
     let answers = parallel::map(rows.len(), args.compute.workers(), &bar, start, |(engine, memory), i| {
         let mut ids = prompt.context_ids(&rows[i].context)?;
         ids.extend(prompt.question_ids(&rows[i].question)?);

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Blocks of threads that an H100 runs at the same time: attention needs some scratch for each.
-const GPU_BLOCKS: usize = 3 * 132;
+const GPU_BLOCKS: usize = 132;
 
 #[derive(Serialize)]
 struct Inspection {

@@ -201,9 +201,11 @@ impl<'m> Memory<'m> {
     ) -> Result<Stream<'a, 'm, K>> {
         let state = State::init(engine.model(), &mut self.state)?;
         let scratch = Scratch::new(engine.model(), &mut self.scratch, self.chunk)?;
-        let mut stream = Stream { engine, state, scratch, gpu: self.gpu.as_mut() };
-        stream.reset()?;
-        Ok(stream)
+        let mut gpu = self.gpu.as_mut();
+        if let Some(gpu) = &mut gpu {
+            gpu.reset(0)?;
+        }
+        Ok(Stream { engine, state, scratch, gpu })
     }
 
     /// A stream that goes on from a snapshot.
@@ -223,6 +225,11 @@ impl<'m> Memory<'m> {
         }
         Ok(Stream { engine, state, scratch, gpu })
     }
+}
+
+/// An engine of one thread and its memory, for workers that run beside each other.
+pub(crate) fn worker<'m>(model: &Model<'m>, compute: &Compute) -> Result<(Engine<'m, Cpu>, Memory<'m>)> {
+    Ok((Engine::new(*model, cpu_with(compute, 1)?), Memory::new(model, compute.chunk(), compute)?))
 }
 
 /// The state file at `path`, of which no more is read than any state of `model` can hold and one byte.

@@ -1,4 +1,4 @@
-// What a device has and C++ has not. `host/emulator.h` has the same for tests without a device.
+// What a device has and C++ has not. `emulator/src/emulator.h` has the same for tests without a device.
 #pragma once
 #include "program.cuh"
 

@@ -23,29 +23,26 @@ __device__ __noinline__ void op_window(Run run, const Op& op, const Convolve& p)
     }
 }
 
-// dt of a raw time step with its bias.
-__device__ inline float time_of(const TimeStep& p, float raw) {
-    float dt = softplus(raw);
-    dt = dt < p.min ? p.min : dt;
-    return dt > p.max ? p.max : dt;
-}
-
-// A raw time step as dt, and the decay where it is one per head.
-__device__ inline void time_step(Run run, const TimeStep& p, u32 head, float raw, float& dt, float& decay) {
+// A raw time step as dt, and the decay where it is one per head; `bias` and `a_log2` are the head's, if it has them.
+__device__ inline void time_step(const TimeStep& p, float raw, float bias, float a_log2, float& dt, float& decay) {
     if (p.sigmoid) {
         decay = sigmoid(-raw);
         dt = 1.0f;
         return;
     }
-    dt = time_of(p, raw + run.weights(p.bias)[head]);
-    decay = p.per_element ? 0.0f : exp2_core(dt * run.weights(p.a_log2)[head]);
+    dt = softplus(raw + bias);
+    dt = dt < p.min ? p.min : dt;
+    dt = dt > p.max ? p.max : dt;
+    decay = p.per_element ? 0.0f : exp2_core(dt * a_log2);
 }
 
 __device__ __noinline__ void op_times(Run run, const Op& op, const Times& p) {
     u64 all = (u64)run.shared().rows * p.heads;
     for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
         u32 row = n / p.heads, head = n % p.heads;
-        time_step(run, p.time, head, run.at(p.raw, row)[head], run.at(p.dt, row)[head], run.at(p.decay, row)[head]);
+        float bias = p.time.sigmoid ? 0.0f : run.weights(p.time.bias)[head];
+        float a_log2 = p.time.sigmoid || p.time.per_element ? 0.0f : run.weights(p.time.a_log2)[head];
+        time_step(p.time, run.at(p.raw, row)[head], bias, a_log2, run.at(p.dt, row)[head], run.at(p.decay, row)[head]);
     }
 }
 
@@ -194,13 +191,7 @@ __device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& ear
         }
         if (has_select) dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, head);
         x = few_taps ? apply_taps(p.conv, early.x, x) : convolved(run, p.conv, 0, channel);
-        if (p.time.sigmoid) {
-            decay = sigmoid(-dt);
-            dt = 1.0f;
-        } else {
-            dt = time_of(p.time, dt + early.bias);
-            if (!p.time.per_element) decay = exp2_core(dt * early.a_log2);
-        }
+        time_step(p.time, dt, early.bias, early.a_log2, dt, decay);
         const float* b = run.shared().row + (has_select ? p.rank : 0) + group * n;
         const float* c = b + bc;
         float u = dt * x, sum = 0.0f;

@@ -11,7 +11,7 @@ pub trait Device {
     /// A model's bytes, in memory that the device can read.
     type Model<'m>;
 
-    /// The most blocks of 256 threads with this much shared memory that run at the same time, for one row of activations
+    /// The most blocks of 512 threads with this much shared memory that run at the same time, for one row of activations
     /// or many.
     ///
     /// # Errors

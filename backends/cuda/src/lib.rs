@@ -20,7 +20,7 @@
 //! The plan of a model becomes a list of operations (`program`), and one kernel runs them all: its blocks stay on the
 //! device for the whole launch, do an operation, wait for each other, and go on with the next, for one token or, where
 //! tokens are chosen on the device, for many. So a token costs no launches, and between two barriers each block makes
-//! for itself what it would else wait for. While a block waits, its next weights are on their way to the cache.
+//! for itself what it would else wait for. While a block waits, its next weights are on their way to its registers.
 //!
 //! Bits are those of [`sarit_core::Scalar`]: products of codes are exact, sums run in the lanes of the contract, which
 //! are warps (8 lanes over groups) and half-warps (16 over elements), and the kernels are compiled without contraction.

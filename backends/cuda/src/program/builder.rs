@@ -8,8 +8,8 @@ use bytemuck::Pod;
 use sarit_core::plan::{Linear, Norm, NormKind};
 use sarit_core::{ALIGN, GROUP, Matrix, Model, TILE_ROWS};
 
-/// Bytes of shared memory of a block up to which blocks make inputs for themselves, so that several fit on a
-/// multiprocessor; and those that every device since compute capability 8.0 has.
+/// Bytes of shared memory of a block up to which blocks make inputs for themselves; and those that every device since
+/// compute capability 8.0 has.
 const FUSED_BYTES: usize = 64 << 10;
 const SHARED_BYTES: usize = 96 << 10;
 

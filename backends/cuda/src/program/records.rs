@@ -252,7 +252,8 @@ pub const SIZES: [usize; 16] = [
     SHARED_START_BYTES,
 ];
 
-/// Bytes of shared memory before the row: an operation and 256 floats.
+/// Bytes of shared memory before the row, `Shared` of the kernels: parameters, two numbers, two operations, 256 sums, 4,096
+/// lanes of sums.
 pub(crate) const SHARED_START_BYTES: usize =
     (size_of::<Params>() + 8 + 2 * size_of::<Op>() + 4 * 256).next_multiple_of(16) + 4 * 4096;
 
