@@ -11,9 +11,10 @@ fn kernels() -> impl Kernels {
     sarit_cpu::Cpu::new(1)
 }
 
+/// The kernels of this build: those of the target.
 #[cfg(not(feature = "hosted"))]
 fn kernels() -> impl Kernels {
-    sarit_core::Scalar
+    sarit_mcu::Best::default()
 }
 
 /// Model, state and scratch of a call that also reads `input`.

@@ -8,8 +8,21 @@ pub(crate) const ROUND: f32 = 12_582_912.0;
 
 const LOG2_E: f32 = core::f32::consts::LOG2_E;
 /// ln 2 in two parts; multiples of the first by integers below 2^14 are exact.
-const LN_2_HIGH: f32 = 0.693_359_4;
-const LN_2_LOW: f32 = -2.121_944_4e-4;
+pub const LN_2_HIGH: f32 = 0.693_359_4;
+/// The second part.
+pub const LN_2_LOW: f32 = -2.121_944_4e-4;
+
+/// `2^f` for `f` in about -0.5..=0.5 as a polynomial through the Chebyshev nodes, highest power first (relative error
+/// 9.2e-9).
+pub const EXP2: [f32; 7] = [
+    0.000_154_531_63,
+    0.001_339_086_3,
+    0.009_618_083,
+    0.055_503_57,
+    0.240_226_5,
+    core::f32::consts::LN_2,
+    1.0,
+];
 
 /// `x`, but at most `high`; NaN stays NaN.
 #[inline(always)]
@@ -23,16 +36,13 @@ pub(crate) fn at_least(x: f32, low: f32) -> f32 {
     if x < low { low } else { x }
 }
 
-/// `2^(n + f)` where `rounded` is `n + ROUND` and `f` is in about -0.5..=0.5: a polynomial of degree 6 through the
-/// Chebyshev nodes (relative error 9.2e-9), scaled by adding `n` to its exponent.
+/// `2^(n + f)` where `rounded` is `n + ROUND`: [`EXP2`] by Horner's rule, scaled by adding `n` to its exponent.
 #[inline(always)]
 fn exp2_parts(rounded: f32, f: f32) -> f32 {
-    let p = f * 0.000_154_531_63 + 0.001_339_086_3;
-    let p = f * p + 0.009_618_083;
-    let p = f * p + 0.055_503_57;
-    let p = f * p + 0.240_226_5;
-    let p = f * p + core::f32::consts::LN_2;
-    let p = f * p + 1.0;
+    let mut p = EXP2[0];
+    for c in &EXP2[1..] {
+        p = f * p + c;
+    }
     p * f32::from_bits((rounded.to_bits() << 23).wrapping_add(0x3f80_0000))
 }
 
@@ -56,14 +66,18 @@ pub fn exp(x: f32) -> f32 {
     if x < -87.33 { 0.0 } else { y }
 }
 
-/// `ln(1 + t)` for 0 <= t <= 1: `2 atanh(t / (2 + t))` by its odd series, fitted.
+/// `2 atanh(s) = 2 s + s · s² · P(s²)` for `s` up to 1/3: the odd series, fitted; highest power of P first.
+pub const LN_1P: [f32; 4] = [0.268_515, 0.282_366_2, 0.400_075_6, 0.666_666_4];
+
+/// `ln(1 + t)` for 0 <= t <= 1: `2 atanh(t / (2 + t))`.
 #[inline(always)]
-fn ln_1p(t: f32) -> f32 {
+pub fn ln_1p(t: f32) -> f32 {
     let s = t / (2.0 + t);
     let z = s * s;
-    let q = z * 0.268_515 + 0.282_366_2;
-    let q = z * q + 0.400_075_6;
-    let q = z * q + 0.666_666_4;
+    let mut q = LN_1P[0];
+    for c in &LN_1P[1..] {
+        q = z * q + c;
+    }
     (s + s) + s * (z * q)
 }
 

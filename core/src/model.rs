@@ -142,12 +142,7 @@ impl<'m> Model<'m> {
 
         let (mut before, mut state_bytes) = (0, StateDType::ALL.map(|_| pool_bytes(&output)));
         while let Some(raw) = next {
-            let block = self.resolve(&raw, before)?;
-            before = block.join().input.len(self.d_model(), before);
-            for (sum, dtype) in state_bytes.iter_mut().zip(StateDType::ALL) {
-                let bytes = padded_bytes(&block, dtype).and_then(|bytes| bytes.checked_add(*sum));
-                *sum = bytes.ok_or(ModelError::TooLarge)?;
-            }
+            before = self.check_block(&raw, before, &mut state_bytes)?;
             next = records.next()?;
         }
         if before == 0 {
@@ -156,6 +151,22 @@ impl<'m> Model<'m> {
         self.state_bytes = state_bytes[self.state_dtype as usize];
         ScratchLens::checked(self, 1.into()).ok_or(ModelError::TooLarge)?;
         Ok(())
+    }
+
+    /// Resolves a block and adds the bytes of its state in each format; returns the length of its normed input.
+    #[inline(never)]
+    fn check_block(
+        &self,
+        raw: &RawRecord<'m>,
+        before: usize,
+        state_bytes: &mut [usize; StateDType::ALL.len()],
+    ) -> Result<usize, ModelError> {
+        let block = self.resolve(raw, before)?;
+        for (sum, dtype) in state_bytes.iter_mut().zip(StateDType::ALL) {
+            let bytes = padded_bytes(&block, dtype).and_then(|bytes| bytes.checked_add(*sum));
+            *sum = bytes.ok_or(ModelError::TooLarge)?;
+        }
+        Ok(block.join().input.len(self.d_model(), before))
     }
 
     /// The same model with SSM states of another element type than the file asks for.
@@ -172,6 +183,7 @@ impl<'m> Model<'m> {
         Operands { index, model: self, before }
     }
 
+    /// Each kind of block is resolved by a function that is not inlined: its part of the stack is only there while it runs.
     fn resolve(&self, raw: &RawRecord<'m>, before: usize) -> Result<Block<'m>, ModelError> {
         let operands = self.operands(raw.index, before);
         Ok(match raw.header.tag {
@@ -187,22 +199,22 @@ impl<'m> Model<'m> {
 
     /// The blocks in order, each with the place of its first byte in the state.
     pub fn blocks(&self) -> impl Iterator<Item = (Block<'m>, usize)> {
-        let model = *self;
         let mut records = Records { rest: self.plan, index: 0 };
         let (mut offset, mut before) = (0, 0);
-        let blocks = core::iter::from_fn(move || {
-            let raw = records.next().expect(CHECKED)?;
-            // Input, output, and the format of the state.
-            if raw.index < 2 || raw.header.tag == tag::STATE_FORMAT {
-                return Some(None);
-            }
-            let block = model.resolve(&raw, before).expect(CHECKED);
-            before = block.join().input.len(model.d_model(), before);
+        core::iter::from_fn(move || {
+            // Past input, output, and the format of the state.
+            let raw = loop {
+                let raw = records.next().expect(CHECKED)?;
+                if raw.index >= 2 && raw.header.tag != tag::STATE_FORMAT {
+                    break raw;
+                }
+            };
+            let block = self.resolve(&raw, before).expect(CHECKED);
+            before = block.join().input.len(self.d_model(), before);
             let start = offset;
-            offset += padded_bytes(&block, model.state_dtype).expect(CHECKED);
-            Some(Some((block, start)))
-        });
-        blocks.flatten()
+            offset += padded_bytes(&block, self.state_dtype).expect(CHECKED);
+            Some((block, start))
+        })
     }
 
     /// The matrices of expert `e` of a mixture.

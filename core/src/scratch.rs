@@ -93,12 +93,16 @@ impl ScratchLens {
                 grow(&mut self.proj, b.in_proj.matrix.rows());
                 grow(&mut self.inner, b.d_inner());
                 grow(&mut self.dt, b.heads);
-                grow(&mut self.decay, b.heads);
+                if b.decays_by_head() {
+                    grow(&mut self.decay, b.heads);
+                }
                 if let Some(select) = &b.select {
                     self.matrix(&select.x_proj);
                     self.matrix(&select.dt_proj);
                     grow(&mut self.select, select.x_proj.rows());
-                    grow(&mut self.normed, select.x_proj.rows());
+                    if select.has_norms() {
+                        grow(&mut self.normed, select.x_proj.rows());
+                    }
                 }
             }
             Block::Attention(b) => {

@@ -72,6 +72,7 @@ impl<K: Kernels> Engine<'_, K> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn linear_block(&self, p: &LinearBlock<'_>, chunk: &Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
         let len = self.model.d_model();
         let u = Rows::new(s.hidden, chunk.count, chunk.input_len, chunk.input_len);

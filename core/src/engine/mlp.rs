@@ -7,6 +7,7 @@ use crate::plan::Mlp;
 use crate::scratch::Scratch;
 
 impl<K: Kernels> Engine<'_, K> {
+    #[inline(never)]
     pub(super) fn mlp(&self, p: &Mlp<'_>, chunk: &Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
         let (count, len, d_ff) = (chunk.count, chunk.input_len, p.up.matrix.rows());
         let u = Rows::new(s.hidden, count, len, len);

@@ -1,4 +1,5 @@
-//! The step: tokens or frames through all blocks. The page to read first; each kind of block has a page of its own.
+//! The step: tokens or frames through all blocks. The page to read first; each kind of block has a page of its own, and is
+//! not inlined here: its part of the stack is only there while it runs.
 
 mod attention;
 mod frame;
@@ -209,6 +210,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
     }
 
     /// Takes `count` vectors of the residual stream, as many of each stream, through all blocks.
+    #[inline(never)]
     fn run_blocks(
         &self,
         states: &mut [&mut State<'_>],

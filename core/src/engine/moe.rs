@@ -9,6 +9,7 @@ use crate::scratch::Scratch;
 
 impl<'m, K: Kernels> Engine<'m, K> {
     /// Token after token: each chooses experts of its own.
+    #[inline(never)]
     pub(super) fn moe(&self, p: &Moe<'m>, chunk: &Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
         let (len, d_model, width) = (chunk.input_len, self.model.d_model(), p.width);
         for t in 0..chunk.count {

@@ -7,6 +7,7 @@ use crate::plan::ShortConv;
 use crate::scratch::Scratch;
 
 impl<K: Kernels> Engine<'_, K> {
+    #[inline(never)]
     pub(super) fn short_conv(&self, p: &ShortConv<'_>, mut chunk: Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
         let (count, len, channels) = (chunk.count, chunk.input_len, p.channels);
         let u = Rows::new(s.hidden, count, len, len);

@@ -9,6 +9,7 @@ use crate::scratch::Scratch;
 use crate::state::StateDType;
 
 impl<K: Kernels> Engine<'_, K> {
+    #[inline(never)]
     pub(super) fn ssm(&self, p: &Ssm<'_>, mut chunk: Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
         let (count, len) = (chunk.count, chunk.input_len);
         let (d_inner, bc, channels) = (p.d_inner(), p.bc_len(), p.conv_channels());
@@ -111,7 +112,7 @@ impl<K: Kernels> Engine<'_, K> {
         self.product(&select.x_proj, x, quantized, RowsMut::new(raw, count, rows, rows));
         let raw = Rows::new(raw, count, rows, rows);
         let norms = [(&select.dt_norm, 0, rank), (&select.b_norm, rank, bc), (&select.c_norm, rank + bc, bc)];
-        let selected = if norms.iter().all(|(norm, ..)| norm.kind == NormKind::Identity) {
+        let selected = if !select.has_norms() {
             raw
         } else {
             for (norm, start, len) in norms {
@@ -142,7 +143,7 @@ impl<K: Kernels> Engine<'_, K> {
                 if interval != 1.0 {
                     dt.iter_mut().take(count * heads).for_each(|dt| *dt *= interval);
                 }
-                if a_log2.len() != heads {
+                if !p.decays_by_head() {
                     return kernels::Decay::Element(a_log2);
                 }
                 let dt = Rows::new(dt, count, heads, heads);

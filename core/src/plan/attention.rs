@@ -135,6 +135,7 @@ impl Attention<'_> {
 }
 
 impl<'m> Operands<'_, 'm> {
+    #[inline(never)]
     pub(crate) fn attention(&self, r: &AttentionRecord) -> Result<Attention<'m>, ModelError> {
         let (join, len) = self.join(&r.join)?;
         let [heads, kv_heads, head_dim, window, conv_width] =

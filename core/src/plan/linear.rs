@@ -81,6 +81,7 @@ pub struct LinearBlock<'m> {
 }
 
 impl<'m> Operands<'_, 'm> {
+    #[inline(never)]
     pub(crate) fn linear_block(&self, r: &LinearBlockRecord) -> Result<LinearBlock<'m>, ModelError> {
         let (join, len) = self.join(&r.join)?;
         Ok(LinearBlock { join, linear: self.linear(&r.linear, self.d_model(), len)? })

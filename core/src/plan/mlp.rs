@@ -64,6 +64,7 @@ pub struct Mlp<'m> {
 }
 
 impl<'m> Operands<'_, 'm> {
+    #[inline(never)]
     pub(crate) fn mlp(&self, r: &MlpRecord) -> Result<Mlp<'m>, ModelError> {
         let (join, len) = self.join(&r.join)?;
         let [d_ff] = self.sizes([r.d_ff])?;

@@ -109,6 +109,7 @@ pub struct Expert<'m> {
 }
 
 impl<'m> Operands<'_, 'm> {
+    #[inline(never)]
     pub(crate) fn moe(&self, r: &MoeRecord) -> Result<Moe<'m>, ModelError> {
         let (join, len) = self.join(&r.join)?;
         let [experts, chosen, d_ff, groups, chosen_groups] =

@@ -51,6 +51,7 @@ impl ShortConv<'_> {
 }
 
 impl<'m> Operands<'_, 'm> {
+    #[inline(never)]
     pub(crate) fn short_conv(&self, r: &ShortConvRecord) -> Result<ShortConv<'m>, ModelError> {
         let (join, len) = self.join(&r.join)?;
         let [channels, conv_width] = self.sizes([r.channels, r.conv_width])?;

@@ -1,7 +1,9 @@
 //! Selective state-space blocks.
 
 use super::resolve::Operands;
-use super::{Join, JoinRecord, Linear, LinearRecord, NONE, Norm, NormRecord, Record, norm_kind, tag};
+use super::{
+    Join, JoinRecord, Linear, LinearRecord, NONE, Norm, NormKind, NormRecord, Record, norm_kind, tag,
+};
 use crate::error::ModelError;
 use crate::state::STATE_GROUP;
 use crate::tensor::Matrix;
@@ -160,13 +162,29 @@ impl Ssm<'_> {
         self.d_inner() * self.d_state
     }
 
+    /// Whether the state decays by one factor per head, rather than per element.
+    pub fn decays_by_head(&self) -> bool {
+        match self.decay {
+            Decay::Exp { a_log2, .. } => a_log2.len() == self.heads,
+            Decay::Sigmoid => true,
+        }
+    }
+
     /// Scales of the SSM state in 8-bit codes: `[heads][head_dim][ceil(d_state / 256)]`.
     pub fn scales_len(&self) -> usize {
         self.d_inner() * self.d_state.div_ceil(STATE_GROUP)
     }
 }
 
+impl Select<'_> {
+    /// Whether any of the three parts is normed.
+    pub fn has_norms(&self) -> bool {
+        [&self.dt_norm, &self.b_norm, &self.c_norm].iter().any(|norm| norm.kind != NormKind::Identity)
+    }
+}
+
 impl<'m> Operands<'_, 'm> {
+    #[inline(never)]
     pub(crate) fn ssm(&self, r: &SsmRecord) -> Result<Ssm<'m>, ModelError> {
         let (join, len) = self.join(&r.join)?;
         let [heads, head_dim, d_state, n_groups, conv_width] =

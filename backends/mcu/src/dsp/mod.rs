@@ -1,0 +1,100 @@
+//! Cores with DSP instructions and a single-precision floating-point unit.
+
+/// The core that functions in assembly are for. They need it, because the compiler passes no features on to them, and
+/// the FPU's registers are the same on all three cores.
+macro_rules! CORE {
+    () => {
+        ".cpu cortex-m4\n.fpu fpv4-sp-d16"
+    };
+}
+
+mod dense;
+mod exp;
+mod exp2;
+mod functions;
+mod quantize;
+mod scan;
+mod tiled;
+
+use sarit_core::kernels::{
+    Conv, Decay, Input, Kernels, QuantizedMut, Rows, RowsMut, Scan, SsmState, TimeStep,
+};
+use sarit_core::plan::{Activation, Norm};
+use sarit_core::{Matrix, Scalar};
+
+/// The definitions, for what has no instructions of its own here. Not inlined: their part of the stack is only there
+/// while they run.
+mod others {
+    use super::*;
+
+    #[inline(never)]
+    pub(super) fn matmul(w: &Matrix<'_>, x: Input<'_>, y: RowsMut<'_>) {
+        Scalar.matmul(w, x, y);
+    }
+
+    #[inline(never)]
+    pub(super) fn conv(conv: &Conv<'_>, window: &mut [f32], x: RowsMut<'_>) {
+        Scalar.conv(conv, window, x);
+    }
+
+    #[inline(never)]
+    pub(super) fn scan(p: &Scan<'_>, state: SsmState<'_>, y: RowsMut<'_>) {
+        Scalar.scan(p, state, y);
+    }
+
+    #[inline(never)]
+    pub(super) fn activate(activation: Activation, gate: Option<Rows<'_>>, y: RowsMut<'_>) {
+        Scalar.activate(activation, gate, y);
+    }
+}
+
+/// Kernels for Cortex-M4F, M7 and M33 with its options: the DSP extension and the floating-point unit.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Dsp;
+
+impl Kernels for Dsp {
+    fn name(&self) -> &'static str {
+        "dsp"
+    }
+
+    fn quantize(&self, x: Rows<'_>, q: QuantizedMut<'_>) {
+        quantize::quantize(x, q);
+    }
+
+    fn matmul(&self, w: &Matrix<'_>, x: Input<'_>, mut y: RowsMut<'_>) {
+        match (w, x) {
+            (Matrix::Q8(w), Input::Quantized(x)) => tiled::matmul(w, x, &mut y),
+            (Matrix::F32(w), Input::Float(x)) => dense::matmul(w, x, &mut y),
+            (w, x) => others::matmul(w, x, y),
+        }
+    }
+
+    fn conv(&self, conv: &Conv<'_>, window: &mut [f32], x: RowsMut<'_>) {
+        if conv.width == 4 { functions::conv4(conv, window, x) } else { others::conv(conv, window, x) }
+    }
+
+    fn time_step(&self, p: &TimeStep<'_>, x: RowsMut<'_>) {
+        functions::time_step(p, x);
+    }
+
+    fn scan(&self, p: &Scan<'_>, state: SsmState<'_>, mut y: RowsMut<'_>) {
+        match (p.decay, state) {
+            (Decay::Element(a_log2), SsmState::F32(h)) if scan::takes(p) => scan::scan(p, a_log2, h, &mut y),
+            (_, state) => others::scan(p, state, y),
+        }
+    }
+
+    fn activate(&self, activation: Activation, gate: Option<Rows<'_>>, mut y: RowsMut<'_>) {
+        match activation {
+            Activation::Silu => functions::silu(gate, y.count(), &mut y),
+            _ => others::activate(activation, gate, y),
+        }
+    }
+
+    fn gate(&self, z: Rows<'_>, norm: Option<&Norm<'_>>, groups: usize, mut y: RowsMut<'_>) {
+        functions::silu(Some(z), y.count(), &mut y);
+        if let Some(norm) = norm {
+            self.group_norm(norm, groups, y);
+        }
+    }
+}
