@@ -69,6 +69,9 @@ pub(crate) struct Compute {
     /// Which GPU, as `sarit devices` numbers them
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) device: usize,
+    /// Keep the whole model in memory, so that no step waits for the disk
+    #[arg(long)]
+    pub(crate) lock: bool,
 }
 
 /// What runs a model.

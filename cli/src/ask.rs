@@ -23,7 +23,7 @@ struct Answer {
 pub(crate) fn run(args: &Ask) -> Result<()> {
     ensure!(!args.question.trim().is_empty(), "the question is empty; say what to ask with --question");
     let context = context(&args.about)?;
-    let file = ModelFile::open(args.model.as_deref())?;
+    let file = ModelFile::open_to_run(args.model.as_deref(), &args.compute)?;
     let state = args.about.state.as_deref();
     let (model, snapshot) = file.model_and_snapshot(args.state_format, state)?;
     let meta = Meta::of(&model)?;

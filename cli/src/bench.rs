@@ -7,7 +7,7 @@ use crate::session::{CHUNK, Memory, ModelFile, Stream, cpu, random_ids};
 use anyhow::{Context, Result, ensure};
 use indicatif::HumanBytes;
 use sarit_core::plan::Input;
-use sarit_core::{Engine, Kernels, Matrix, Model, StepError, Tensor};
+use sarit_core::{Engine, Kernels, Matrix, Model, Sampler, Sampling, StepError, Tensor};
 use serde::Serialize;
 use std::hint::black_box;
 use std::time::Instant;
@@ -33,6 +33,10 @@ struct Measured {
     prompt: usize,
     generate: usize,
     runs: usize,
+    /// From opening the file until it is checked.
+    load_ms: f64,
+    /// From opening the file until the first token is chosen: threads made, memory allocated, every weight read.
+    first_token_ms: f64,
     state_bytes: usize,
     scratch_bytes: usize,
     /// On the GPU, if it runs there.
@@ -73,8 +77,10 @@ struct StreamsMeasured {
 }
 
 pub(crate) fn run(args: &Bench) -> Result<()> {
-    let file = ModelFile::open(args.model.as_deref())?;
+    let opened = Instant::now();
+    let file = ModelFile::open_to_run(args.model.as_deref(), &args.compute)?;
     let model = file.model_with(args.state.format)?;
+    let load_ms = 1e3 * opened.elapsed().as_secs_f64();
     ensure!(model.frame_len() == 0, StepError::TakesFrames);
     let cpu = cpu(&args.compute)?;
     let (mut threads, mut backend) = (cpu.threads(), cpu.isa().name());
@@ -82,6 +88,11 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
     let streams = usize::from(args.streams);
     let chunk = args.compute.chunk();
     let mut memory = Memory::new(&model, chunk, &args.compute)?;
+    memory.start(&engine)?.continue_from(&[0], &[], 1, &mut Sampler::new(Sampling::default())?, |token| {
+        black_box(token);
+        Ok(())
+    })?;
+    let first_token_ms = 1e3 * opened.elapsed().as_secs_f64();
     let mut many = (streams > 1).then(|| Many::new(&model, streams, &args.compute)).transpose()?;
     let need = model.memory(chunk).context("the model needs more memory than there can be")?;
     let (state_bytes, mut scratch_bytes) = (need.state_bytes, need.scratch_bytes);
@@ -145,6 +156,8 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
         prompt,
         generate,
         runs,
+        load_ms,
+        first_token_ms,
         state_bytes,
         scratch_bytes,
         gpu: gpu.transpose()?,
@@ -251,6 +264,10 @@ fn as_text(m: &Measured) -> String {
     let speed = |median: f64, [low, high]: [f64; 2]| format!("{median:.1} tokens/s ({low:.1} to {high:.1})");
     let mut lines = vec![
         ("backend", format!("{}, {} threads, {} runs", m.backend, m.threads, m.runs)),
+        (
+            "load",
+            format!("{:.1} ms; first token {:.1} ms after the file is opened", m.load_ms, m.first_token_ms),
+        ),
         ("prefill", format!("{} for {} tokens", speed(m.prefill_tokens_per_s, m.prefill_range), m.prompt)),
         ("decode", format!("{} for {} tokens", speed(m.decode_tokens_per_s, m.decode_range), m.generate)),
         (
@@ -280,7 +297,7 @@ fn as_text(m: &Measured) -> String {
         lines.push(("gpu", text));
     }
     if let Some(StreamsMeasured { streams, tokens_per_s, range }) = m.many_streams {
-        lines.insert(3, ("streams", format!("{} for {streams} at once", speed(tokens_per_s, range))));
+        lines.insert(4, ("streams", format!("{} for {streams} at once", speed(tokens_per_s, range))));
     }
     lines.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
 }

@@ -35,7 +35,7 @@ struct Series {
 }
 
 pub(crate) fn run(args: &EvalFrames) -> Result<()> {
-    let file = ModelFile::open(Some(&args.model))?;
+    let file = ModelFile::open_to_run(Some(&args.model), &args.compute)?;
     let model = file.model()?;
     let (name, meta) = (file.name(), Meta::of(&model)?);
     let is_classifier = matches!(model.output().readout, Readout::Classes(_));

@@ -42,7 +42,7 @@ pub(crate) fn run(args: &EvalPpl) -> Result<()> {
     let shown = args.text.display();
     let content = std::fs::read_to_string(&args.text).with_context(|| format!("cannot read {shown}"))?;
     let lines: Vec<&str> = content.lines().filter(|line| !line.is_empty()).collect();
-    let file = ModelFile::open(args.model.as_deref())?;
+    let file = ModelFile::open_to_run(args.model.as_deref(), &args.compute)?;
     let model = file.model_with(args.state.format)?;
     let text = Text::of(&model, Specials::AsText)?;
     let leading = leading_special(&Meta::of(&model)?, &text);

@@ -107,7 +107,7 @@ fn rows(path: &Path) -> Result<Vec<Row>> {
 
 /// The model's answers, rows shared out to as many workers as threads are asked for.
 fn answers(args: &EvalQa, rows: &[Row]) -> Result<Vec<String>> {
-    let file = ModelFile::open(args.model.as_deref())?;
+    let file = ModelFile::open_to_run(args.model.as_deref(), &args.compute)?;
     let model = file.model_with(args.state.format)?;
     let meta = Meta::of(&model)?;
     let text = Text::of(&model, Prompt::specials(&meta))?;

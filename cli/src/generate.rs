@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Generate) -> Result<()> {
         (None, path) => input::text(path.as_deref().unwrap_or(Path::new("-")), PROMPT_LIMIT)?,
     };
     ensure!(!start.is_empty(), "the prompt is empty; give the text to continue");
-    let file = ModelFile::open(args.model.as_deref())?;
+    let file = ModelFile::open_to_run(args.model.as_deref(), &args.compute)?;
     let model = file.model_with(args.state.format)?;
     let text = Text::of(&model, Specials::AsTokens)?;
     let meta = Meta::of(&model)?;

@@ -18,7 +18,7 @@ struct Written {
 }
 
 pub(crate) fn run(args: &Logits) -> Result<()> {
-    let file = ModelFile::open(args.model.as_deref())?;
+    let file = ModelFile::open_to_run(args.model.as_deref(), &args.compute)?;
     let model = file.model_with(args.state.format)?;
     let engine = Engine::new(model, cpu(&args.compute)?);
     let mut memory = Memory::new(&model, args.chunk.min(args.ids.len()), &args.compute)?;

@@ -23,7 +23,7 @@ struct Written {
 }
 
 pub(crate) fn run(args: &Read) -> Result<()> {
-    let file = ModelFile::open(args.model.as_deref())?;
+    let file = ModelFile::open_to_run(args.model.as_deref(), &args.compute)?;
     let model = file.model_with(args.state.format)?;
     let meta = Meta::of(&model)?;
     let text = Text::of(&model, Prompt::specials(&meta))?;

@@ -34,15 +34,36 @@ const _: () = assert!(sarit_core::ALIGN == align_of::<Aligned<[u8; 0]>>());
 pub(crate) struct ModelFile {
     name: String,
     mapped: Option<Mapped>,
+    /// Keeps the bytes in memory; unlocks them when dropped.
+    locked: Option<region::LockGuard>,
 }
 
 impl ModelFile {
     /// The file at `path`, or the bundled model.
     pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
-        let Some(path) = path else { return Ok(Self { name: "(bundled)".to_owned(), mapped: None }) };
+        let Some(path) = path else {
+            return Ok(Self { name: "(bundled)".to_owned(), mapped: None, locked: None });
+        };
         let name = path.display().to_string();
         let mapped = Mapped::open(path).with_context(|| format!("cannot use model {name}"))?;
-        Ok(Self { name, mapped: Some(mapped) })
+        Ok(Self { name, mapped: Some(mapped), locked: None })
+    }
+
+    /// The same for running the model: kept in memory if `compute` asks for it.
+    pub(crate) fn open_to_run(path: Option<&Path>, compute: &Compute) -> Result<Self> {
+        let mut file = Self::open(path)?;
+        if compute.lock {
+            let (bytes, name) = (file.bytes(), &file.name);
+            let locked = region::lock(bytes.as_ptr(), bytes.len()).with_context(|| {
+                format!("cannot keep the {} bytes of model {name} in memory; `ulimit -l` says how much is allowed", bytes.len())
+            })?;
+            file.locked = Some(locked);
+        }
+        Ok(file)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.mapped.as_ref().map_or(&BUNDLED.0, |mapped| mapped.bytes())
     }
 
     /// Where the model comes from.
@@ -52,8 +73,7 @@ impl ModelFile {
 
     /// The model, checked.
     pub(crate) fn model(&self) -> Result<Model<'_>> {
-        let bytes = self.mapped.as_ref().map_or(&BUNDLED.0, |mapped| mapped.bytes());
-        Model::from_bytes(bytes)
+        Model::from_bytes(self.bytes())
             .map_err(|error| anyhow!("{error}; {}", remedy(error)))
             .with_context(|| format!("cannot use model {}", self.name))
     }

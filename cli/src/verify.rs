@@ -86,7 +86,7 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
             }
         }
         if let (true, Some(ids)) = (has_gpu, inputs.tokens()) {
-            let compute = Compute { threads: None, backend: args.backend, device: args.device };
+            let compute = Compute { threads: None, backend: args.backend, device: args.device, lock: false };
             for chunk in CHUNKS {
                 let memory = Memory::new(&model, chunk, &compute)?;
                 add("cuda", 1, chunk, 1, hashes(&scalar, &mut [memory], &inputs)?);

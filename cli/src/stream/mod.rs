@@ -73,7 +73,7 @@ struct Latency {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let file = ModelFile::open(Some(&args.model))?;
+    let file = ModelFile::open_to_run(Some(&args.model), &args.compute)?;
     let model = file.model()?;
     let meta = Meta::of(&model)?;
     let readout = model.output().readout;

@@ -118,6 +118,8 @@ fn speed_is_measured() {
     for key in [
         "prefill_tokens_per_s",
         "decode_tokens_per_s",
+        "load_ms",
+        "first_token_ms",
         "state_bytes",
         "scratch_bytes",
         "model_bytes",

@@ -134,6 +134,34 @@ fn times_scale_the_step() {
 }
 
 /// Each result is there before the next row is.
+/// What the system says of the pages, or the limit that forbids it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_is_kept_in_memory() {
+    let mut child = command(&["stream", str(spotter()), "--csv", "-", "--lock"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    // A child that may not lock pages ends and does not read.
+    let _ = writeln!(input, "{}", line(&frames()[0]));
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    drop(input);
+    let ended = child.wait_with_output().unwrap();
+    if first.is_empty() {
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.code() == Some(1) && stderr.contains("ulimit -l"), "{stderr}");
+        return;
+    }
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+    let locked: u64 = locked.trim().strip_suffix("kB").unwrap().trim().parse().unwrap();
+    assert!(1024 * locked >= std::fs::metadata(spotter()).unwrap().len(), "{locked} KiB");
+}
+
 #[test]
 fn rows_are_answered_as_they_arrive() {
     let mut child = command(&["stream", str(spotter()), "--csv", "-"])
