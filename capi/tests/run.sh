@@ -38,7 +38,7 @@ no_allocator() {
 echo "building"
 capi/install.sh --prefix "$work/prefix"
 capi/install.sh --prefix "$work/freestanding" --freestanding
-sarit=${SARIT:-"cargo run -q --profile test -p sarit --"}
+sarit=${SARIT:-"cargo run -q -p sarit --"}
 $sarit convert tests/golden-frames/mambalite-kws -o "$work/kws.sarit" --weights q8 >"$work/log" 2>&1
 $sarit convert tests/golden/mamba-tiny -o "$work/tokens.sarit" --weights q8 >"$work/log" 2>&1
 python3 - tests/golden-frames/mambalite-kws/golden.safetensors "$work" <<'PYTHON'
