@@ -419,9 +419,12 @@ fn parse_chunk(text: &str) -> Result<usize, String> {
     allow_missing_positional = true,
     after_help = "A row is an object: lang, kind, context, question, answer and, if other answers are right too, accept.
 Answers are compared in NFC, without blanks around and without one final full stop or danda.
+The second and later ones of rows with the same context, one after the other, are also counted by themselves (later).
+With --keep-state they are asked of the state that has read the context, the questions before and the model's answers.
 
 Examples:
   sarit eval qa tests/data/indic-qa/eval.jsonl
+  sarit eval qa training/qa/natural-dev.jsonl --keep-state
   sarit eval qa model.sarit rows.jsonl --json --predictions answers.jsonl"
 )]
 pub(crate) struct EvalQa {
@@ -433,6 +436,9 @@ pub(crate) struct EvalQa {
     /// Also write every row's answer, one JSON object a line
     #[arg(long, value_name = "F.jsonl")]
     pub(crate) predictions: Option<PathBuf>,
+    /// Read a context once for all of its rows in a row, as someone does who asks on
+    #[arg(long)]
+    pub(crate) keep_state: bool,
     #[command(flatten)]
     pub(crate) compute: Compute,
     #[command(flatten)]

@@ -3,7 +3,7 @@
 use crate::args::EvalQa;
 use crate::prompt::Prompt;
 use crate::score::{Means, Score, Tally, normalize, score};
-use crate::session::{Meta, ModelFile, worker};
+use crate::session::{End, Meta, ModelFile, worker};
 use crate::text::Text;
 use crate::{output, parallel};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -54,6 +54,9 @@ struct Summary {
     languages: BTreeMap<String, Means>,
     /// Per part of the rows' kinds: of `person/table/value/new`, each of the four.
     kinds: BTreeMap<String, Means>,
+    /// Rows with the context of the row before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    later_questions: Option<Means>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unanswerable: Option<Unanswerable>,
 }
@@ -105,34 +108,48 @@ fn rows(path: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The model's answers, rows shared out to as many workers as threads are asked for.
+/// The model's answers, shared out to as many workers as threads are asked for.
 fn answers(args: &EvalQa, rows: &[Row]) -> Result<Vec<String>> {
     let file = ModelFile::open_to_run(args.model.as_deref(), &args.compute)?;
     let model = file.model_with(args.state.format)?;
     let meta = Meta::of(&model)?;
     let text = Text::of(&model, Prompt::specials(&meta))?;
     let prompt = Prompt::new(&meta, &text)?;
-    let bar = output::bar(rows.len() as u64, "answering");
+    ensure!(
+        !args.keep_state || meta.prompt.is_some(),
+        "an instruct model takes context and question as one message, so --keep-state does not go with it"
+    );
+    // Rows of one state each.
+    let streams: Vec<&[Row]> = if args.keep_state {
+        rows.chunk_by(|a, b| a.context == b.context).collect()
+    } else {
+        rows.chunks(1).collect()
+    };
+    let bar = output::bar(streams.len() as u64, "answering");
     let start = || worker(&model, &args.compute);
-    let answers = parallel::map(rows.len(), args.compute.workers(), &bar, start, |(engine, memory), i| {
-        let mut ids = prompt.context_ids(&rows[i].context)?;
-        ids.extend(prompt.question_ids(&rows[i].question)?);
-        let mut sampler = Sampler::new(Sampling::default())?;
-        let mut answer = Vec::new();
-        memory.start(engine)?.continue_from(
-            &ids,
-            &prompt.stop,
-            prompt.max_tokens,
-            &mut sampler,
-            |token| {
-                answer.push(token);
-                Ok(())
-            },
-        )?;
-        text.decode(&answer)
+    let answers = parallel::map(streams.len(), args.compute.workers(), &bar, start, |(engine, memory), i| {
+        let mut stream = memory.start(engine)?;
+        let mut ids = prompt.context_ids(&streams[i][0].context)?;
+        let mut answers = Vec::new();
+        for row in streams[i] {
+            ids.extend(prompt.question_ids(&row.question)?);
+            let mut answer = Vec::new();
+            let mut sampler = Sampler::new(Sampling::default())?;
+            let ended =
+                stream.continue_from(&ids, &prompt.stop, prompt.max_tokens, &mut sampler, |token| {
+                    answer.push(token);
+                    Ok(())
+                })?;
+            answers.push(text.decode(&answer)?);
+            // What the stream has not read: of an answer that was cut off, the last token.
+            ids.clear();
+            ids.extend(answer.last().filter(|_| ended == End::Limit));
+            ids.extend(prompt.stop.first());
+        }
+        Ok(answers)
     });
     bar.finish_and_clear();
-    answers
+    Ok(answers?.concat())
 }
 
 fn write_predictions(path: &Path, rows: &[Row], answers: &[String], scores: &[Score]) -> Result<()> {
@@ -164,12 +181,19 @@ fn summarize(rows: &[Row], answers: &[String], scores: &[Score]) -> Summary {
             kinds.entry(part.to_owned()).or_default().add(*score);
         }
     }
+    let mut later = Tally::default();
+    for (pair, score) in rows.windows(2).zip(&scores[1..]) {
+        if pair[0].context == pair[1].context {
+            later.add(*score);
+        }
+    }
     let means =
         |tallies: BTreeMap<String, Tally>| tallies.into_iter().map(|(name, t)| (name, t.means())).collect();
     Summary {
         all: all.means(),
         languages: means(languages),
         kinds: means(kinds),
+        later_questions: Some(later.means()).filter(|means| means.rows > 0),
         unanswerable: unanswerable(rows, answers),
     }
 }
@@ -198,6 +222,7 @@ fn table(summary: &Summary) -> String {
     };
     summary.languages.iter().for_each(|(name, means)| line(name, means));
     line("all", &summary.all);
+    summary.later_questions.iter().for_each(|means| line("later", means));
     summary.kinds.iter().for_each(|(name, means)| line(name, means));
     if let Some(Unanswerable { precision, recall, rows }) = &summary.unanswerable {
         let _ =

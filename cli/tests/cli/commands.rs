@@ -1,6 +1,6 @@
 //! The other commands, and help.
 
-use crate::{data, fails, json, output, run, str, tiny};
+use crate::{bundled, data, fails, json, output, run, str, tiny};
 use safetensors::SafeTensors;
 use std::fs;
 
@@ -93,6 +93,33 @@ fn answers_are_scored() {
 
     let table = output(&["eval", "qa", str(&data("data/indic-qa/natural-dev.jsonl"))]);
     assert!(table.contains("all") && table.contains("exact match"), "{table}");
+}
+
+/// Asked on, the model reads what `generate` reads of the whole conversation.
+#[test]
+fn questions_are_asked_of_the_state_that_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rows, predictions) = (folder.path().join("rows.jsonl"), folder.path().join("predictions.jsonl"));
+    let (context, questions) = (
+        "राशन की दुकान सुबह 9 बजे खुलती है। फ़ोन: 1967।",
+        ["दुकान कब खुलती है?", "फ़ोन नंबर क्या है?", "किराया कितना है?"],
+    );
+    let row = |question: &&str| {
+        serde_json::json!({ "lang": "hi", "kind": "span", "context": context, "question": question, "answer": "1967" }).to_string()
+    };
+    fs::write(&rows, questions.iter().map(row).collect::<Vec<_>>().join("\n")).unwrap();
+    let eval = ["eval", "qa", str(&rows), "--json", "--predictions", str(&predictions), "--keep-state"];
+    assert_eq!(json(&eval)["later_questions"]["rows"], 2);
+    let written = fs::read_to_string(&predictions).unwrap();
+    let mut prompt = format!("<bos><ctx>{context}");
+    for (line, question) in written.lines().zip(questions) {
+        let prediction: serde_json::Value = serde_json::from_str(line).unwrap();
+        let answer = prediction["prediction"].as_str().unwrap();
+        prompt += &format!("<q>{question}<a>");
+        let generate = ["generate", str(bundled()), "--prompt", &prompt, "--json"];
+        assert_eq!(json(&generate)["text"], answer, "{prompt}");
+        prompt += &format!("{answer}<eos>");
+    }
 }
 
 #[test]
