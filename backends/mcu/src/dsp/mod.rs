@@ -8,6 +8,7 @@ macro_rules! CORE {
     };
 }
 
+mod conv;
 mod dense;
 mod exp;
 mod exp2;
@@ -17,7 +18,7 @@ mod scan;
 mod tiled;
 
 use sarit_core::kernels::{
-    Conv, Decay, Input, Kernels, QuantizedMut, Rows, RowsMut, Scan, SsmState, TimeStep,
+    Conv, Decay, Input, Kernels, QuantizedMut, RowSink, Rows, RowsMut, Scan, SsmState, TimeStep,
 };
 use sarit_core::plan::{Activation, Norm};
 use sarit_core::{Matrix, Scalar};
@@ -70,7 +71,7 @@ impl Kernels for Dsp {
     }
 
     fn conv(&self, conv: &Conv<'_>, window: &mut [f32], x: RowsMut<'_>) {
-        if conv.width == 4 { functions::conv4(conv, window, x) } else { others::conv(conv, window, x) }
+        if conv.width == 4 { conv::conv4(conv, window, x) } else { others::conv(conv, window, x) }
     }
 
     fn time_step(&self, p: &TimeStep<'_>, x: RowsMut<'_>) {
@@ -85,14 +86,15 @@ impl Kernels for Dsp {
     }
 
     fn activate(&self, activation: Activation, gate: Option<Rows<'_>>, mut y: RowsMut<'_>) {
-        match activation {
-            Activation::Silu => functions::silu(gate, y.count(), &mut y),
+        match (activation, gate) {
+            (Activation::Silu, Some(gate)) => functions::gate(gate, &mut y),
+            (Activation::Silu, None) => (0..y.count()).for_each(|t| functions::silu(y.row(t))),
             _ => others::activate(activation, gate, y),
         }
     }
 
     fn gate(&self, z: Rows<'_>, norm: Option<&Norm<'_>>, groups: usize, mut y: RowsMut<'_>) {
-        functions::silu(Some(z), y.count(), &mut y);
+        functions::gate(z, &mut y);
         if let Some(norm) = norm {
             self.group_norm(norm, groups, y);
         }
