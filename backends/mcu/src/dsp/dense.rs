@@ -6,6 +6,7 @@ use sarit_core::Dense;
 use sarit_core::kernels::{LANES, RowSink, Rows};
 
 /// See [`sarit_core::Kernels::matmul`].
+#[inline(never)]
 pub(super) fn matmul(w: &Dense<'_, f32>, x: Rows<'_>, y: &mut impl RowSink) {
     for t in 0..x.count() {
         let (x, y) = (x.row(t), &mut y.row(t)[..w.rows]);

@@ -84,16 +84,15 @@ pub(super) fn softplus(x: &mut [[f32; BLOCK]], bias: &[[f32; BLOCK]]) {
 unsafe extern "C" fn silu_far(x: *mut [f32; BLOCK], y: *mut [f32; BLOCK]) {
     // SAFETY: as this function asks.
     unsafe {
-        let silu = (*x).map(math::silu);
         match y.as_mut() {
-            Some(y) => y.iter_mut().zip(silu).for_each(|(y, silu)| *y *= silu),
-            None => *x = silu,
+            Some(y) => y.iter_mut().zip(&*x).for_each(|(y, x)| *y *= math::silu(*x)),
+            None => (*x).iter_mut().for_each(|x| *x = math::silu(*x)),
         }
     }
 }
 
 extern "C" fn softplus_far(x: &mut [f32; BLOCK]) {
-    *x = x.map(math::softplus);
+    x.iter_mut().for_each(|x| *x = math::softplus(*x));
 }
 
 /// The bits of 87², below which [`exponentials`] are taken.

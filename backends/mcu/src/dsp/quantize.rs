@@ -9,6 +9,7 @@ use sarit_core::{GROUP, Scalar};
 const USUAL: core::ops::RangeInclusive<f32> = 1e-30..=f32::MAX;
 
 /// See [`Kernels::quantize`].
+#[inline(never)]
 pub(super) fn quantize(x: Rows<'_>, q: QuantizedMut<'_>) {
     for t in 0..x.count() {
         let part = t * q.groups..(t + 1) * q.groups;

@@ -52,6 +52,7 @@ pub(super) fn takes(p: &Scan<'_>) -> bool {
 }
 
 /// See [`sarit_core::Kernels::scan`]; `a_log2` is `[heads][d_state]`.
+#[inline(never)]
 pub(super) fn scan(p: &Scan<'_>, a_log2: &[f32], state: &mut [f32], y: &mut impl RowSink) {
     let (n, channels) = (p.d_state, p.heads / p.n_groups);
     assert!(takes(p) && channels > 0);
@@ -104,18 +105,24 @@ struct Channels {
 
 /// `2^(-t / 4)` for exponents beyond those that [`step_channels`] takes itself.
 extern "C" fn exp2_far(t: &mut [f32; BLOCK]) {
-    *t = t.map(|t| math::exp2(t * (-1.0 / FACTOR)));
+    t.iter_mut().for_each(|t| *t = math::exp2(*t * (-1.0 / FACTOR)));
 }
 
 /// Two powers, in `$d`, times `2^-n` of the two n at `$at`.
 macro_rules! scale {
     ($at:literal, $d:literal) => {
         concat!(
-            "ldrd r10, r11, [sp, #{n} + ", $at, "]\n",
-            "vmov r12, r9, ", $d, "\n",
+            "ldrd r10, r11, [sp, #{n} + ",
+            $at,
+            "]\n",
+            "vmov r12, r9, ",
+            $d,
+            "\n",
             "sub r12, r12, r10, lsl #23\n",
             "sub r9, r9, r11, lsl #23\n",
-            "vmov ", $d, ", r12, r9\n",
+            "vmov ",
+            $d,
+            ", r12, r9\n",
         )
     };
 }

@@ -10,7 +10,7 @@
 
 use super::exp2::eight;
 use core::arch::{asm, naked_asm};
-use core::mem::offset_of;
+use core::mem::{MaybeUninit, offset_of};
 use core::ptr::null_mut;
 use half::f16;
 use sarit_core::kernels::{GROUP_LANES, Quantized, RowSink, fold};
@@ -40,8 +40,6 @@ struct Group {
     lines: usize,
 }
 
-/// A group of zeros ends nothing.
-const NO_GROUP: Group = Group { pairs: [[0; 2]; GROUP / LINE_COLS], scale: 0.0, ends: 0, code_bytes: 0, lines: 0 };
 const CHAIN: usize = 1;
 const HALF_TILE: usize = 2;
 
@@ -67,25 +65,25 @@ fn few_groups<const CHAINS: usize, const GROUPS: usize>(
     x_scales: &[f32],
     y: &mut [f32],
 ) {
-    let mut x = [NO_GROUP; GROUPS];
+    let mut x = [const { MaybeUninit::uninit() }; GROUPS];
     let mut sums = [[0.0; ROWS]; CHAINS];
     let chains = w.groups.next_power_of_two().div_ceil(2);
     let x = expand(w, 0, codes, x_scales, chains, &mut x);
+    let mut work = Work::new(w, 0, 0, x, &mut sums[..chains]);
     let (whole, rest) = y.as_chunks_mut();
     if !whole.is_empty() {
-        Work::new(w, 0, 0, x, &mut sums[..chains]).rows(whole);
+        work.rows(whole);
     }
     if !rest.is_empty() {
-        let mut last = [[0.0; ROWS]];
-        Work::new(w, whole.len(), 0, x, &mut sums[..chains]).rows(&mut last);
-        rest.copy_from_slice(&last[0][..rest.len()]);
+        work.last_rows();
+        rest.copy_from_slice(&sums[0][..rest.len()]);
     }
 }
 
 /// Products with any number of groups, whose codes are expanded eight groups at a time.
 #[inline(never)]
 fn many_groups(w: &Tiled<'_>, codes: &[[i8; GROUP]], x_scales: &[f32], y: &mut [f32]) {
-    let mut x = [NO_GROUP; GROUP_LANES];
+    let mut x = [const { MaybeUninit::uninit() }; GROUP_LANES];
     for (i, out) in y.chunks_mut(ROWS).enumerate() {
         let mut lanes = [[0.0; ROWS]; GROUP_LANES];
         for first in (0..w.groups).step_by(GROUP_LANES) {
@@ -110,36 +108,48 @@ fn expand<'a>(
     codes: &[[i8; GROUP]],
     x_scales: &[f32],
     chains: usize,
-    x: &'a mut [Group],
+    x: &'a mut [MaybeUninit<Group>],
 ) -> &'a [Group] {
     let x = &mut x[..codes.len()];
-    let mut places = x.iter_mut();
-    for chain in 0..chains {
+    let mut place = 0;
+    for chain in 0..chains.min(codes.len()) {
         for g in (chain..codes.len()).step_by(chains) {
-            let Some(x) = places.next() else { break };
             let cols = w.cols - (first + g) * GROUP;
-            x.scale = x_scales[g];
-            x.ends = if g + chains < codes.len() { 0 } else { CHAIN };
-            x.code_bytes = g * CODE_BYTES;
-            x.lines = if cols > GROUP - LINE_COLS { 0 } else { cols.div_ceil(LINE_COLS) };
-            for (four, pair) in codes[g].as_chunks::<LINE_COLS>().0.iter().zip(&mut x.pairs) {
-                let word = u32::from_le_bytes(four.map(i8::cast_unsigned));
-                // SAFETY: arithmetic on registers.
-                unsafe {
-                    asm!(
-                        "sxtb16 {even}, {word}",
-                        "sxtb16 {odd}, {word}, ror #8",
-                        word = in(reg) word, even = out(reg) pair[0], odd = lateout(reg) pair[1],
-                        options(pure, nomem, nostack, preserves_flags)
-                    );
-                }
-            }
+            let ends = if g + chains < codes.len() { 0 } else { CHAIN };
+            x[place].write(Group {
+                pairs: codes[g]
+                    .as_chunks()
+                    .0
+                    .as_array()
+                    .map_or([[0; 2]; _], |fours: &[_; 8]| fours.map(halfwords)),
+                scale: x_scales[g],
+                ends: if place + 1 < codes.len() { ends } else { HALF_TILE },
+                code_bytes: g * CODE_BYTES,
+                lines: if cols > GROUP - LINE_COLS { 0 } else { cols.div_ceil(LINE_COLS) },
+            });
+            place += 1;
         }
     }
-    if let Some(last) = x.last_mut() {
-        last.ends = HALF_TILE;
+    assert!(place == x.len());
+    // SAFETY: each place has been written: every group is in one of the chains.
+    unsafe { x.assume_init_ref() }
+}
+
+/// `[x0, x2]` and `[x1, x3]`, sign-extended.
+#[inline(always)]
+fn halfwords(codes: [i8; LINE_COLS]) -> [u32; 2] {
+    let word = u32::from_le_bytes(codes.map(i8::cast_unsigned));
+    let (even, odd);
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        asm!(
+            "sxtb16 {even}, {word}",
+            "sxtb16 {odd}, {word}, ror #8",
+            word = in(reg) word, even = out(reg) even, odd = lateout(reg) odd,
+            options(pure, nomem, nostack, preserves_flags)
+        );
     }
-    x
+    [even, odd]
 }
 
 /// What [`add_half_tiles`] works on; it moves the pointers on.
@@ -195,11 +205,18 @@ impl Work {
         unsafe { add_half_tiles(&mut self) };
     }
 
-    /// The rows of as many half tiles as `out` has.
-    fn rows(mut self, out: &mut [[f32; ROWS]]) {
+    /// The rows of the next half tile, in place of the first chain.
+    fn last_rows(&mut self) {
+        (self.out, self.half_tiles) = (self.sums, 1);
+        // SAFETY: the caller asks for a half tile that holds rows of the matrix.
+        unsafe { add_half_tiles(self) };
+    }
+
+    /// The rows of the next half tiles, as many as `out` has.
+    fn rows(&mut self, out: &mut [[f32; ROWS]]) {
         (self.out, self.half_tiles) = (out.as_mut_ptr(), out.len());
         // SAFETY: the callers ask for half tiles that hold rows of the matrix.
-        unsafe { add_half_tiles(&mut self) };
+        unsafe { add_half_tiles(self) };
     }
 }
 
@@ -207,11 +224,31 @@ impl Work {
 macro_rules! two_rows {
     ($at:literal, $a:literal, $b:literal, $begin:literal, $a0:literal, $b0:literal) => {
         concat!(
-            "ldrd r10, r11, [lr, #", $at, "]\n",
+            "ldrd r10, r11, [lr, #",
+            $at,
+            "]\n",
             "sxtb16 r12, r10\nsxtb16 r10, r10, ror #8\n",
-            $begin, " ", $a, ", r12, r8", $a0, "\nsmlad ", $a, ", r10, r9, ", $a, "\n",
+            $begin,
+            " ",
+            $a,
+            ", r12, r8",
+            $a0,
+            "\nsmlad ",
+            $a,
+            ", r10, r9, ",
+            $a,
+            "\n",
             "sxtb16 r12, r11\nsxtb16 r11, r11, ror #8\n",
-            $begin, " ", $b, ", r12, r8", $b0, "\nsmlad ", $b, ", r11, r9, ", $b, "\n",
+            $begin,
+            " ",
+            $b,
+            ", r12, r8",
+            $b0,
+            "\nsmlad ",
+            $b,
+            ", r11, r9, ",
+            $b,
+            "\n",
         )
     };
 }
@@ -220,7 +257,9 @@ macro_rules! two_rows {
 macro_rules! line {
     ($x:literal, $at0:literal, $at1:literal, $at2:literal, $at3:literal) => {
         concat!(
-            "vmov r8, r9, ", $x, "\n",
+            "vmov r8, r9, ",
+            $x,
+            "\n",
             two_rows!($at0, "r0", "r1", "smlad", ", r0", ", r1"),
             two_rows!($at1, "r2", "r3", "smlad", ", r2", ", r3"),
             two_rows!($at2, "r4", "r5", "smlad", ", r4", ", r5"),
@@ -233,7 +272,9 @@ macro_rules! line {
 macro_rules! first_line {
     ($x:literal, $at0:literal, $at1:literal, $at2:literal, $at3:literal) => {
         concat!(
-            "vmov r8, r9, ", $x, "\n",
+            "vmov r8, r9, ",
+            $x,
+            "\n",
             two_rows!($at0, "r0", "r1", "smuad", "", ""),
             two_rows!($at1, "r2", "r3", "smuad", "", ""),
             two_rows!($at2, "r4", "r5", "smuad", "", ""),
