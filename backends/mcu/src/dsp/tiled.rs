@@ -116,17 +116,16 @@ fn expand<'a>(
         for g in (chain..codes.len()).step_by(chains) {
             let cols = w.cols - (first + g) * GROUP;
             let ends = if g + chains < codes.len() { 0 } else { CHAIN };
-            x[place].write(Group {
-                pairs: codes[g]
-                    .as_chunks()
-                    .0
-                    .as_array()
-                    .map_or([[0; 2]; _], |fours: &[_; 8]| fours.map(halfwords)),
-                scale: x_scales[g],
-                ends: if place + 1 < codes.len() { ends } else { HALF_TILE },
-                code_bytes: g * CODE_BYTES,
-                lines: if cols > GROUP - LINE_COLS { 0 } else { cols.div_ceil(LINE_COLS) },
-            });
+            let group = x[place].as_mut_ptr();
+            // SAFETY: a place for a group, of which all fields are written.
+            unsafe {
+                extend(&codes[g], &raw mut (*group).pairs);
+                (&raw mut (*group).scale).write(x_scales[g]);
+                (&raw mut (*group).ends).write(if place + 1 < codes.len() { ends } else { HALF_TILE });
+                (&raw mut (*group).code_bytes).write(g * CODE_BYTES);
+                let lines = if cols > GROUP - LINE_COLS { 0 } else { cols.div_ceil(LINE_COLS) };
+                (&raw mut (*group).lines).write(lines);
+            }
             place += 1;
         }
     }
@@ -135,21 +134,27 @@ fn expand<'a>(
     unsafe { x.assume_init_ref() }
 }
 
-/// `[x0, x2]` and `[x1, x3]`, sign-extended.
+/// Of each four codes `[x0, x2]` and `[x1, x3]`, sign-extended.
+///
+/// # Safety
+/// `pairs` may be written.
 #[inline(always)]
-fn halfwords(codes: [i8; LINE_COLS]) -> [u32; 2] {
-    let word = u32::from_le_bytes(codes.map(i8::cast_unsigned));
-    let (even, odd);
-    // SAFETY: arithmetic on registers.
+unsafe fn extend(codes: &[i8; GROUP], pairs: *mut [[u32; 2]; GROUP / LINE_COLS]) {
+    /// Of four codes, which need not lie on a boundary of a word.
+    macro_rules! four {
+        () => {
+            "ldr {a}, [{codes}], #4\nsxtb16 {b}, {a}\nsxtb16 {a}, {a}, ror #8\nstrd {b}, {a}, [{pairs}], #8"
+        };
+    }
+    // SAFETY: reads all codes and writes all pairs.
     unsafe {
         asm!(
-            "sxtb16 {even}, {word}",
-            "sxtb16 {odd}, {word}, ror #8",
-            word = in(reg) word, even = out(reg) even, odd = lateout(reg) odd,
-            options(pure, nomem, nostack, preserves_flags)
+            four!(), four!(), four!(), four!(), four!(), four!(), four!(), four!(),
+            codes = inout(reg) codes.as_ptr() => _, pairs = inout(reg) pairs => _,
+            a = out(reg) _, b = out(reg) _,
+            options(nostack, preserves_flags)
         );
     }
-    [even, odd]
 }
 
 /// What [`add_half_tiles`] works on; it moves the pointers on.
