@@ -184,14 +184,15 @@ fn warm_up<K: Kernels>(stream: &mut Stream<'_, '_, K>, ids: &[u32]) -> Result<()
 fn bytes_per_token(model: &Model<'_>) -> usize {
     let head = start(&model.output().head.matrix);
     let embedding = match model.input() {
-        Input::Tokens { embedding, .. } => Some(start(&embedding)),
+        Input::Tokens { embedding, .. } => Some(start(embedding)),
         Input::Frames(_) => None,
     };
     let is_read = |tensor: &Tensor<'_>| {
         let place = tensor.data.as_ptr_range();
         place.contains(&head) || !embedding.is_some_and(|embedding| place.contains(&embedding))
     };
-    let weights: usize = model.tensors().filter(is_read).map(|tensor| tensor.data.len()).sum();
+    let weights: usize =
+        model.tensors().map(|(_, tensor)| tensor).filter(is_read).map(|tensor| tensor.data.len()).sum();
     weights + 2 * model.state_bytes()
 }
 

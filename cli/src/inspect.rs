@@ -99,7 +99,7 @@ fn inspect(name: &str, model: &Model<'_>) -> Result<Inspection> {
         model: name.to_owned(),
         fingerprint: format!("{:016x}", model.fingerprint()),
         model_bytes: model.file_bytes(),
-        parameters: model.tensors().map(|t| t.rows * t.cols).sum(),
+        parameters: model.tensors().map(|(_, t)| t.rows * t.cols).sum(),
         interface: interface(model),
         d_model: model.d_model(),
         memory: Needs {
@@ -115,8 +115,8 @@ fn inspect(name: &str, model: &Model<'_>) -> Result<Inspection> {
         blocks: blocks(model),
         tensors: model
             .tensors()
-            .map(|t| TensorSizes {
-                name: t.name.to_owned(),
+            .map(|(name, t)| TensorSizes {
+                name: name.to_owned(),
                 dtype: t.dtype.name(),
                 shape: [t.rows, t.cols],
                 bytes: t.data.len(),
@@ -142,7 +142,7 @@ fn interface(model: &Model<'_>) -> Interface {
 
 fn type_sum(model: &Model<'_>, dtype: DType) -> Option<TypeSum> {
     let mut sum = TypeSum { dtype: dtype.name(), tensors: 0, elements: 0, bytes: 0 };
-    for tensor in model.tensors().filter(|tensor| tensor.dtype == dtype) {
+    for (_, tensor) in model.tensors().filter(|(_, tensor)| tensor.dtype == dtype) {
         sum.tensors += 1;
         sum.elements += tensor.rows * tensor.cols;
         sum.bytes += tensor.data.len();
@@ -151,12 +151,15 @@ fn type_sum(model: &Model<'_>, dtype: DType) -> Option<TypeSum> {
 }
 
 fn blocks(model: &Model<'_>) -> Vec<BlockSizes> {
-    let ends = model.blocks().skip(1).map(|(_, start)| start).chain([model.state_bytes()]);
-    let sizes = |((block, start), end)| {
-        let (kind, sizes) = block_sizes(&block);
+    let mut blocks = Vec::new();
+    model.each_block(|block, start, _| blocks.push((block_sizes(block), start)));
+    let ends: Vec<usize> =
+        blocks.iter().skip(1).map(|(_, start)| *start).chain([model.state_bytes()]).collect();
+    let sizes = |(((kind, sizes), start), end): (_, usize)| {
+        let sizes: Vec<_> = sizes;
         BlockSizes { kind, sizes: sizes.into_iter().collect(), state_bytes: end - start }
     };
-    model.blocks().zip(ends).map(sizes).collect()
+    blocks.into_iter().zip(ends).map(sizes).collect()
 }
 
 /// A block's kind, and its sizes by name.

@@ -30,7 +30,7 @@ pub enum ModelError {
     Tensor(u32),
     /// The plan ends in the middle of the record with this index, or lacks its input, its output or any block.
     PlanEnd(u32),
-    /// The record with this index has a kind or version that this build does not know.
+    /// The record with this index has a kind or version that this build does not know, or leaves out.
     Record {
         /// Position of the record in the plan.
         index: u32,
@@ -77,7 +77,7 @@ impl fmt::Display for ModelError {
             Self::PlanEnd(i) => write!(f, "the plan ends early, at record {i}"),
             Self::Record { index, tag, version } => write!(
                 f,
-                "record {index} of the plan is of kind {tag}, version {version}, which this build does not know: a newer Sarit is needed"
+                "record {index} of the plan is of kind {tag}, version {version}, which this build does not know: a newer Sarit, or one built with all kinds of blocks, is needed"
             ),
             Self::Field(i) => write!(f, "record {i} of the plan holds a number out of range"),
             Self::Operand { index, tensor } => {
@@ -146,7 +146,7 @@ impl fmt::Display for StateError {
             Self::Version(v) => {
                 write!(
                     f,
-                    "the state has layout version {v}, which this build does not know: a newer Sarit is needed"
+                    "the state has layout version {v}, which this build does not know: a newer Sarit, or one built with all kinds of blocks, is needed"
                 )
             }
             Self::DType(d) => {

@@ -7,7 +7,7 @@ use crate::format::{
 use crate::plan::{Block, Expert, Input, Moe, Operands, Output, Record, StateFormat, tag};
 use crate::scratch::{ScratchLens, Shape};
 use crate::state::{StateDType, StatePart};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 use crate::{ALIGN, hash};
 
 /// A model: a view over bytes that were checked once and are never written.
@@ -15,7 +15,8 @@ use crate::{ALIGN, hash};
 pub struct Model<'m> {
     bytes: &'m [u8],
     fingerprint: u64,
-    plan: &'m [u8],
+    /// Those of the blocks.
+    records: Records<'m>,
     entries: &'m [TensorEntry],
     names: &'m [u8],
     tokenizer: Option<&'m [u8]>,
@@ -44,13 +45,14 @@ struct RawRecord<'m> {
     payload: &'m [u8],
 }
 
-impl RawRecord<'_> {
-    fn read<R: Record>(&self) -> Result<R, ModelError> {
+impl<'m> RawRecord<'m> {
+    /// The payload where it lies: the plan starts on a boundary of 64 bytes, and all lengths are multiples of 4.
+    fn read<R: Record>(&self) -> Result<&'m R, ModelError> {
         let RecordHeader { tag, version, .. } = self.header;
         if (tag, version) != (R::TAG, R::VERSION) {
             return Err(ModelError::Record { index: self.index, tag, version });
         }
-        bytemuck::try_pod_read_unaligned(self.payload).map_err(|_| ModelError::Field(self.index))
+        bytemuck::try_from_bytes(self.payload).map_err(|_| ModelError::Field(self.index))
     }
 }
 
@@ -62,6 +64,19 @@ impl<'m> Model<'m> {
     /// # Errors
     /// See [`ModelError`]. `bytes` must start on a boundary of [`ALIGN`] bytes.
     pub fn from_bytes(bytes: &'m [u8]) -> Result<Self, ModelError> {
+        // Checked where it is returned: to move it would need a second place on the stack.
+        let mut opened = Self::open(bytes);
+        if let Ok(model) = &mut opened
+            && let Err(error) = model.check()
+        {
+            opened = Err(error);
+        }
+        opened
+    }
+
+    /// A model whose tensors and plan are not checked.
+    #[inline(never)]
+    fn open(bytes: &'m [u8]) -> Result<Self, ModelError> {
         let start = bytes.get(..size_of::<Header>()).ok_or(ModelError::TooShort)?;
         let header: Header = bytemuck::pod_read_unaligned(start);
         if header.magic != MAGIC {
@@ -90,15 +105,15 @@ impl<'m> Model<'m> {
             None => Ok(None),
         };
         let required = |kind: u32| optional(kind)?.ok_or(ModelError::Section(kind));
-        let plan = required(section::PLAN)?;
+        let records = Records { rest: required(section::PLAN)?, index: 0 };
         let (entries, names) =
             tensor_table(required(section::TENSORS)?).ok_or(ModelError::Section(section::TENSORS))?;
         let meta = optional(section::META)?.unwrap_or(b"{}");
 
-        let mut model = Self {
+        Ok(Self {
             bytes,
             fingerprint: header.fingerprint,
-            plan,
+            records,
             entries,
             names,
             tokenizer: optional(section::TOKENIZER)?,
@@ -108,73 +123,128 @@ impl<'m> Model<'m> {
             output: None,
             state_dtype: StateDType::F32,
             state_bytes: 0,
-        };
-        for i in 0..entries.len() {
-            model.checked_tensor(i as u32)?;
-        }
-        model.check_plan()?;
-        Ok(model)
+        })
     }
 
-    /// Reads the whole plan once: resolves input and output, and every block, and sums up the state.
-    fn check_plan(&mut self) -> Result<(), ModelError> {
-        let mut records = Records { rest: self.plan, index: 0 };
-        let raw = records.next()?.ok_or(ModelError::PlanEnd(0))?;
-        self.input = Some(match raw.header.tag {
-            tag::FRAME_INPUT => Input::Frames(self.operands(0, 0).frame_input(&raw.read()?)?),
-            _ => self.operands(0, 0).token_input(&raw.read()?)?,
-        });
-        let raw = records.next()?.ok_or(ModelError::PlanEnd(1))?;
-        let output = match self.input() {
-            Input::Tokens { embedding, .. } => {
-                self.operands(1, 0).logits_output(&raw.read()?, embedding.rows())?
-            }
-            Input::Frames(_) => self.operands(1, 0).frame_output(&raw.read()?)?,
-        };
-        self.output = Some(output);
+    /// Each part is a function that is not inlined: the stack holds one part's operands at a time.
+    fn check(&mut self) -> Result<(), ModelError> {
+        self.check_tensors()?;
+        self.check_ends()?;
+        self.check_blocks()?;
+        self.check_scratch()
+    }
 
-        let mut next = records.next()?;
-        if let Some(raw) = next.as_ref().filter(|raw| raw.header.tag == tag::STATE_FORMAT) {
-            let format: StateFormat = raw.read()?;
-            self.state_dtype = StateDType::from_u32(format.dtype).ok_or(ModelError::Field(raw.index))?;
-            next = records.next()?;
+    #[inline(never)]
+    fn check_tensors(&self) -> Result<(), ModelError> {
+        for id in 0..self.entries.len() as u32 {
+            self.tensor(id).ok_or(ModelError::Tensor(id))?;
+            let name = self.name(id).ok_or(ModelError::Tensor(id))?;
+            str::from_utf8(name).map_err(|_| ModelError::Text)?;
         }
-
-        let (mut before, mut state_bytes) = (0, StateDType::ALL.map(|_| pool_bytes(&output)));
-        while let Some(raw) = next {
-            before = self.check_block(&raw, before, &mut state_bytes)?;
-            next = records.next()?;
-        }
-        if before == 0 {
-            return Err(ModelError::PlanEnd(records.index));
-        }
-        self.state_bytes = state_bytes[self.state_dtype as usize];
-        ScratchLens::checked(self, 1.into()).ok_or(ModelError::TooLarge)?;
         Ok(())
     }
 
-    /// Resolves a block and adds the bytes of its state in each format; returns the length of its normed input.
+    /// Resolves input and output, and reads the format of the state.
     #[inline(never)]
-    fn check_block(
-        &self,
-        raw: &RawRecord<'m>,
-        before: usize,
-        state_bytes: &mut [usize; StateDType::ALL.len()],
-    ) -> Result<usize, ModelError> {
-        let block = self.resolve(raw, before)?;
-        for (sum, dtype) in state_bytes.iter_mut().zip(StateDType::ALL) {
-            let bytes = padded_bytes(&block, dtype).and_then(|bytes| bytes.checked_add(*sum));
-            *sum = bytes.ok_or(ModelError::TooLarge)?;
+    fn check_ends(&mut self) -> Result<(), ModelError> {
+        self.input = Some(self.read_input()?);
+        self.output = Some(self.read_output()?);
+        let mut records = self.records;
+        if let Some(raw) = records.next()?.filter(|raw| raw.header.tag == tag::STATE_FORMAT) {
+            let format: &StateFormat = raw.read()?;
+            self.state_dtype = StateDType::from_u32(format.dtype).ok_or(ModelError::Field(raw.index))?;
+            self.records = records;
         }
-        Ok(block.join().input.len(self.d_model(), before))
+        Ok(())
+    }
+
+    /// Resolves every block and sums up the state.
+    #[inline(never)]
+    fn check_blocks(&mut self) -> Result<(), ModelError> {
+        let mut state_bytes = StateDType::ALL.map(|_| pool_bytes(self.output()));
+        let blocks = self.walk(|block, _, _| {
+            for (sum, dtype) in state_bytes.iter_mut().zip(StateDType::ALL) {
+                let bytes = padded_bytes(block, dtype).and_then(|bytes| bytes.checked_add(*sum));
+                *sum = bytes.ok_or(ModelError::TooLarge)?;
+            }
+            Ok(())
+        })?;
+        if blocks == 0 {
+            return Err(ModelError::PlanEnd(self.records.index));
+        }
+        self.state_bytes = state_bytes[self.state_dtype as usize];
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn check_scratch(&self) -> Result<(), ModelError> {
+        ScratchLens::checked(self, 1.into()).map(|_| ()).ok_or(ModelError::TooLarge)
+    }
+
+    #[inline(never)]
+    fn read_input(&mut self) -> Result<Input<'m>, ModelError> {
+        let raw = self.records.next()?.ok_or(ModelError::PlanEnd(0))?;
+        match raw.header.tag {
+            tag::FRAME_INPUT => self.operands(0, 0).frame_input(raw.read()?).map(Input::Frames),
+            _ => self.operands(0, 0).token_input(raw.read()?),
+        }
+    }
+
+    #[inline(never)]
+    fn read_output(&mut self) -> Result<Output<'m>, ModelError> {
+        let raw = self.records.next()?.ok_or(ModelError::PlanEnd(1))?;
+        match self.input() {
+            Input::Tokens { embedding, .. } => {
+                self.operands(1, 0).logits_output(raw.read()?, embedding.rows())
+            }
+            Input::Frames(_) => self.operands(1, 0).frame_output(raw.read()?),
+        }
+    }
+
+    /// Calls `f` with every block in order, the place of its first byte in the state, and the length of its normed input;
+    /// returns the number of blocks. A block is resolved again every time it is needed, and handed on by reference: the
+    /// stack holds one at a time.
+    #[inline(never)]
+    fn walk(
+        &self,
+        mut f: impl FnMut(&Block<'m>, usize, usize) -> Result<(), ModelError>,
+    ) -> Result<usize, ModelError> {
+        let mut records = self.records;
+        let (mut start, mut before, mut blocks) = (0, 0, 0);
+        while let Some(raw) = records.next()? {
+            match &self.resolve(&raw, before) {
+                Ok(block) => {
+                    before = block.join().input.len(self.d_model(), before);
+                    f(block, start, before)?;
+                    start += padded_bytes(block, self.state_dtype).ok_or(ModelError::TooLarge)?;
+                }
+                Err(error) => return Err(*error),
+            }
+            blocks += 1;
+        }
+        Ok(blocks)
+    }
+
+    /// Calls `f` with every block in order, the place of its first byte in the state, and the length of its normed input.
+    pub fn each_block(&self, mut f: impl FnMut(&Block<'m>, usize, usize)) {
+        let all = self.walk(|block, start, input_len| {
+            f(block, start, input_len);
+            Ok(())
+        });
+        all.expect(CHECKED);
     }
 
     /// The same model with SSM states of another element type than the file asks for.
+    ///
+    /// # Panics
+    /// Where this build leaves out that type: see [`StateDType::is_built`].
     #[must_use]
     pub fn with_state(mut self, dtype: StateDType) -> Self {
+        assert!(dtype.is_built(), "this build leaves out states of this type");
         self.state_dtype = dtype;
-        let blocks = self.blocks().map(|(block, _)| padded_bytes(&block, dtype).expect(CHECKED));
-        self.state_bytes = blocks.sum::<usize>() + pool_bytes(&self.output());
+        let mut state_bytes = pool_bytes(self.output());
+        self.each_block(|block, _, _| state_bytes += padded_bytes(block, dtype).expect(CHECKED));
+        self.state_bytes = state_bytes;
         self
     }
 
@@ -186,35 +256,15 @@ impl<'m> Model<'m> {
     /// Each kind of block is resolved by a function that is not inlined: its part of the stack is only there while it runs.
     fn resolve(&self, raw: &RawRecord<'m>, before: usize) -> Result<Block<'m>, ModelError> {
         let operands = self.operands(raw.index, before);
-        Ok(match raw.header.tag {
-            tag::SSM => Block::Ssm(operands.ssm(&raw.read()?)?),
-            tag::ATTENTION => Block::Attention(operands.attention(&raw.read()?)?),
-            tag::MLP => Block::Mlp(operands.mlp(&raw.read()?)?),
-            tag::MOE => Block::Moe(operands.moe(&raw.read()?)?),
-            tag::SHORT_CONV => Block::ShortConv(operands.short_conv(&raw.read()?)?),
-            tag::LINEAR => Block::Linear(operands.linear_block(&raw.read()?)?),
-            tag => return Err(ModelError::Record { index: raw.index, tag, version: raw.header.version }),
-        })
-    }
-
-    /// The blocks in order, each with the place of its first byte in the state.
-    pub fn blocks(&self) -> impl Iterator<Item = (Block<'m>, usize)> {
-        let mut records = Records { rest: self.plan, index: 0 };
-        let (mut offset, mut before) = (0, 0);
-        core::iter::from_fn(move || {
-            // Past input, output, and the format of the state.
-            let raw = loop {
-                let raw = records.next().expect(CHECKED)?;
-                if raw.index >= 2 && raw.header.tag != tag::STATE_FORMAT {
-                    break raw;
-                }
-            };
-            let block = self.resolve(&raw, before).expect(CHECKED);
-            before = block.join().input.len(self.d_model(), before);
-            let start = offset;
-            offset += padded_bytes(&block, self.state_dtype).expect(CHECKED);
-            Some((block, start))
-        })
+        match raw.header.tag {
+            tag::SSM => operands.ssm(raw.read()?),
+            tag::ATTENTION if cfg!(feature = "attention") => operands.attention(raw.read()?),
+            tag::MLP if cfg!(feature = "mlp") => operands.mlp(raw.read()?),
+            tag::MOE if cfg!(feature = "moe") => operands.moe(raw.read()?),
+            tag::SHORT_CONV if cfg!(feature = "short-conv") => operands.short_conv(raw.read()?),
+            tag::LINEAR => operands.linear_block(raw.read()?),
+            tag => Err(ModelError::Record { index: raw.index, tag, version: raw.header.version }),
+        }
     }
 
     /// The matrices of expert `e` of a mixture.
@@ -256,13 +306,13 @@ impl<'m> Model<'m> {
     }
 
     /// What comes in: tokens or frames.
-    pub fn input(&self) -> Input<'m> {
-        self.input.expect(CHECKED)
+    pub fn input(&self) -> &Input<'m> {
+        self.input.as_ref().expect(CHECKED)
     }
 
     /// What goes out.
-    pub fn output(&self) -> Output<'m> {
-        self.output.expect(CHECKED)
+    pub fn output(&self) -> &Output<'m> {
+        self.output.as_ref().expect(CHECKED)
     }
 
     /// Number of token ids; ids are below it. 0 for a frame model.
@@ -296,7 +346,7 @@ impl<'m> Model<'m> {
 
     /// Place of the first byte of the pool's state.
     pub(crate) fn pool_start(&self) -> usize {
-        self.state_bytes - pool_bytes(&self.output())
+        self.state_bytes - pool_bytes(self.output())
     }
 
     /// `tokenizer.json`, if the file holds one.
@@ -309,28 +359,26 @@ impl<'m> Model<'m> {
         self.meta
     }
 
-    /// All tensors in the order of their ids.
-    pub fn tensors(&self) -> impl Iterator<Item = Tensor<'m>> {
+    /// All tensors in the order of their ids, each with its name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&'m str, Tensor<'m>)> {
         let model = *self;
-        (0..self.entries.len() as u32).filter_map(move |id| model.tensor(id))
+        (0..self.entries.len() as u32)
+            .filter_map(move |id| Some((str::from_utf8(model.name(id)?).ok()?, model.tensor(id)?)))
     }
 
     /// The tensor with an id.
+    #[inline(never)]
     pub(crate) fn tensor(&self, id: u32) -> Option<Tensor<'m>> {
-        self.checked_tensor(id).ok()
+        Tensor::read(self.bytes, self.entry(id)?)
     }
 
-    fn checked_tensor(&self, id: u32) -> Result<Tensor<'m>, ModelError> {
-        let error = ModelError::Tensor(id);
-        let e = self.entries.get(id as usize).ok_or(error)?;
-        let name = slice_unaligned(self.names, e.name_offset.into(), e.name_bytes.into()).ok_or(error)?;
-        let data = slice(self.bytes, e.offset, e.bytes).ok_or(error)?;
-        let (rows, cols) = (e.rows as usize, e.cols as usize);
-        let dtype = DType::from_u32(e.dtype).ok_or(error)?;
-        if dtype.bytes(rows, cols) != Some(data.len()) || data.is_empty() {
-            return Err(error);
-        }
-        Ok(Tensor { name: str::from_utf8(name).map_err(|_| ModelError::Text)?, dtype, rows, cols, data })
+    pub(crate) fn entry(&self, id: u32) -> Option<&'m TensorEntry> {
+        self.entries.get(id as usize)
+    }
+
+    fn name(&self, id: u32) -> Option<&'m [u8]> {
+        let e = self.entry(id)?;
+        slice_unaligned(self.names, e.name_offset.into(), e.name_bytes.into())
     }
 }
 
@@ -338,6 +386,7 @@ impl<'m> Model<'m> {
 const CHECKED: &str = "the plan was checked when the model was opened";
 
 /// Length in bytes of a block's state, each part filled up to a multiple of 64.
+#[inline(never)]
 fn padded_bytes(block: &Block<'_>, dtype: StateDType) -> Option<usize> {
     let parts = block.state_parts(dtype).into_iter();
     parts.map(StatePart::padded_bytes).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
@@ -349,6 +398,7 @@ fn pool_bytes(output: &Output<'_>) -> usize {
 }
 
 /// Walks the records of a plan.
+#[derive(Debug, Clone, Copy)]
 struct Records<'m> {
     rest: &'m [u8],
     index: u32,
@@ -373,7 +423,7 @@ impl<'m> Records<'m> {
 }
 
 /// `bytes[offset..offset + len]` if that exists and starts on a 64-byte boundary.
-fn slice(bytes: &[u8], offset: u64, len: u64) -> Option<&[u8]> {
+pub(crate) fn slice(bytes: &[u8], offset: u64, len: u64) -> Option<&[u8]> {
     if !offset.is_multiple_of(ALIGN as u64) { None } else { slice_unaligned(bytes, offset, len) }
 }
 

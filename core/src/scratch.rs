@@ -3,12 +3,12 @@
 use crate::error::ScratchError;
 use crate::kernels::QuantizedMut;
 use crate::model::Model;
-use crate::plan::{Block, BlockInput, BlockOutput, Input, Linear};
+use crate::plan::{Adapter, Block, BlockInput, BlockOutput, Input, Linear};
 use crate::tensor::{GROUP, Matrix};
 use crate::{ALIGN, round_up};
 
 /// Number of float buffers.
-const BUFFERS: usize = 16;
+const BUFFERS: usize = 15;
 
 /// How many tokens a scratch takes at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,6 @@ pub(crate) struct ScratchLens {
     inner: usize,
     select: usize,
     normed: usize,
-    dt: usize,
     decay: usize,
     adapter: usize,
     adapted: usize,
@@ -51,32 +50,34 @@ pub(crate) struct ScratchLens {
 
 impl ScratchLens {
     /// Lengths for a shape, or `None` where the whole does not fit in the address space.
+    #[inline(never)]
     pub(crate) fn checked(model: &Model<'_>, shape: Shape) -> Option<Self> {
         let d_model = model.d_model();
         let mut lens = Self { residual: d_model, hidden: d_model, output: d_model, ..Self::default() };
         if let Input::Frames(read_in) = model.input() {
-            lens.linear(&read_in);
+            lens.linear(read_in);
         }
         lens.linear(&model.output().head);
-        let mut before = 0;
-        for (block, _) in model.blocks() {
-            let input = block.join().input;
-            before = input.len(d_model, before);
-            grow(&mut lens.hidden, before);
-            match input {
+        let mut fits = true;
+        model.each_block(|block, _, input_len| {
+            grow(&mut lens.hidden, input_len);
+            match block.join().input {
                 BlockInput::Residual | BlockInput::Same => {}
                 BlockInput::ResidualAndEmbedding => {
-                    (lens.embedded, lens.joined) = (d_model, lens.joined.max(before));
+                    (lens.embedded, lens.joined) = (d_model, lens.joined.max(input_len));
                 }
                 BlockInput::Branch => lens.branch = d_model,
                 BlockInput::ResidualPlusBranch => {
-                    (lens.branch, lens.joined) = (d_model, lens.joined.max(before));
+                    (lens.branch, lens.joined) = (d_model, lens.joined.max(input_len));
                 }
             }
             if block.join().output == BlockOutput::Branch {
                 lens.branch = d_model;
             }
-            lens.block(&block)?;
+            fits &= lens.block(block).is_some();
+        });
+        if !fits {
+            return None;
         }
         for len in lens.per_token() {
             *len = len.checked_mul(shape.chunk.max(shape.streams))?;
@@ -92,7 +93,7 @@ impl ScratchLens {
                 self.linear(&b.out_proj);
                 grow(&mut self.proj, b.in_proj.matrix.rows());
                 grow(&mut self.inner, b.d_inner());
-                grow(&mut self.dt, b.heads);
+                grow(&mut self.output, b.heads);
                 if b.decays_by_head() {
                     grow(&mut self.decay, b.heads);
                 }
@@ -152,22 +153,22 @@ impl ScratchLens {
 
     fn linear(&mut self, linear: &Linear<'_>) {
         self.matrix(&linear.matrix);
-        if let Some((down, up)) = &linear.adapter {
-            self.matrix(down);
-            self.matrix(up);
+        if let Some((down, up)) = linear.adapter.map(Adapter::matrices) {
+            self.matrix(&down);
+            self.matrix(&up);
             grow(&mut self.adapter, down.rows());
             grow(&mut self.adapted, up.rows());
         }
     }
 
     /// Buffers that hold one row per token.
-    fn per_token(&mut self) -> [&mut usize; 15] {
+    fn per_token(&mut self) -> [&mut usize; 14] {
         let Self { residual, embedded, branch, joined, hidden, output, proj, inner, select, normed, .. } =
             self;
-        let Self { dt, decay, adapter, adapted, groups, .. } = self;
+        let Self { decay, adapter, adapted, groups, .. } = self;
         [
-            residual, embedded, branch, joined, hidden, output, proj, inner, select, normed, dt, decay,
-            adapter, adapted, groups,
+            residual, embedded, branch, joined, hidden, output, proj, inner, select, normed, decay, adapter,
+            adapted, groups,
         ]
     }
 
@@ -184,7 +185,6 @@ impl ScratchLens {
             self.inner,
             self.select,
             self.normed,
-            self.dt,
             self.decay,
             self.adapter,
             self.adapted,
@@ -228,7 +228,7 @@ pub struct Scratch<'s> {
     pub(crate) joined: &'s mut [f32],
     /// Normed input of a block `[rows][input]`.
     pub(crate) hidden: &'s mut [f32],
-    /// Output of a block `[rows][d_model]`.
+    /// Output of a block `[rows][d_model]`; before that the time steps `[rows][heads]`.
     pub(crate) output: &'s mut [f32],
     /// Input projected: in_proj, queries with keys and values, gates of an MLP `[rows][len]`.
     pub(crate) proj: &'s mut [f32],
@@ -238,8 +238,6 @@ pub struct Scratch<'s> {
     pub(crate) select: &'s mut [f32],
     /// The same normed; the sum of experts.
     pub(crate) normed: &'s mut [f32],
-    /// Time steps `[rows][heads]`.
-    pub(crate) dt: &'s mut [f32],
     /// Decays per head `[rows][heads]`.
     pub(crate) decay: &'s mut [f32],
     /// Low-rank part of a linear map `[rows][rank]`.
@@ -264,7 +262,11 @@ impl<'s> Scratch<'s> {
         memory: &'s mut [u8],
         shape: impl Into<Shape>,
     ) -> Result<Self, ScratchError> {
-        let shape = shape.into();
+        Self::lend(model, memory, shape.into())
+    }
+
+    #[inline(never)]
+    fn lend(model: &Model<'_>, memory: &'s mut [u8], shape: Shape) -> Result<Self, ScratchError> {
         if shape.chunk == 0 || shape.streams == 0 {
             return Err(ScratchError::EmptyShape);
         }
@@ -277,6 +279,12 @@ impl<'s> Scratch<'s> {
         if !memory.as_ptr().addr().is_multiple_of(ALIGN) {
             return Err(ScratchError::Misaligned);
         }
+        Ok(Self::divide(memory, &lens, shape, model.fingerprint()))
+    }
+
+    /// Not inlined, as what it needs of the stack is only needed once.
+    #[inline(never)]
+    fn divide(memory: &'s mut [u8], lens: &ScratchLens, shape: Shape, fingerprint: u64) -> Self {
         let mut rest = memory;
         let [
             residual,
@@ -289,7 +297,6 @@ impl<'s> Scratch<'s> {
             inner,
             select,
             normed,
-            dt,
             decay,
             adapter,
             adapted,
@@ -302,8 +309,7 @@ impl<'s> Scratch<'s> {
             scales: bytemuck::cast_slice_mut(take(&mut rest, lens.groups * 4)),
             sums: bytemuck::cast_slice_mut(take(&mut rest, lens.groups * 4)),
         };
-        let fingerprint = model.fingerprint();
-        Ok(Self {
+        Self {
             fingerprint,
             shape,
             residual,
@@ -316,14 +322,13 @@ impl<'s> Scratch<'s> {
             inner,
             select,
             normed,
-            dt,
             decay,
             adapter,
             adapted,
             scores,
             logits,
             quantized,
-        })
+        }
     }
 
     /// How many tokens are taken at once.

@@ -49,9 +49,14 @@ impl StateDType {
     /// All types, in the order of their numbers.
     pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::I8];
 
-    /// The type with this number in a file or a snapshot.
+    /// The type with this number in a file or a snapshot, if this build has it.
     pub fn from_u32(n: u32) -> Option<Self> {
-        Self::ALL.get(n as usize).copied()
+        Self::ALL.get(n as usize).copied().filter(|dtype| dtype.is_built())
+    }
+
+    /// Whether this build has it: all but f32 can be left out (see the features of this crate).
+    pub const fn is_built(self) -> bool {
+        matches!(self, Self::F32) || cfg!(feature = "small-states")
     }
 
     /// Name as on the command line.
@@ -298,15 +303,18 @@ impl<'s> State<'s> {
 
     /// Place in bytes of the first element that is not finite.
     fn not_finite(&mut self, model: &Model<'_>) -> Option<usize> {
-        for (block, start) in model.blocks() {
+        let mut found = None;
+        model.each_block(|block, start, _| {
             let parts = block.state_parts(self.dtype);
             let mut at = start;
             for (part, bytes) in parts.into_iter().zip(split_parts(&mut self.data[start..], parts)) {
-                if let Some(i) = part.not_finite(bytes) {
-                    return Some(at + i * part.dtype.element_bytes());
-                }
-                at += part.padded_bytes()?;
+                let i = part.not_finite(bytes);
+                found = found.or(i.map(|i| at + i * part.dtype.element_bytes()));
+                at += part.padded_bytes().unwrap_or(0);
             }
+        });
+        if found.is_some() {
+            return found;
         }
         let (pool, start) = (model.output().pool_state(), model.pool_start());
         pool.not_finite(&self.data[start..start + pool.bytes()]).map(|i| start + 4 * i)

@@ -13,6 +13,8 @@
 //! So one line is an AVX-512 load, four NEON `sdot` operands, or a coalesced read of 16 CUDA threads.
 //! A weight is `code · scale`; codes are -127..=127 (q8) and -8..=7 (q4). Float matrices lie row by row.
 
+use crate::format::TensorEntry;
+use crate::model::slice;
 use crate::{ALIGN, round_up};
 use half::f16;
 
@@ -77,11 +79,9 @@ impl DType {
     }
 }
 
-/// A tensor of the file with its name.
+/// A tensor of the file.
 #[derive(Debug, Clone, Copy)]
 pub struct Tensor<'m> {
-    /// Name in the file.
-    pub name: &'m str,
     /// Element type.
     pub dtype: DType,
     /// Rows.
@@ -93,10 +93,18 @@ pub struct Tensor<'m> {
 }
 
 impl<'m> Tensor<'m> {
+    /// The tensor that `entry` describes, if its data is in the file and as long as type and shape ask.
+    pub(crate) fn read(file: &'m [u8], entry: &TensorEntry) -> Option<Self> {
+        let data = slice(file, entry.offset, entry.bytes)?;
+        let (rows, cols) = (entry.rows as usize, entry.cols as usize);
+        let dtype = DType::from_u32(entry.dtype)?;
+        let fits = dtype.bytes(rows, cols) == Some(data.len()) && !data.is_empty();
+        fits.then_some(Self { dtype, rows, cols, data })
+    }
+
     /// The tensor as an operand of a matrix product.
     ///
-    /// `data` is 64-byte aligned and as long as type and shape ask: [`Model::from_bytes`](crate::Model::from_bytes)
-    /// has checked it.
+    /// `data` is 64-byte aligned and as long as type and shape ask: [`read`](Self::read) has checked it.
     pub(crate) fn matrix(&self) -> Matrix<'m> {
         let (rows, cols) = (self.rows, self.cols);
         match self.dtype {

@@ -206,7 +206,9 @@ fn snapshots_of_every_format_are_held_to_finite_numbers() {
     let file = converted(&golden("mamba-tiny"), DType::Q8);
     for (dtype, infinite) in [(StateDType::F16, &[0x00, 0x7c][..]), (StateDType::I8, &[0, 0, 0x80, 0x7f])] {
         let model = Model::from_bytes(&file).unwrap().with_state(dtype);
-        let [window, elements, _] = model.blocks().next().unwrap().0.state_parts(dtype);
+        let mut parts = Vec::new();
+        model.each_block(|block, _, _| parts.push(block.state_parts(dtype)));
+        let [window, elements, _] = parts[0];
         let mut lent = Lent::new(&model, 1);
         let mut good = vec![0; State::snapshot_bytes(&model)];
         State::init(&model, &mut lent.state).unwrap().save(&mut good).unwrap();

@@ -9,7 +9,7 @@ use crate::scratch::Scratch;
 
 impl<K: Kernels> Engine<'_, K> {
     #[inline(never)]
-    pub(super) fn attention(&self, p: &Attention<'_>, mut chunk: Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
+    pub(super) fn attention(&self, p: &Attention<'_>, chunk: &mut Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
         let (count, len) = (chunk.count, chunk.input_len);
         let (q_len, kv_len, qkv_len) = (p.q_len(), p.kv_len(), p.qkv_len());
         let u = Rows::new(s.hidden, count, len, len);

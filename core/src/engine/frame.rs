@@ -11,7 +11,7 @@ use crate::state::State;
 /// The longest interval between frames, relative to the one that the model was trained with.
 pub const MAX_INTERVAL: f32 = 1e6;
 
-impl<K: Kernels> Engine<'_, K> {
+impl<'m, K: Kernels> Engine<'m, K> {
     /// Reads one frame and returns the result after it: scores of classes or regression values.
     ///
     /// `interval` is the time since the frame before, relative to the interval of training: it scales dt (see
@@ -32,7 +32,7 @@ impl<K: Kernels> Engine<'_, K> {
         if have != need {
             return Err(StepError::FrameLen { need: need as u32, have });
         }
-        self.run_frames(&read_in, state, scratch, frame, interval);
+        self.run_frames(read_in, state, scratch, frame, interval);
         self.head(scratch, 1);
         Ok(&mut scratch.logits[..self.model.output_len()])
     }
@@ -53,7 +53,7 @@ impl<K: Kernels> Engine<'_, K> {
     ) -> Result<(), StepError> {
         let read_in = self.check_frames(state, scratch, frames, interval)?;
         for chunk in frames.chunks(scratch.shape.chunk * read_in.matrix.cols()) {
-            self.run_frames(&read_in, state, scratch, chunk, interval);
+            self.run_frames(read_in, state, scratch, chunk, interval);
         }
         Ok(())
     }
@@ -65,7 +65,7 @@ impl<K: Kernels> Engine<'_, K> {
         scratch: &Scratch<'_>,
         frames: &[f32],
         interval: f32,
-    ) -> Result<Linear<'_>, StepError> {
+    ) -> Result<&Linear<'m>, StepError> {
         self.check_memory(&[state], scratch)?;
         let Input::Frames(read_in) = self.model.input() else { return Err(StepError::TakesTokens) };
         let (need, have) = (read_in.matrix.cols(), frames.len());
@@ -105,6 +105,7 @@ impl<K: Kernels> Engine<'_, K> {
 
     /// Takes the vector `u` of a frame into the pool, `before` frames having come before it, and turns it into the
     /// pooled one.
+    #[inline(never)]
     fn pool(&self, state: &mut State<'_>, before: u64, u: &mut [f32]) {
         let (Readout::Classes(pool) | Readout::Regression(pool)) = self.model.output().readout else {
             return;

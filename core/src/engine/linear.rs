@@ -2,7 +2,7 @@
 
 use super::{Chunk, Engine};
 use crate::kernels::{Input, Kernels, Quantized, QuantizedMut, RowSink, Rows, RowsMut};
-use crate::plan::{Linear, LinearBlock};
+use crate::plan::{Adapter, Linear, LinearBlock};
 use crate::scratch::Scratch;
 use crate::tensor::{GROUP, Matrix};
 
@@ -56,11 +56,11 @@ impl<K: Kernels> Engine<'_, K> {
         let (rows, count) = (linear.matrix.rows(), x.count());
         self.product(&linear.matrix, x, buffers.quantized, RowsMut::new(y, count, rows, stride));
         let mut y = RowsMut::new(y, count, rows, stride);
-        if let Some((down, up)) = &linear.adapter {
+        if let Some((down, up)) = linear.adapter.map(Adapter::matrices) {
             let rank = down.rows();
-            self.product(down, x, buffers.quantized, RowsMut::new(buffers.adapter, count, rank, rank));
+            self.product(&down, x, buffers.quantized, RowsMut::new(buffers.adapter, count, rank, rank));
             let low = Rows::new(buffers.adapter, count, rank, rank);
-            self.product(up, low, buffers.quantized, RowsMut::new(buffers.adapted, count, rows, rows));
+            self.product(&up, low, buffers.quantized, RowsMut::new(buffers.adapted, count, rows, rows));
             for (t, adapted) in buffers.adapted.chunks_exact(rows).take(count).enumerate() {
                 y.row(t).iter_mut().zip(adapted).for_each(|(y, a)| *y += a);
             }

@@ -204,7 +204,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
         let d_model = self.model.d_model();
         for (&token, r) in tokens.iter().zip(scratch.residual.chunks_exact_mut(d_model)) {
             embedding.read_row(token as usize, r);
-            r.iter_mut().for_each(|r| *r *= scale);
+            r.iter_mut().for_each(|r| *r *= *scale);
         }
         self.run_blocks(states, scratch, tokens.len(), 1.0);
     }
@@ -222,27 +222,27 @@ impl<'m, K: Kernels> Engine<'m, K> {
         let keep = scratch.embedded.len().min(count * d_model);
         scratch.embedded[..keep].copy_from_slice(&scratch.residual[..keep]);
 
-        let mut input_len = 0;
-        for (block, start) in self.model.blocks() {
-            input_len = block.join().input.len(d_model, input_len);
+        self.model.each_block(|block, start, input_len| {
             let parts = block.state_parts(self.model.state_dtype());
-            let chunk = Chunk { count, interval, input_len, states, start, parts };
-            self.read_input(block.join(), &chunk, scratch);
+            let chunk = &mut Chunk { count, interval, input_len, states: &mut *states, start, parts };
+            self.read_input(block.join(), chunk, scratch);
             match block {
-                Block::Ssm(b) => self.ssm(&b, chunk, scratch),
-                Block::Attention(b) => self.attention(&b, chunk, scratch),
-                Block::Mlp(b) => self.mlp(&b, &chunk, scratch),
-                Block::Moe(b) => self.moe(&b, &chunk, scratch),
-                Block::ShortConv(b) => self.short_conv(&b, chunk, scratch),
-                Block::Linear(b) => self.linear_block(&b, &chunk, scratch),
+                Block::Ssm(b) => self.ssm(b, chunk, scratch),
+                Block::Linear(b) => self.linear_block(b, chunk, scratch),
+                Block::Attention(b) if cfg!(feature = "attention") => self.attention(b, chunk, scratch),
+                Block::Mlp(b) if cfg!(feature = "mlp") => self.mlp(b, chunk, scratch),
+                Block::Moe(b) if cfg!(feature = "moe") => self.moe(b, chunk, scratch),
+                Block::ShortConv(b) if cfg!(feature = "short-conv") => self.short_conv(b, chunk, scratch),
+                _ => unreachable!("a model with blocks that this build leaves out is refused"),
             }
             write_output(block.join(), count * d_model, scratch);
-        }
+        });
         let each = count / states.len();
         states.iter_mut().for_each(|state| state.advance(each));
     }
 
     /// Leaves a block's normed input in [`Scratch::hidden`].
+    #[inline(never)]
     fn read_input(&self, join: &Join<'_>, chunk: &Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
         let (d_model, len) = (self.model.d_model(), chunk.input_len);
         let source = match join.input {
@@ -269,6 +269,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
     }
 
     /// Leaves `count` normed residual vectors, from row `row` on, in [`Scratch::hidden`].
+    #[inline(never)]
     fn output_norm(&self, s: &mut Scratch<'_>, row: usize, count: usize) {
         let d_model = self.model.d_model();
         let r = Rows::new(&s.residual[row * d_model..], count, d_model, d_model);
@@ -276,6 +277,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
     }
 
     /// Logits, or the results of frames, from the first `count` vectors in [`Scratch::hidden`].
+    #[inline(never)]
     fn head(&self, s: &mut Scratch<'_>, count: usize) {
         let output = self.model.output();
         let (rows, d_model) = (output.head.matrix.rows(), self.model.d_model());
@@ -288,6 +290,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
 }
 
 /// Takes a block's output, the first `len` elements of [`Scratch::output`], to where it goes.
+#[inline(never)]
 fn write_output(join: &Join<'_>, len: usize, s: &mut Scratch<'_>) {
     let output = &s.output[..len];
     let to = match join.output {

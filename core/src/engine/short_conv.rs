@@ -8,7 +8,7 @@ use crate::scratch::Scratch;
 
 impl<K: Kernels> Engine<'_, K> {
     #[inline(never)]
-    pub(super) fn short_conv(&self, p: &ShortConv<'_>, mut chunk: Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
+    pub(super) fn short_conv(&self, p: &ShortConv<'_>, chunk: &mut Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
         let (count, len, channels) = (chunk.count, chunk.input_len, p.channels);
         let u = Rows::new(s.hidden, count, len, len);
         self.linear(&p.in_proj, u, linear_buffers!(s), s.proj, 3 * channels);

@@ -8,16 +8,33 @@ use crate::plan::{Decay, NormKind, Select, Ssm};
 use crate::scratch::Scratch;
 use crate::state::StateDType;
 
+/// Each part is a function that is not inlined: the stack holds one part's operands at a time.
 impl<K: Kernels> Engine<'_, K> {
     #[inline(never)]
-    pub(super) fn ssm(&self, p: &Ssm<'_>, mut chunk: Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
-        let (count, len) = (chunk.count, chunk.input_len);
-        let (d_inner, bc, channels) = (p.d_inner(), p.bc_len(), p.conv_channels());
-        let proj_len = p.in_proj.matrix.rows();
-
+    pub(super) fn ssm(&self, p: &Ssm<'_>, chunk: &mut Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
+        let (count, len, d_inner) = (chunk.count, chunk.input_len, p.d_inner());
         // [z | v | dt]
         let u = Rows::new(s.hidden, count, len, len);
-        self.linear(&p.in_proj, u, linear_buffers!(s), s.proj, proj_len);
+        self.linear(&p.in_proj, u, linear_buffers!(s), s.proj, p.in_proj.matrix.rows());
+        self.convolve(p, chunk, s);
+        match &p.select {
+            Some(select) => self.select(select, p, count, s),
+            None => {
+                let raw = projected(p, count, s.proj).columns(d_inner + p.conv_channels(), p.heads);
+                for (t, dt) in s.output.chunks_exact_mut(p.heads).take(count).enumerate() {
+                    dt.copy_from_slice(raw.row(t));
+                }
+            }
+        }
+        self.scan(p, chunk, s);
+        self.gate(p, count, s);
+        let y = Rows::new(s.inner, count, d_inner, d_inner);
+        self.linear(&p.out_proj, y, linear_buffers!(s), s.output, self.model.d_model());
+    }
+
+    #[inline(never)]
+    fn convolve(&self, p: &Ssm<'_>, chunk: &mut Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
+        let (channels, proj_len) = (p.conv_channels(), p.in_proj.matrix.rows());
         let conv = Conv {
             width: p.conv_width,
             channels,
@@ -26,32 +43,50 @@ impl<K: Kernels> Engine<'_, K> {
             silu: p.conv_silu,
         };
         for Stream { rows, state: [window, ..], .. } in chunk.streams() {
-            let x = &mut s.proj[rows.start * proj_len + d_inner..];
+            let x = &mut s.proj[rows.start * proj_len + p.d_inner()..];
             let x = RowsMut::new(x, rows.len(), channels, proj_len);
             self.kernels.conv(&conv, bytemuck::cast_slice_mut(window), x);
         }
+    }
 
-        // dt, B and C: projected from x, or straight from in_proj.
-        let proj = Rows::new(s.proj, count, proj_len, proj_len);
+    /// Mamba-1's `[dt_low | B | C]`, normed, and the raw time steps.
+    #[inline(never)]
+    fn select(&self, select: &Select<'_>, p: &Ssm<'_>, count: usize, s: &mut Scratch<'_>) {
+        let (rows, rank, bc) = (select.x_proj.rows(), select.dt_proj.cols(), p.bc_len());
+        let x = projected(p, count, s.proj).columns(p.d_inner(), p.d_inner());
+        self.product(&select.x_proj, x, &mut s.quantized, RowsMut::new(s.select, count, rows, rows));
+        if select.has_norms() {
+            self.select_norms(select, bc, count, s);
+        }
+        let low = selected(select, count, s.select, s.normed).columns(0, rank);
+        let dt = RowsMut::new(s.output, count, p.heads, p.heads);
+        self.product(&select.dt_proj, low, &mut s.quantized, dt);
+    }
+
+    #[inline(never)]
+    fn select_norms(&self, select: &Select<'_>, bc: usize, count: usize, s: &mut Scratch<'_>) {
+        let (rows, rank) = (select.x_proj.rows(), select.dt_proj.cols());
+        let raw = Rows::new(s.select, count, rows, rows);
+        let parts = [(&select.dt_norm, 0, rank), (&select.b_norm, rank, bc), (&select.c_norm, rank + bc, bc)];
+        for (norm, start, len) in parts {
+            let part = RowsMut::new(&mut s.normed[start..], count, len, rows);
+            self.kernels.norm(norm, raw.columns(start, len), part);
+        }
+    }
+
+    /// Time steps, decays, and the state through all tokens.
+    #[inline(never)]
+    fn scan(&self, p: &Ssm<'_>, chunk: &mut Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
+        let (count, d_inner, bc) = (chunk.count, p.d_inner(), p.bc_len());
+        let decay = self.decay(p, count, chunk.interval, s.output, s.decay);
+        let proj = projected(p, count, s.proj);
         let x = proj.columns(d_inner, d_inner);
-        let (b, c) = match &p.select {
-            Some(select) => {
-                let buffers = (&mut *s.select, &mut *s.normed, &mut *s.dt, &mut s.quantized);
-                let selected = self.select(select, p, x, buffers);
-                let rank = select.dt_proj.cols();
-                (selected.columns(rank, bc), selected.columns(rank + bc, bc))
-            }
-            None => {
-                let raw = proj.columns(d_inner + channels, p.heads);
-                for (t, dt) in s.dt.chunks_exact_mut(p.heads).take(count).enumerate() {
-                    dt.copy_from_slice(raw.row(t));
-                }
-                (proj.columns(2 * d_inner, bc), proj.columns(2 * d_inner + bc, bc))
-            }
+        let (source, first) = match &p.select {
+            Some(select) => (selected(select, count, s.select, s.normed), select.dt_proj.cols()),
+            None => (proj, 2 * d_inner),
         };
-        let decay = self.decay(p, count, chunk.interval, s.dt, s.decay);
-
-        let dt = Rows::new(s.dt, count, p.heads, p.heads);
+        let (b, c) = (source.columns(first, bc), source.columns(first + bc, bc));
+        let dt = Rows::new(s.output, count, p.heads, p.heads);
         for Stream { rows, position, state: [_, elements, scales] } in chunk.streams() {
             let scan = Scan {
                 heads: p.heads,
@@ -70,17 +105,24 @@ impl<K: Kernels> Engine<'_, K> {
                 position,
             };
             let state = match self.model.state_dtype() {
-                StateDType::F32 => SsmState::F32(bytemuck::cast_slice_mut(elements)),
-                StateDType::F16 => SsmState::F16(bytemuck::cast_slice_mut(elements)),
-                StateDType::I8 => SsmState::I8 {
+                StateDType::F16 if cfg!(feature = "small-states") => {
+                    SsmState::F16(bytemuck::cast_slice_mut(elements))
+                }
+                StateDType::I8 if cfg!(feature = "small-states") => SsmState::I8 {
                     codes: bytemuck::cast_slice_mut(elements),
                     scales: bytemuck::cast_slice_mut(scales),
                 },
+                _ => SsmState::F32(bytemuck::cast_slice_mut(elements)),
             };
             let y = &mut s.inner[rows.start * d_inner..];
             self.kernels.scan(&scan, state, RowsMut::new(y, rows.len(), d_inner, d_inner));
         }
-        let z = proj.columns(0, d_inner);
+    }
+
+    #[inline(never)]
+    fn gate(&self, p: &Ssm<'_>, count: usize, s: &mut Scratch<'_>) {
+        let d_inner = p.d_inner();
+        let z = projected(p, count, s.proj).columns(0, d_inner);
         let norm = (p.gate_norm.kind != NormKind::Identity).then_some(&p.gate_norm);
         let y = RowsMut::new(s.inner, count, d_inner, d_inner);
         match norm {
@@ -91,42 +133,10 @@ impl<K: Kernels> Engine<'_, K> {
             }
             norm => self.kernels.gate(z, norm, p.n_groups, y),
         }
-        let y = Rows::new(s.inner, count, d_inner, d_inner);
-        self.linear(&p.out_proj, y, linear_buffers!(s), s.output, self.model.d_model());
-    }
-
-    /// Mamba-1's `[dt_low | B | C]`, normed; leaves the raw dt behind.
-    fn select<'a>(
-        &self,
-        select: &Select<'_>,
-        p: &Ssm<'_>,
-        x: Rows<'_>,
-        (raw, normed, dt, quantized): (
-            &'a mut [f32],
-            &'a mut [f32],
-            &mut [f32],
-            &mut kernels::QuantizedMut<'_>,
-        ),
-    ) -> Rows<'a> {
-        let (count, rows, rank, bc) = (x.count(), select.x_proj.rows(), select.dt_proj.cols(), p.bc_len());
-        self.product(&select.x_proj, x, quantized, RowsMut::new(raw, count, rows, rows));
-        let raw = Rows::new(raw, count, rows, rows);
-        let norms = [(&select.dt_norm, 0, rank), (&select.b_norm, rank, bc), (&select.c_norm, rank + bc, bc)];
-        let selected = if !select.has_norms() {
-            raw
-        } else {
-            for (norm, start, len) in norms {
-                let part = RowsMut::new(&mut normed[start..], count, len, rows);
-                self.kernels.norm(norm, raw.columns(start, len), part);
-            }
-            Rows::new(normed, count, rows, rows)
-        };
-        let dt = RowsMut::new(dt, count, p.heads, p.heads);
-        self.product(&select.dt_proj, selected.columns(0, rank), quantized, dt);
-        selected
     }
 
     /// Turns raw time steps in `dt` `[count][heads]` into dt, and gives the decay.
+    #[inline(never)]
     fn decay<'a>(
         &self,
         p: &Ssm<'a>,
@@ -158,4 +168,16 @@ impl<K: Kernels> Engine<'_, K> {
         }
         kernels::Decay::Head(Rows::new(decay, count, heads, heads))
     }
+}
+
+/// The rows of [`Scratch::proj`].
+fn projected<'a>(p: &Ssm<'_>, count: usize, proj: &'a [f32]) -> Rows<'a> {
+    let len = p.in_proj.matrix.rows();
+    Rows::new(proj, count, len, len)
+}
+
+/// `[dt_low | B | C]`: the rows of [`Scratch::normed`], or of [`Scratch::select`] where there are no norms.
+fn selected<'a>(select: &Select<'_>, count: usize, raw: &'a [f32], normed: &'a [f32]) -> Rows<'a> {
+    let len = select.x_proj.rows();
+    Rows::new(if select.has_norms() { normed } else { raw }, count, len, len)
 }

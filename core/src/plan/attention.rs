@@ -1,7 +1,7 @@
 //! Attention over the last `window` positions.
 
 use super::resolve::Operands;
-use super::{Join, JoinRecord, Linear, LinearRecord, NONE, Norm, NormRecord, Record, tag};
+use super::{Block, Join, JoinRecord, Linear, LinearRecord, NONE, Norm, NormRecord, Record, tag};
 use crate::error::ModelError;
 use bytemuck::{Pod, Zeroable};
 
@@ -136,7 +136,7 @@ impl Attention<'_> {
 
 impl<'m> Operands<'_, 'm> {
     #[inline(never)]
-    pub(crate) fn attention(&self, r: &AttentionRecord) -> Result<Attention<'m>, ModelError> {
+    pub(crate) fn attention(&self, r: &AttentionRecord) -> Result<Block<'m>, ModelError> {
         let (join, len) = self.join(&r.join)?;
         let [heads, kv_heads, head_dim, window, conv_width] =
             self.sizes([r.heads, r.kv_heads, r.head_dim, r.window, r.conv_width])?;
@@ -159,7 +159,7 @@ impl<'m> Operands<'_, 'm> {
             1 if r.conv_weight == NONE => &[],
             width => self.vector(r.conv_weight, self.product([width, qkv_len])?)?,
         };
-        Ok(Attention {
+        Ok(Block::Attention(Attention {
             join,
             heads,
             kv_heads,
@@ -176,6 +176,6 @@ impl<'m> Operands<'_, 'm> {
             conv_width,
             conv_weight,
             conv_bias: self.optional(r.conv_bias, qkv_len)?,
-        })
+        }))
     }
 }

@@ -1,9 +1,10 @@
 //! Linear maps: the form that they have in other records, and as a block of their own.
 
 use super::resolve::Operands;
-use super::{Join, JoinRecord, NONE, Record, tag};
+use super::{Block, Join, JoinRecord, NONE, Record, tag};
 use crate::error::ModelError;
-use crate::tensor::Matrix;
+use crate::format::TensorEntry;
+use crate::tensor::{Matrix, Tensor};
 use bytemuck::{Pod, Zeroable};
 
 /// `y = matrix · x + up · (down · x) + bias`; the low-rank pair (Hu et al. 2021) lets blocks share a matrix.
@@ -37,8 +38,25 @@ pub struct Linear<'m> {
     pub matrix: Matrix<'m>,
     /// `[rows]`.
     pub bias: Option<&'m [f32]>,
+    /// Added to it.
+    pub adapter: Option<Adapter<'m>>,
+}
+
+/// The low-rank part of a linear map. Few maps have one, so it is made of its tensors when it is needed: blocks are small
+/// for the stacks of microcontrollers.
+#[derive(Debug, Clone, Copy)]
+pub struct Adapter<'m> {
+    file: &'m [u8],
+    down: &'m TensorEntry,
+    up: &'m TensorEntry,
+}
+
+impl<'m> Adapter<'m> {
     /// `[rank][cols]` and `[rows][rank]`.
-    pub adapter: Option<(Matrix<'m>, Matrix<'m>)>,
+    pub fn matrices(self) -> (Matrix<'m>, Matrix<'m>) {
+        let matrix = |entry| Tensor::read(self.file, entry).expect("it was resolved").matrix();
+        (matrix(self.down), matrix(self.up))
+    }
 }
 
 impl<'m> Operands<'_, 'm> {
@@ -52,7 +70,10 @@ impl<'m> Operands<'_, 'm> {
             None
         } else {
             let rank = self.any(r.down)?.rows;
-            Some((self.matrix(r.down, rank, cols)?, self.matrix(r.up, rows, rank)?))
+            self.matrix(r.down, rank, cols)?;
+            self.matrix(r.up, rows, rank)?;
+            let entry = |id| self.model.entry(id).ok_or(self.operand(id));
+            Some(Adapter { file: self.model.bytes(), down: entry(r.down)?, up: entry(r.up)? })
         };
         Ok(Linear { matrix: self.matrix(r.matrix, rows, cols)?, bias: self.optional(r.bias, rows)?, adapter })
     }
@@ -82,8 +103,8 @@ pub struct LinearBlock<'m> {
 
 impl<'m> Operands<'_, 'm> {
     #[inline(never)]
-    pub(crate) fn linear_block(&self, r: &LinearBlockRecord) -> Result<LinearBlock<'m>, ModelError> {
+    pub(crate) fn linear_block(&self, r: &LinearBlockRecord) -> Result<Block<'m>, ModelError> {
         let (join, len) = self.join(&r.join)?;
-        Ok(LinearBlock { join, linear: self.linear(&r.linear, self.d_model(), len)? })
+        Ok(Block::Linear(LinearBlock { join, linear: self.linear(&r.linear, self.d_model(), len)? }))
     }
 }

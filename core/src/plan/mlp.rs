@@ -1,7 +1,7 @@
 //! Feed-forward networks.
 
 use super::resolve::Operands;
-use super::{Join, JoinRecord, Linear, LinearRecord, NONE, Record, tag};
+use super::{Block, Join, JoinRecord, Linear, LinearRecord, NONE, Record, tag};
 use crate::error::ModelError;
 use bytemuck::{Pod, Zeroable};
 
@@ -65,16 +65,16 @@ pub struct Mlp<'m> {
 
 impl<'m> Operands<'_, 'm> {
     #[inline(never)]
-    pub(crate) fn mlp(&self, r: &MlpRecord) -> Result<Mlp<'m>, ModelError> {
+    pub(crate) fn mlp(&self, r: &MlpRecord) -> Result<Block<'m>, ModelError> {
         let (join, len) = self.join(&r.join)?;
         let [d_ff] = self.sizes([r.d_ff])?;
-        Ok(Mlp {
+        Ok(Block::Mlp(Mlp {
             join,
             activation: self.activation(r.activation)?,
             gate: if r.gate.matrix == NONE { None } else { Some(self.linear(&r.gate, d_ff, len)?) },
             up: self.linear(&r.up, d_ff, len)?,
             down: self.linear(&r.down, self.d_model(), d_ff)?,
-        })
+        }))
     }
 
     pub(super) fn activation(&self, number: u32) -> Result<Activation, ModelError> {

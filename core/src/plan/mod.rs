@@ -22,7 +22,7 @@ use bytemuck::{Pod, Zeroable};
 
 pub use attention::{Attention, AttentionRecord, Rope};
 pub use frame::{FrameInput, FrameOutput, Pool, pool, task};
-pub use linear::{Linear, LinearBlock, LinearBlockRecord, LinearRecord};
+pub use linear::{Adapter, Linear, LinearBlock, LinearBlockRecord, LinearRecord};
 pub use mlp::{Activation, Mlp, MlpRecord, activation};
 pub use moe::{Expert, MAX_EXPERTS, Moe, MoeRecord, Routing, routing};
 pub(crate) use resolve::Operands;

@@ -1,7 +1,7 @@
 //! Mixtures of experts (Shazeer et al. 2017): a router chooses a few of many feed-forward networks per token.
 
 use super::resolve::Operands;
-use super::{Activation, Join, JoinRecord, Linear, LinearRecord, NONE, Record, tag};
+use super::{Activation, Block, Join, JoinRecord, Linear, LinearRecord, NONE, Record, tag};
 use crate::error::ModelError;
 use crate::tensor::Matrix;
 use bytemuck::{Pod, Zeroable};
@@ -110,7 +110,7 @@ pub struct Expert<'m> {
 
 impl<'m> Operands<'_, 'm> {
     #[inline(never)]
-    pub(crate) fn moe(&self, r: &MoeRecord) -> Result<Moe<'m>, ModelError> {
+    pub(crate) fn moe(&self, r: &MoeRecord) -> Result<Block<'m>, ModelError> {
         let (join, len) = self.join(&r.join)?;
         let [experts, chosen, d_ff, groups, chosen_groups] =
             self.sizes([r.experts, r.chosen, r.d_ff, r.groups, r.chosen_groups])?;
@@ -158,7 +158,7 @@ impl<'m> Operands<'_, 'm> {
         for e in 0..experts {
             self.expert(&moe, e)?;
         }
-        Ok(moe)
+        Ok(Block::Moe(moe))
     }
 
     /// The matrices of expert `e`.

@@ -1,7 +1,7 @@
 //! Gated short convolutions (LFM2).
 
 use super::resolve::Operands;
-use super::{Join, JoinRecord, Linear, LinearRecord, Record, tag};
+use super::{Block, Join, JoinRecord, Linear, LinearRecord, Record, tag};
 use crate::error::ModelError;
 use bytemuck::{Pod, Zeroable};
 
@@ -52,10 +52,10 @@ impl ShortConv<'_> {
 
 impl<'m> Operands<'_, 'm> {
     #[inline(never)]
-    pub(crate) fn short_conv(&self, r: &ShortConvRecord) -> Result<ShortConv<'m>, ModelError> {
+    pub(crate) fn short_conv(&self, r: &ShortConvRecord) -> Result<Block<'m>, ModelError> {
         let (join, len) = self.join(&r.join)?;
         let [channels, conv_width] = self.sizes([r.channels, r.conv_width])?;
-        Ok(ShortConv {
+        Ok(Block::ShortConv(ShortConv {
             join,
             channels,
             conv_width,
@@ -63,6 +63,6 @@ impl<'m> Operands<'_, 'm> {
             conv_weight: self.vector(r.conv_weight, self.product([conv_width, channels])?)?,
             conv_bias: self.optional(r.conv_bias, channels)?,
             out_proj: self.linear(&r.out_proj, self.d_model(), channels)?,
-        })
+        }))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::resolve::Operands;
 use super::{
-    Join, JoinRecord, Linear, LinearRecord, NONE, Norm, NormKind, NormRecord, Record, norm_kind, tag,
+    Block, Join, JoinRecord, Linear, LinearRecord, NONE, Norm, NormKind, NormRecord, Record, norm_kind, tag,
 };
 use crate::error::ModelError;
 use crate::state::STATE_GROUP;
@@ -185,7 +185,7 @@ impl Select<'_> {
 
 impl<'m> Operands<'_, 'm> {
     #[inline(never)]
-    pub(crate) fn ssm(&self, r: &SsmRecord) -> Result<Ssm<'m>, ModelError> {
+    pub(crate) fn ssm(&self, r: &SsmRecord) -> Result<Block<'m>, ModelError> {
         let (join, len) = self.join(&r.join)?;
         let [heads, head_dim, d_state, n_groups, conv_width] =
             self.sizes([r.heads, r.head_dim, r.d_state, r.n_groups, r.conv_width])?;
@@ -222,7 +222,7 @@ impl<'m> Operands<'_, 'm> {
             decay::SIGMOID => Decay::Sigmoid,
             _ => return Err(self.field()),
         };
-        Ok(Ssm {
+        Ok(Block::Ssm(Ssm {
             join,
             heads,
             head_dim,
@@ -239,6 +239,6 @@ impl<'m> Operands<'_, 'm> {
             gate_norm: self.norm(&r.gate_norm, d_inner)?,
             norm_before_gate: self.flag(r.norm_before_gate)?,
             out_proj: self.linear(&r.out_proj, self.d_model(), d_inner)?,
-        })
+        }))
     }
 }

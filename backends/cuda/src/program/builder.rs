@@ -5,7 +5,7 @@ use super::records::{
 };
 use crate::error::CudaError;
 use bytemuck::Pod;
-use sarit_core::plan::{Linear, Norm, NormKind};
+use sarit_core::plan::{Adapter, Linear, Norm, NormKind};
 use sarit_core::{ALIGN, GROUP, Matrix, Model, TILE_ROWS};
 
 /// Bytes of shared memory of a block up to which blocks make inputs for themselves; and those that every device since
@@ -141,7 +141,7 @@ impl Layout {
 #[derive(Clone, Copy)]
 pub(super) struct Map<'a, 'm> {
     pub(super) matrix: &'a Matrix<'m>,
-    pub(super) adapter: Option<&'a (Matrix<'m>, Matrix<'m>)>,
+    pub(super) adapter: Option<(Matrix<'m>, Matrix<'m>)>,
     pub(super) to: Target,
 }
 
@@ -334,7 +334,7 @@ impl<'m> Builder<'m> {
         let mut held = None;
         for (i, map) in maps.iter().enumerate() {
             let mut to = map.to;
-            if let Some((down, up)) = map.adapter {
+            if let Some((down, up)) = &map.adapter {
                 let rank = self.buffer(Buffer::Adapter, down.rows());
                 self.product(source, codes, &mut held, down, Target::store(rank), head)?;
                 let full = self.buffer(Buffer::Adapted, up.rows());
@@ -383,8 +383,9 @@ impl<'m> Builder<'m> {
 
 /// Whether any of the maps takes codes, and whether any takes floats.
 fn kinds(maps: &[Map<'_, '_>]) -> (bool, bool) {
-    let all =
-        || maps.iter().flat_map(|map| map.adapter.map(|(down, _)| down).into_iter().chain([map.matrix]));
+    let all = || {
+        maps.iter().flat_map(|map| map.adapter.as_ref().map(|(down, _)| down).into_iter().chain([map.matrix]))
+    };
     (all().any(Matrix::is_quantized), all().any(|matrix| !matrix.is_quantized()))
 }
 
@@ -396,5 +397,5 @@ pub(super) fn shared_bytes(floats: usize, groups: usize) -> usize {
 /// The map of a linear record.
 pub(super) fn map<'a, 'm>(b: &Builder<'m>, linear: &'a Linear<'m>, to: Target) -> Map<'a, 'm> {
     let to = Target { bias: b.optional(linear.bias), ..to };
-    Map { matrix: &linear.matrix, adapter: linear.adapter.as_ref(), to }
+    Map { matrix: &linear.matrix, adapter: linear.adapter.map(Adapter::matrices), to }
 }

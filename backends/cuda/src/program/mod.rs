@@ -85,14 +85,15 @@ fn program(
 ) -> Result<(Program, Layout), CudaError> {
     let mut b = Builder::new(model, layout, extent, one);
     let d_model = model.d_model();
-    let blocks: Vec<(Block<'_>, usize)> = model.blocks().collect();
+    let mut blocks: Vec<(Block<'_>, usize)> = Vec::new();
+    model.each_block(|block, start, _| blocks.push((*block, start)));
     let reads_embedding =
         |(block, _): &(Block<'_>, usize)| block.join().input == BlockInput::ResidualAndEmbedding;
     let embedded =
         if blocks.iter().any(reads_embedding) { b.buffer(Buffer::Embedded, d_model) } else { Vector::NONE };
     let residual = b.buffer(Buffer::Residual, d_model);
     let Input::Tokens { embedding, scale } = model.input() else { return Err(CudaError::Frames) };
-    let embed = Embed { w: b.mat(&embedding), scale, residual, embedded };
+    let embed = Embed { w: b.mat(embedding), scale: *scale, residual, embedded };
     b.op(Kind::Embed, 1, &embed);
 
     let mut input_len = 0;

@@ -6,6 +6,7 @@ use sarit_core::Dense;
 use sarit_core::kernels::{LANES, RowSink, Rows};
 
 /// See [`sarit_core::Kernels::matmul`].
+#[inline(never)]
 pub(super) fn matmul(w: &Dense<'_, f32>, x: Rows<'_>, y: &mut impl RowSink) {
     for t in 0..x.count() {
         let (x, y) = (x.row(t), &mut y.row(t)[..w.rows]);
@@ -20,12 +21,51 @@ pub(super) fn matmul(w: &Dense<'_, f32>, x: Rows<'_>, y: &mut impl RowSink) {
     }
 }
 
-/// `y[r] = w[r] · x` for four columns: the other lanes are zeros, which change nothing.
+/// `y[r] = w[r] · x` for four columns.
 fn rows_of_four(w: &[[f32; 4]], x: &[f32; 4], y: &mut [f32]) {
-    for (w, y) in w.iter().zip(y) {
+    assert!(w.len() == y.len());
+    let (pairs, rest) = w.as_chunks::<2>();
+    if !pairs.is_empty() {
+        // SAFETY: `y` has two elements for each pair.
+        unsafe { pairs_of_four(pairs.as_ptr(), x, y.as_mut_ptr(), pairs.len()) };
+    }
+    if let ([w], Some(y)) = (rest, y.last_mut()) {
         let lane = |i: usize| 0.0 + w[i] * x[i];
         *y = (lane(0) + lane(2)) + (lane(1) + lane(3));
     }
+}
+
+/// Rows of four columns, two at a time. Lanes that begin with a product in place of 0 plus that differ where all are -0:
+/// for that 0 is added in the end.
+///
+/// # Safety
+/// `w` points to `pairs` pairs, at least one, and `y` to as many pairs of sums.
+#[unsafe(naked)]
+unsafe extern "C" fn pairs_of_four(w: *const [[f32; 4]; 2], x: &[f32; 4], y: *mut f32, pairs: usize) {
+    naked_asm!(
+        CORE!(),
+        "vldmia r1, {{s0-s3}}",
+        "movs r1, #0",
+        "vmov s4, r1",
+        "1:",
+        "vldmia r0!, {{s8-s15}}",
+        "vmul.f32 s8, s8, s0",
+        "vmul.f32 s9, s9, s1",
+        "vmla.f32 s8, s10, s2",
+        "vmla.f32 s9, s11, s3",
+        "vmul.f32 s12, s12, s0",
+        "vmul.f32 s13, s13, s1",
+        "vmla.f32 s12, s14, s2",
+        "vmla.f32 s13, s15, s3",
+        "vadd.f32 s8, s8, s9",
+        "vadd.f32 s9, s12, s13",
+        "vadd.f32 s8, s8, s4",
+        "vadd.f32 s9, s9, s4",
+        "vstmia r2!, {{s8-s9}}",
+        "subs r3, #1",
+        "bne 1b",
+        "bx lr",
+    )
 }
 
 /// Of a matrix; its columns are `whole` times sixteen and `rest`.

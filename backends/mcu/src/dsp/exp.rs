@@ -2,28 +2,32 @@
 
 use super::exp2::{BLOCK, CONSTANTS, Constants, eight, polynomial};
 use core::arch::naked_asm;
+use core::ptr::null_mut;
 use sarit_core::math;
 
-/// `s16..=s23 = e^x` for `x` in `s0..=s7`, by the steps of [`math::exp`]; goes to `$far` where one of the exponents is
-/// outside -64..=63. `r2` points to [`Constants::coefficients`], `r3` is 1.0; uses `r4..=r12` and `s8..=s27`.
+/// `s16..=s23 = e^-x` for `x` in `s0..=s7`, by the steps of [`math::exp`] with all signs turned; goes to `$far` where the
+/// squares of `x` add up to 87² or more, so that a power of two might not be a normal number. `r2` points to
+/// [`Constants::coefficients`]; uses `r4..=r12`, `lr` and `s8..=s28`.
 macro_rules! exponentials {
     ($far:literal) => {
         concat!(
-            "sub r12, r2, #16\n",
-            "vldmia r12, {{s24-s27}}\n",
-            // n = round(x · log2(e)), in r4-r11 and as floats.
-            eight!("vmul.f32": "s8, s0, s25" "s9, s1, s25" "s10, s2, s25" "s11, s3, s25"
+            "vmul.f32 s16, s0, s0\n",
+            "vmla.f32 s16, s1, s1\nvmla.f32 s16, s2, s2\nvmla.f32 s16, s3, s3\nvmla.f32 s16, s4, s4\n",
+            "vmla.f32 s16, s5, s5\nvmla.f32 s16, s6, s6\nvmla.f32 s16, s7, s7\n",
+            "vmov r12, s16\n",
+            "cmp r12, r11\n",
+            "bhs ", $far, "\n",
+            // n = round(-x · log2(e)): its bits in r4-r11, -n in s8-s15.
+            "sub r12, r2, #48\n",
+            "vldmia r12!, {{s8-s15}}\n",
+            "vmov.f32 s28, s8\n",
+            "vldmia r12!, {{s24-s27}}\n",
+            eight!("vmls.f32": "s8, s0, s25" "s9, s1, s25" "s10, s2, s25" "s11, s3, s25"
                 "s12, s4, s25" "s13, s5, s25" "s14, s6, s25" "s15, s7, s25"),
-            eight!("vcvtr.s32.f32": "s8, s8" "s9, s9" "s10, s10" "s11, s11" "s12, s12" "s13, s13" "s14, s14" "s15, s15"),
             "vmov r4, r5, d4\n", "vmov r6, r7, d5\n", "vmov r8, r9, d6\n", "vmov r10, r11, d7\n",
-            // Q remembers whether one is outside -64..=63.
-            "mov r12, #0\n", "msr apsr_nzcvq, r12\n",
-            eight!("ssat r12, #7,": "r4" "r5" "r6" "r7" "r8" "r9" "r10" "r11"),
-            "mrs r12, apsr\n",
-            "tst r12, #0x08000000\n",
-            "bne ", $far, "\n",
-            eight!("vcvt.f32.s32": "s8, s8" "s9, s9" "s10, s10" "s11, s11" "s12, s12" "s13, s13" "s14, s14" "s15, s15"),
-            // f = ((x - n · high) - n · low) · log2(e)
+            eight!("vsub.f32": "s8, s28, s8" "s9, s28, s9" "s10, s28, s10" "s11, s28, s11"
+                "s12, s28, s12" "s13, s28, s13" "s14, s28, s14" "s15, s28, s15"),
+            // -f = ((x + n · high) + n · low) · log2(e)
             eight!("vmls.f32": "s0, s8, s26" "s1, s9, s26" "s2, s10, s26" "s3, s11, s26"
                 "s4, s12, s26" "s5, s13, s26" "s6, s14, s26" "s7, s15, s26"),
             eight!("vmls.f32": "s0, s8, s27" "s1, s9, s27" "s2, s10, s27" "s3, s11, s27"
@@ -31,26 +35,20 @@ macro_rules! exponentials {
             eight!("vmul.f32": "s0, s0, s25" "s1, s1, s25" "s2, s2, s25" "s3, s3, s25"
                 "s4, s4, s25" "s5, s5, s25" "s6, s6, s25" "s7, s7, s25"),
             "vmov.f32 s16, s24\n",
-            "mov r12, r2\n",
-            polynomial!("vmla", "r12"),
-            "add r4, r3, r4, lsl #23\n", "add r5, r3, r5, lsl #23\n", "add r6, r3, r6, lsl #23\n", "add r7, r3, r7, lsl #23\n",
-            "add r8, r3, r8, lsl #23\n", "add r9, r3, r9, lsl #23\n", "add r10, r3, r10, lsl #23\n", "add r11, r3, r11, lsl #23\n",
-            "vmov d4, r4, r5\n", "vmov d5, r6, r7\n", "vmov d6, r8, r9\n", "vmov d7, r10, r11\n",
-            eight!("vmul.f32": "s16, s16, s8" "s17, s17, s9" "s18, s18, s10" "s19, s19, s11"
-                "s20, s20, s12" "s21, s21, s13" "s22, s22, s14" "s23, s23, s15"),
+            polynomial!("vmls", "r12"),
+            exponentials!(@scale "d8", "r4", "r5"),
+            exponentials!(@scale "d9", "r6", "r7"),
+            exponentials!(@scale "d10", "r8", "r9"),
+            exponentials!(@scale "d11", "r10", "r11"),
         )
     };
-}
-
-/// Leaves the block's function to `$far`, then goes on with the next one.
-macro_rules! leave_to {
-    ($far:literal) => {
+    // Two numbers times 2^n, by their exponents' bits.
+    (@scale $d:literal, $n0:literal, $n1:literal) => {
         concat!(
-            "mov r4, r0\nmov r5, r1\nmov r6, r2\nmov r7, r3\n",
-            "bl ",
-            $far,
-            "\n",
-            "add r0, r4, #32\nmov r1, r5\nmov r2, r6\nmov r3, r7\n",
+            "vmov r12, lr, ", $d, "\n",
+            "add r12, r12, ", $n0, ", lsl #23\n",
+            "add lr, lr, ", $n1, ", lsl #23\n",
+            "vmov ", $d, ", r12, lr\n",
         )
     };
 }
@@ -59,77 +57,129 @@ macro_rules! leave_to {
 pub(super) fn silu(x: &mut [[f32; BLOCK]]) {
     if !x.is_empty() {
         // SAFETY: `x` holds that many blocks.
-        unsafe { silu_blocks(x.as_mut_ptr(), x.len(), &CONSTANTS) };
+        unsafe { silu_blocks(x.as_mut_ptr(), x.len(), &CONSTANTS, null_mut()) };
     }
 }
 
-/// `x = softplus(x)` for every number.
-pub(super) fn softplus(x: &mut [[f32; BLOCK]]) {
+/// `y = y · silu(x)` for every number.
+pub(super) fn gate(x: &[[f32; BLOCK]], y: &mut [[f32; BLOCK]]) {
+    assert!(x.len() == y.len());
     if !x.is_empty() {
-        // SAFETY: `x` holds that many blocks.
-        unsafe { softplus_blocks(x.as_mut_ptr(), x.len(), &CONSTANTS) };
+        // SAFETY: `x` and `y` hold that many blocks; with a gate, `x` is only read.
+        unsafe { silu_blocks(x.as_ptr().cast_mut(), x.len(), &CONSTANTS, y.as_mut_ptr()) };
     }
 }
 
-extern "C" fn silu_far(x: &mut [f32; BLOCK]) {
-    *x = x.map(math::silu);
+/// `x = softplus(x + bias)` for every number.
+pub(super) fn softplus(x: &mut [[f32; BLOCK]], bias: &[[f32; BLOCK]]) {
+    assert!(x.len() == bias.len());
+    if !x.is_empty() {
+        // SAFETY: `x` and `bias` hold that many blocks.
+        unsafe { softplus_blocks(x.as_mut_ptr(), x.len(), &CONSTANTS, bias.as_ptr()) };
+    }
+}
+
+/// # Safety
+/// `x` points to a block, and so does `y` or is null.
+unsafe extern "C" fn silu_far(x: *mut [f32; BLOCK], y: *mut [f32; BLOCK]) {
+    // SAFETY: as this function asks.
+    unsafe {
+        match y.as_mut() {
+            Some(y) => y.iter_mut().zip(&*x).for_each(|(y, x)| *y *= math::silu(*x)),
+            None => (*x).iter_mut().for_each(|x| *x = math::silu(*x)),
+        }
+    }
 }
 
 extern "C" fn softplus_far(x: &mut [f32; BLOCK]) {
-    *x = x.map(math::softplus);
+    x.iter_mut().for_each(|x| *x = math::softplus(*x));
 }
 
-/// `x = x / (1 + e^-x)`, block after block.
+/// The bits of 87², below which [`exponentials`] are taken.
+const NEAR: u32 = (87.0f32 * 87.0).to_bits();
+
+/// `x = x / (1 + e^-x)`, or `y = y · x / (1 + e^-x)` where `y` is not null, block after block.
 ///
 /// # Safety
-/// `x` points to `blocks` blocks, at least one.
+/// `x`, and `y` if it is not null, point to `blocks` blocks, at least one; with `y`, `x` is only read.
 #[unsafe(naked)]
-unsafe extern "C" fn silu_blocks(x: *mut [f32; BLOCK], blocks: usize, constants: &Constants) {
+unsafe extern "C" fn silu_blocks(
+    x: *mut [f32; BLOCK],
+    blocks: usize,
+    constants: &Constants,
+    y: *mut [f32; BLOCK],
+) {
     naked_asm!(
         CORE!(),
         "push {{r0, r4-r11, lr}}",
         "vpush {{d8-d15}}",
-        "adds r2, #16",
-        "mov r3, #0x3f800000",
+        "adds r2, #48",
         "1:",
+        "ldr r11, 5f",
         "vldmia r0, {{s0-s7}}",
-        eight!("vneg.f32": "s0, s0" "s1, s1" "s2, s2" "s3, s3" "s4, s4" "s5, s5" "s6, s6" "s7, s7"),
         exponentials!("3f"),
         "vmov.f32 s8, #1.0",
         eight!("vadd.f32": "s16, s16, s8" "s17, s17, s8" "s18, s18, s8" "s19, s19, s8"
             "s20, s20, s8" "s21, s21, s8" "s22, s22, s8" "s23, s23, s8"),
-        "vldmia r0, {{s0-s7}}",
+        "vldmia r0!, {{s0-s7}}",
         eight!("vdiv.f32": "s0, s0, s16" "s1, s1, s17" "s2, s2, s18" "s3, s3, s19"
             "s4, s4, s20" "s5, s5, s21" "s6, s6, s22" "s7, s7, s23"),
-        "vstmia r0!, {{s0-s7}}",
+        "cmp r3, #0",
+        "beq 4f",
+        "vldmia r3, {{s8-s15}}",
+        eight!("vmul.f32": "s0, s8, s0" "s1, s9, s1" "s2, s10, s2" "s3, s11, s3"
+            "s4, s12, s4" "s5, s13, s5" "s6, s14, s6" "s7, s15, s7"),
+        "vstmia r3!, {{s0-s7}}",
         "2:",
         "subs r1, #1",
         "bne 1b",
         "vpop {{d8-d15}}",
         "pop {{r0, r4-r11, pc}}",
-        "3:",
-        leave_to!("{far}"),
+        "4:",
+        "sub r12, r0, #32",
+        "vstmia r12, {{s0-s7}}",
         "b 2b",
+        "3:",
+        "mov r4, r0", "mov r5, r1", "mov r6, r2", "mov r7, r3",
+        "mov r1, r3",
+        "bl {far}",
+        "add r0, r4, #32", "mov r1, r5", "mov r2, r6", "mov r3, r7",
+        "cmp r3, #0",
+        "it ne",
+        "addne r3, #32",
+        "b 2b",
+        ".p2align 2",
+        "5:",
+        ".word {near}",
         far = sym silu_far,
+        near = const NEAR,
     )
 }
 
-/// `x = max(x, 0) + ln(1 + e^-|x|)`, block after block.
+/// `x = max(x, 0) + ln(1 + e^-|x|)` with `x + bias` for `x`, block after block.
 ///
 /// # Safety
-/// `x` points to `blocks` blocks, at least one.
+/// `x` and `bias` point to `blocks` blocks, at least one.
 #[unsafe(naked)]
-unsafe extern "C" fn softplus_blocks(x: *mut [f32; BLOCK], blocks: usize, constants: &Constants) {
+unsafe extern "C" fn softplus_blocks(
+    x: *mut [f32; BLOCK],
+    blocks: usize,
+    constants: &Constants,
+    bias: *const [f32; BLOCK],
+) {
     naked_asm!(
         CORE!(),
         "push {{r0, r4-r11, lr}}",
         "vpush {{d8-d15}}",
-        "adds r2, #16",
-        "mov r3, #0x3f800000",
+        "adds r2, #48",
         "1:",
+        "ldr r11, 5f",
         "vldmia r0, {{s0-s7}}",
+        "vldmia r3!, {{s8-s15}}",
+        eight!("vadd.f32": "s0, s0, s8" "s1, s1, s9" "s2, s2, s10" "s3, s3, s11"
+            "s4, s4, s12" "s5, s5, s13" "s6, s6, s14" "s7, s7, s15"),
+        "vstmia r0, {{s0-s7}}",
         eight!("vabs.f32": "s0, s0" "s1, s1" "s2, s2" "s3, s3" "s4, s4" "s5, s5" "s6, s6" "s7, s7"),
-        eight!("vneg.f32": "s0, s0" "s1, s1" "s2, s2" "s3, s3" "s4, s4" "s5, s5" "s6, s6" "s7, s7"),
         exponentials!("3f"),
         // s = e / (2 + e) in s0-s7, its square in s8-s15.
         "vmov.f32 s8, #2.0",
@@ -172,8 +222,14 @@ unsafe extern "C" fn softplus_blocks(x: *mut [f32; BLOCK], blocks: usize, consta
         "vpop {{d8-d15}}",
         "pop {{r0, r4-r11, pc}}",
         "3:",
-        leave_to!("{far}"),
+        "mov r4, r0", "mov r5, r1", "mov r6, r2", "mov r7, r3",
+        "bl {far}",
+        "add r0, r4, #32", "mov r1, r5", "mov r2, r6", "mov r3, r7",
         "b 2b",
+        ".p2align 2",
+        "5:",
+        ".word {near}",
         far = sym softplus_far,
+        near = const NEAR,
     )
 }

@@ -12,6 +12,8 @@ pub(super) const BLOCK: usize = 8;
 /// What the loops read, in this order.
 #[repr(C)]
 pub(super) struct Constants {
+    /// Added to a small number, it rounds that to an integer, which then stands in the low bits.
+    round: [f32; BLOCK],
     /// The polynomial's highest coefficient, and what `exp` needs besides.
     scalars: [f32; 4],
     /// The other coefficients, highest power first.
@@ -20,14 +22,18 @@ pub(super) struct Constants {
     ln_1p: [[f32; BLOCK]; 4],
 }
 
+/// `1.5 · 2^23`.
+pub(super) const ROUND: f32 = 12_582_912.0;
+
 pub(super) static CONSTANTS: Constants = Constants {
+    round: [ROUND; BLOCK],
     scalars: [math::EXP2[0], core::f32::consts::LOG2_E, math::LN_2_HIGH, math::LN_2_LOW],
     coefficients: repeated(1, &math::EXP2),
     ln_1p: repeated(0, &math::LN_1P),
 };
 
 /// Coefficients from `first` on, each once for every number of a block.
-const fn repeated<const N: usize>(first: usize, coefficients: &[f32]) -> [[f32; BLOCK]; N] {
+pub(super) const fn repeated<const N: usize>(first: usize, coefficients: &[f32]) -> [[f32; BLOCK]; N] {
     let mut all = [[0.0; BLOCK]; N];
     let mut i = 0;
     while i < N {

@@ -8,6 +8,7 @@ macro_rules! CORE {
     };
 }
 
+mod conv;
 mod dense;
 mod exp;
 mod exp2;
@@ -16,8 +17,9 @@ mod quantize;
 mod scan;
 mod tiled;
 
+use half::f16;
 use sarit_core::kernels::{
-    Conv, Decay, Input, Kernels, QuantizedMut, Rows, RowsMut, Scan, SsmState, TimeStep,
+    Conv, Decay, Input, Kernels, QuantizedMut, RowSink, Rows, RowsMut, Scan, SsmState, TimeStep, scalar,
 };
 use sarit_core::plan::{Activation, Norm};
 use sarit_core::{Matrix, Scalar};
@@ -37,9 +39,20 @@ mod others {
         Scalar.conv(conv, window, x);
     }
 
+    /// A function for each format, so that a firmware holds only those that its models can have.
     #[inline(never)]
-    pub(super) fn scan(p: &Scan<'_>, state: SsmState<'_>, y: RowsMut<'_>) {
-        Scalar.scan(p, state, y);
+    pub(super) fn scan(p: &Scan<'_>, h: &mut [f32], mut y: RowsMut<'_>) {
+        scalar::scan(p, 0..p.heads, SsmState::F32(h), &mut y);
+    }
+
+    #[inline(never)]
+    pub(super) fn scan_halves(p: &Scan<'_>, h: &mut [f16], mut y: RowsMut<'_>) {
+        scalar::scan(p, 0..p.heads, SsmState::F16(h), &mut y);
+    }
+
+    #[inline(never)]
+    pub(super) fn scan_codes(p: &Scan<'_>, codes: &mut [i8], scales: &mut [f32], mut y: RowsMut<'_>) {
+        scalar::scan(p, 0..p.heads, SsmState::I8 { codes, scales }, &mut y);
     }
 
     #[inline(never)]
@@ -70,7 +83,7 @@ impl Kernels for Dsp {
     }
 
     fn conv(&self, conv: &Conv<'_>, window: &mut [f32], x: RowsMut<'_>) {
-        if conv.width == 4 { functions::conv4(conv, window, x) } else { others::conv(conv, window, x) }
+        if conv.width == 4 { conv::conv4(conv, window, x) } else { others::conv(conv, window, x) }
     }
 
     fn time_step(&self, p: &TimeStep<'_>, x: RowsMut<'_>) {
@@ -80,19 +93,22 @@ impl Kernels for Dsp {
     fn scan(&self, p: &Scan<'_>, state: SsmState<'_>, mut y: RowsMut<'_>) {
         match (p.decay, state) {
             (Decay::Element(a_log2), SsmState::F32(h)) if scan::takes(p) => scan::scan(p, a_log2, h, &mut y),
-            (_, state) => others::scan(p, state, y),
+            (_, SsmState::F32(h)) => others::scan(p, h, y),
+            (_, SsmState::F16(h)) => others::scan_halves(p, h, y),
+            (_, SsmState::I8 { codes, scales }) => others::scan_codes(p, codes, scales, y),
         }
     }
 
     fn activate(&self, activation: Activation, gate: Option<Rows<'_>>, mut y: RowsMut<'_>) {
-        match activation {
-            Activation::Silu => functions::silu(gate, y.count(), &mut y),
+        match (activation, gate) {
+            (Activation::Silu, Some(gate)) => functions::gate(gate, &mut y),
+            (Activation::Silu, None) => (0..y.count()).for_each(|t| functions::silu(y.row(t))),
             _ => others::activate(activation, gate, y),
         }
     }
 
     fn gate(&self, z: Rows<'_>, norm: Option<&Norm<'_>>, groups: usize, mut y: RowsMut<'_>) {
-        functions::silu(Some(z), y.count(), &mut y);
+        functions::gate(z, &mut y);
         if let Some(norm) = norm {
             self.group_norm(norm, groups, y);
         }

@@ -1,6 +1,6 @@
 //! Activations to codes, a group at a time.
 
-use super::exp2::eight;
+use super::exp2::{BLOCK, ROUND, eight};
 use core::arch::naked_asm;
 use sarit_core::kernels::{Kernels, QuantizedMut, Rows};
 use sarit_core::{GROUP, Scalar};
@@ -9,6 +9,7 @@ use sarit_core::{GROUP, Scalar};
 const USUAL: core::ops::RangeInclusive<f32> = 1e-30..=f32::MAX;
 
 /// See [`Kernels::quantize`].
+#[inline(never)]
 pub(super) fn quantize(x: Rows<'_>, q: QuantizedMut<'_>) {
     for t in 0..x.count() {
         let part = t * q.groups..(t + 1) * q.groups;
@@ -30,7 +31,7 @@ pub(super) fn quantize(x: Rows<'_>, q: QuantizedMut<'_>) {
 fn quantize_group(x: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (f32, i32) {
     let largest = f32::from_bits(largest(x));
     if USUAL.contains(&largest) {
-        return (largest / 127.0, encode(x, codes, 127.0 / largest, &ROUND));
+        return (largest / 127.0, encode(x, codes, 127.0 / largest, &[ROUND; BLOCK]));
     }
     let (mut scale, mut sum) = (0.0, 0);
     let (scales, sums) = (core::slice::from_mut(&mut scale), core::slice::from_mut(&mut sum));
@@ -38,9 +39,6 @@ fn quantize_group(x: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (f32, i32) {
     Scalar.quantize(Rows::new(x, 1, GROUP, GROUP), q);
     (scale, sum)
 }
-
-/// Added to a small number, it leaves the nearest integer in the low bits.
-static ROUND: [f32; 8] = [12_582_912.0; 8];
 
 /// The largest magnitude, as its bits; those of a NaN are larger than those of any number.
 #[unsafe(naked)]
@@ -68,7 +66,7 @@ extern "C" fn largest(x: &[f32; GROUP]) -> u32 {
 
 /// `code = round(x · inverse)`; returns the sum of the codes.
 #[unsafe(naked)]
-extern "C" fn encode(x: &[f32; GROUP], codes: &mut [i8; GROUP], inverse: f32, round: &[f32; 8]) -> i32 {
+extern "C" fn encode(x: &[f32; GROUP], codes: &mut [i8; GROUP], inverse: f32, round: &[f32; BLOCK]) -> i32 {
     /// Eight codes in two words, whose bytes are summed as numbers of 0..=255.
     macro_rules! codes {
         () => {

@@ -1,12 +1,50 @@
 //! The selective scan of Mamba-1: a decay per state element.
 //!
 //! Eight elements go through each instruction sequence together. The exponent `-dt · a` is at least 0, since `a` is
-//! negative, and mostly below one half: then the power needs no scaling, and the instructions for it are left out.
+//! negative, and mostly below one half: then the power needs no scaling, and the instructions for it are left out. To
+//! see that of eight at once, the polynomial is one in four times the exponent (a power of two changes no rounding):
+//! that is below 2 where bit 30 of a float is 0.
 
-use super::exp2::{BLOCK, CONSTANTS, Constants, eight, polynomial};
+use super::exp2::{BLOCK, eight, polynomial, repeated};
 use core::arch::naked_asm;
+use core::mem::offset_of;
 use sarit_core::kernels::{RowSink, Scan};
 use sarit_core::math;
+
+/// Factor on the exponent.
+const FACTOR: f32 = 4.0;
+
+/// The polynomial in [`FACTOR`] times the exponent: [`math::EXP2`], each coefficient divided by that to its power.
+const SCALED: [f32; math::EXP2.len()] = {
+    let (mut scaled, mut i, mut divisor) = (math::EXP2, math::EXP2.len(), 1.0);
+    while i > 0 {
+        i -= 1;
+        scaled[i] /= divisor;
+        divisor *= FACTOR;
+    }
+    scaled
+};
+
+/// What the loop reads, in this order.
+#[repr(C)]
+struct Constants {
+    zeros: [f32; BLOCK],
+    /// Added to [`FACTOR`] times a number, it rounds that to [`FACTOR`] times an integer, which stands in the low bits.
+    round: f32,
+    /// The highest coefficient.
+    highest: f32,
+    factor: f32,
+    /// The other coefficients, highest power first.
+    coefficients: [[f32; BLOCK]; 6],
+}
+
+static CONSTANTS: Constants = Constants {
+    zeros: [0.0; BLOCK],
+    round: FACTOR * 12_582_912.0,
+    highest: SCALED[0],
+    factor: FACTOR,
+    coefficients: repeated(1, &SCALED),
+};
 
 /// Whether [`scan`] takes states of this shape: the lanes of more than 16 elements would need more registers.
 pub(super) fn takes(p: &Scan<'_>) -> bool {
@@ -14,13 +52,21 @@ pub(super) fn takes(p: &Scan<'_>) -> bool {
 }
 
 /// See [`sarit_core::Kernels::scan`]; `a_log2` is `[heads][d_state]`.
+#[inline(never)]
 pub(super) fn scan(p: &Scan<'_>, a_log2: &[f32], state: &mut [f32], y: &mut impl RowSink) {
     let (n, channels) = (p.d_state, p.heads / p.n_groups);
-    assert!(takes(p));
+    assert!(takes(p) && channels > 0);
     for t in 0..p.x.count() {
         for group in 0..p.n_groups {
             let these = group * channels..(group + 1) * channels;
             let elements = these.start * n..these.end * n;
+            let shared = group * n..(group + 1) * n;
+            let (b, c) = (&p.b.row(t)[shared.clone()], &p.c.row(t)[shared]);
+            let mut bc = [[0.0; BLOCK]; 4];
+            let blocks = b.as_chunks().0.iter().zip(c.as_chunks().0);
+            for (pair, (b, c)) in bc.as_chunks_mut().0.iter_mut().zip(blocks) {
+                *pair = [*b, *c];
+            }
             let mut channels = Channels {
                 a_log2: a_log2[elements.clone()].as_ptr(),
                 h: state[elements].as_mut_ptr(),
@@ -28,12 +74,10 @@ pub(super) fn scan(p: &Scan<'_>, a_log2: &[f32], state: &mut [f32], y: &mut impl
                 x: p.x.row(t)[these.clone()].as_ptr(),
                 d: p.d[these.clone()].as_ptr(),
                 y: y.row(t)[these].as_mut_ptr(),
-                b: p.b.row(t)[group * n..(group + 1) * n].as_ptr(),
-                c: p.c.row(t)[group * n..(group + 1) * n].as_ptr(),
-                constants: &CONSTANTS,
-                blocks: n / BLOCK,
+                bc: bc.as_ptr(),
                 channels,
-                work: [0; 6],
+                coefficients: &CONSTANTS.coefficients,
+                bc_end: bc[2 * n / BLOCK..].as_ptr(),
             };
             // SAFETY: the slices hold so many channels, which are at least one.
             unsafe { step_channels(&mut channels) };
@@ -41,7 +85,7 @@ pub(super) fn scan(p: &Scan<'_>, a_log2: &[f32], state: &mut [f32], y: &mut impl
     }
 }
 
-/// Operands of [`step_channels`], which moves the pointers on.
+/// Operands of [`step_channels`].
 #[repr(C)]
 struct Channels {
     a_log2: *const f32,
@@ -50,20 +94,37 @@ struct Channels {
     x: *const f32,
     d: *const f32,
     y: *mut f32,
-    b: *const f32,
-    c: *const f32,
-    constants: &'static Constants,
-    /// Of 8 elements of a channel, 1 or 2.
-    blocks: usize,
+    /// Eight elements of B, of C, the next eight of B, of C.
+    bc: *const [f32; BLOCK],
     /// At least 1.
     channels: usize,
-    /// `-dt`, `dt · x`, `x`, blocks left, and the places in b and c.
-    work: [u32; 6],
+    /// In [`CONSTANTS`].
+    coefficients: &'static [[f32; BLOCK]; 6],
+    bc_end: *const [f32; BLOCK],
 }
 
-/// `2^-t` for exponents beyond those that [`step_channels`] takes.
+/// `2^(-t / 4)` for exponents beyond those that [`step_channels`] takes itself.
 extern "C" fn exp2_far(t: &mut [f32; BLOCK]) {
-    *t = t.map(|t| math::exp2(-t));
+    t.iter_mut().for_each(|t| *t = math::exp2(*t * (-1.0 / FACTOR)));
+}
+
+/// Two powers, in `$d`, times `2^-n` of the two n at `$at`.
+macro_rules! scale {
+    ($at:literal, $d:literal) => {
+        concat!(
+            "ldrd r10, r11, [sp, #{n} + ",
+            $at,
+            "]\n",
+            "vmov r12, r9, ",
+            $d,
+            "\n",
+            "sub r12, r12, r10, lsl #23\n",
+            "sub r9, r9, r11, lsl #23\n",
+            "vmov ",
+            $d,
+            ", r12, r9\n",
+        )
+    };
 }
 
 /// `h = exp2(dt · a) · h + (dt · x) · b`, `y = c · h + d · x`, channel after channel.
@@ -76,101 +137,112 @@ unsafe extern "C" fn step_channels(p: &mut Channels) {
         CORE!(),
         "push {{r0, r4-r11, lr}}",
         "vpush {{d8-d15}}",
-        "ldrd r1, r2, [r0]",   // a, h
-        "mov r3, #0x3f800000", // 1.0
+        "sub sp, #{frame}",
+        "ldr lr, [r0, #{bc_end}]",
+        "ldm r0, {{r0-r8}}", // a_log2, h, dt, x, d, y, bc, channels, coefficients
+        "str r6, [sp, #{bc}]",
+        // A channel: -4 · dt and dt · x to the stack; the lanes i and i + 8 add to one register, as `fold` begins.
         "1:",
-        "ldrd r4, r5, [r0, #8]",
-        "vldmia r4!, {{s0}}", // dt
-        "vldmia r5!, {{s2}}", // x
-        "strd r4, r5, [r0, #8]",
-        "vmul.f32 s1, s0, s2",
-        "vneg.f32 s0, s0",
-        "add r4, r0, #44",
-        "vstmia r4, {{s0-s2}}",
-        "ldr r4, [r0, #36]",
-        "str r4, [r0, #56]",
-        "ldrd r4, r5, [r0, #24]",
-        "strd r4, r5, [r0, #60]",
-        "movs r4, #0",
-        "vmov d12, r4, r4", "vmov d13, r4, r4", "vmov d14, r4, r4", "vmov d15, r4, r4",
-        // t = -dt · a; n = round(t) in r4-r11.
+        "vldmia r2!, {{s8}}",
+        "vldmia r3!, {{s9}}",
+        "vldr s10, [r8, #-4]",
+        "vnmul.f32 s16, s8, s10",
+        "vmul.f32 s17, s8, s9",
+        "vstmia sp, {{s16-s17}}",
+        "sub r9, r8, #{zeros}",
+        "vldmia r9, {{s24-s31}}",
+        // Eight elements: t = -4 · dt · a.
         "2:",
-        "vldmia r1!, {{s0-s7}}",
-        "vldr s16, [r0, #44]",
+        "vldmia r0!, {{s0-s7}}",
         eight!("vmul.f32": "s0, s0, s16" "s1, s1, s16" "s2, s2, s16" "s3, s3, s16"
             "s4, s4, s16" "s5, s5, s16" "s6, s6, s16" "s7, s7, s16"),
-        eight!("vcvtr.s32.f32": "s8, s0" "s9, s1" "s10, s2" "s11, s3" "s12, s4" "s13, s5" "s14, s6" "s15, s7"),
-        "vmov r4, r5, d4", "vmov r6, r7, d5", "vmov r8, r9, d6", "vmov r10, r11, d7",
-        "orr r12, r4, r5", "orr lr, r6, r7", "orr r12, r8", "orr lr, r9", "orr r12, r10", "orr lr, r11",
-        "orrs r12, lr",
-        "bne 3f",
-        // All n are 0.
-        "ldr r12, [r0, #32]",
-        "vldr s16, [r12]",
-        "adds r12, #16",
-        polynomial!("vmls", "r12"),
-        "b 4f",
+        "vmov r9, r10, d0", "vmov r11, r12, d1",
+        "orr r9, r10", "orr r11, r12",
+        "vmov r10, r12, d2",
+        "orr r9, r10", "orr r11, r12",
+        "vmov r10, r12, d3",
+        "orr r9, r10", "orr r11, r12",
+        "orr r9, r11",
+        "cmp r9, #0x40000000", // 2.0
+        "bhs 6f",
         "3:",
-        "cmp r12, #64",
-        "bhs 5f",
-        eight!("vcvt.f32.s32": "s8, s8" "s9, s9" "s10, s10" "s11, s11" "s12, s12" "s13, s13" "s14, s14" "s15, s15"),
-        eight!("vsub.f32": "s0, s0, s8" "s1, s1, s9" "s2, s2, s10" "s3, s3, s11"
-            "s4, s4, s12" "s5, s5, s13" "s6, s6, s14" "s7, s7, s15"),
-        "ldr r12, [r0, #32]",
-        "vldr s16, [r12]",
-        "adds r12, #16",
-        polynomial!("vmls", "r12"),
-        "sub r4, r3, r4, lsl #23", "sub r5, r3, r5, lsl #23", "sub r6, r3, r6, lsl #23", "sub r7, r3, r7, lsl #23",
-        "sub r8, r3, r8, lsl #23", "sub r9, r3, r9, lsl #23", "sub r10, r3, r10, lsl #23", "sub r11, r3, r11, lsl #23",
-        "vmov d4, r4, r5", "vmov d5, r6, r7", "vmov d6, r8, r9", "vmov d7, r10, r11",
-        eight!("vmul.f32": "s16, s16, s8" "s17, s17, s9" "s18, s18, s10" "s19, s19, s11"
-            "s20, s20, s12" "s21, s21, s13" "s22, s22, s14" "s23, s23, s15"),
+        "vldr s16, [r8, #-8]",
+        polynomial!("vmls", "r8"),
+        "sub r8, #{coefficients_bytes}",
+        "cmp r9, #0x40000000",
+        "bhs 7f",
         // The decays are in s16-s23.
         "4:",
-        "vldmia r2, {{s0-s7}}",
+        "vldmia r1, {{s0-s7}}",
         eight!("vmul.f32": "s0, s0, s16" "s1, s1, s17" "s2, s2, s18" "s3, s3, s19"
             "s4, s4, s20" "s5, s5, s21" "s6, s6, s22" "s7, s7, s23"),
-        "ldrd r4, r5, [r0, #60]",
-        "vldmia r4!, {{s8-s15}}",
-        "vldr s16, [r0, #48]",
+        "vldmia r6!, {{s8-s15}}",
+        "vldr s16, [sp, #4]",
         eight!("vmla.f32": "s0, s8, s16" "s1, s9, s16" "s2, s10, s16" "s3, s11, s16"
             "s4, s12, s16" "s5, s13, s16" "s6, s14, s16" "s7, s15, s16"),
-        "vstmia r2!, {{s0-s7}}",
-        "vldmia r5!, {{s8-s15}}",
-        // Lanes i and i + 8 of a channel add to one register: `fold` begins with that.
+        "vldr s16, [sp]",
+        "vstmia r1!, {{s0-s7}}",
+        "vldmia r6!, {{s8-s15}}",
         eight!("vmla.f32": "s24, s0, s8" "s25, s1, s9" "s26, s2, s10" "s27, s3, s11"
             "s28, s4, s12" "s29, s5, s13" "s30, s6, s14" "s31, s7, s15"),
-        "ldr r12, [r0, #56]",
-        "strd r4, r5, [r0, #60]",
-        "subs r12, #1",
-        "str r12, [r0, #56]",
+        "cmp r6, lr",
         "bne 2b",
+        "ldr r6, [sp, #{bc}]",
         "vadd.f32 s24, s24, s28", "vadd.f32 s25, s25, s29", "vadd.f32 s26, s26, s30", "vadd.f32 s27, s27, s31",
         "vadd.f32 s24, s24, s26", "vadd.f32 s25, s25, s27",
         "vadd.f32 s24, s24, s25",
-        "ldrd r4, r5, [r0, #16]",
         "vldmia r4!, {{s0}}",
-        "vldr s1, [r0, #52]",
+        "vldr s1, [r3, #-4]",
         "vmla.f32 s24, s0, s1",
         "vstmia r5!, {{s24}}",
-        "strd r4, r5, [r0, #16]",
-        "ldr r12, [r0, #40]",
-        "subs r12, #1",
-        "str r12, [r0, #40]",
+        "subs r7, #1",
         "bne 1b",
+        "add sp, #{frame}",
         "vpop {{d8-d15}}",
         "pop {{r0, r4-r11, pc}}",
-        // Far exponents, through memory.
-        "5:",
-        "sub sp, #32",
-        "vstmia sp, {{s0-s7}}",
-        "mov r4, r0", "mov r5, r1", "mov r6, r2", "mov r7, r3",
-        "mov r0, sp",
+        // Exponents of which one is 2 or more: t - 4 n for n = round(t / 4), and n to the stack. Where none is negative,
+        // the sum of all tells whether one is far out.
+        "6:",
+        "cmp r9, #0",
+        "bmi 8f",
+        "vadd.f32 s8, s0, s1", "vadd.f32 s9, s2, s3", "vadd.f32 s10, s4, s5", "vadd.f32 s11, s6, s7",
+        "vadd.f32 s8, s8, s9", "vadd.f32 s10, s10, s11", "vadd.f32 s8, s8, s10",
+        "vmov r10, s8",
+        "cmp r10, #0x43800000", // 256.0
+        "bhs 8f",
+        "vldr s16, [r8, #-12]",
+        eight!("vadd.f32": "s8, s0, s16" "s9, s1, s16" "s10, s2, s16" "s11, s3, s16"
+            "s12, s4, s16" "s13, s5, s16" "s14, s6, s16" "s15, s7, s16"),
+        "add r10, sp, #{n}",
+        "vstmia r10, {{s8-s15}}",
+        eight!("vsub.f32": "s8, s8, s16" "s9, s9, s16" "s10, s10, s16" "s11, s11, s16"
+            "s12, s12, s16" "s13, s13, s16" "s14, s14, s16" "s15, s15, s16"),
+        eight!("vsub.f32": "s0, s0, s8" "s1, s1, s9" "s2, s2, s10" "s3, s3, s11"
+            "s4, s4, s12" "s5, s5, s13" "s6, s6, s14" "s7, s7, s15"),
+        "b 3b",
+        // 2^-n times their powers, by the exponents' bits.
+        "7:",
+        scale!("0", "d8"),
+        scale!("8", "d9"),
+        scale!("16", "d10"),
+        scale!("24", "d11"),
+        "b 4b",
+        // Far out, through memory.
+        "8:",
+        "add r10, sp, #{n}",
+        "vstmia r10, {{s0-s7}}",
+        "push {{r0-r3, r10, lr}}",
+        "mov r0, r10",
         "bl {far}",
-        "mov r0, r4", "mov r1, r5", "mov r2, r6", "mov r3, r7",
-        "vldmia sp, {{s16-s23}}",
-        "add sp, #32",
+        "pop {{r0-r3, r10, lr}}",
+        "vldmia r10, {{s16-s23}}",
         "b 4b",
         far = sym exp2_far,
+        bc_end = const offset_of!(Channels, bc_end),
+        bc = const 8,
+        n = const 16,
+        frame = const 48,
+        zeros = const offset_of!(Constants, coefficients) - offset_of!(Constants, zeros),
+        coefficients_bytes = const size_of::<[[f32; BLOCK]; 6]>(),
     )
 }

@@ -1,26 +1,47 @@
 //! Products of a q8 matrix with codes.
 //!
 //! Eight rows of a tile are summed at once: eight accumulators, the codes of four columns as two pairs of halfwords,
-//! two words of weights, one half-unpacked word and the address are all the registers that a core has. Five
-//! instructions make four products.
+//! two words of weights, one half-unpacked word and the address are all the registers that a core has. A line of four
+//! columns takes 37 instructions for 32 products: two of them are the multiplications of a row, two sign-extend its
+//! weights, and the rest is loads. All else is in memory, at [`Work`].
 //!
 //! A *chain* is those groups of the rows that are added one after another: a lane of the contract, or the two lanes
 //! that `fold` adds first where each holds one group only. The bits are the same, because a lane is never -0.
 
+use super::exp2::eight;
 use core::arch::{asm, naked_asm};
+use core::mem::{MaybeUninit, offset_of};
+use core::ptr::null_mut;
 use half::f16;
-use sarit_core::kernels::{GROUP_LANES, Quantized, RowSink};
+use sarit_core::kernels::{GROUP_LANES, Quantized, RowSink, fold};
 use sarit_core::{GROUP, TILE_ROWS, Tiled};
 
-/// Rows whose sums are accumulated together.
+/// Rows whose sums are accumulated together: half a tile.
 const ROWS: usize = 8;
-/// Bytes of a tile's codes.
-const TILE_BYTES: usize = TILE_ROWS * GROUP;
 /// Columns of a line of a tile.
 const LINE_COLS: usize = 4;
+/// Bytes of a tile's codes, of its scales, and of the codes and scales of half a line.
+const CODE_BYTES: usize = TILE_ROWS * GROUP;
+const SCALE_BYTES: usize = TILE_ROWS * size_of::<f16>();
+const HALF_CODE_BYTES: usize = ROWS * LINE_COLS;
+const HALF_SCALE_BYTES: usize = ROWS * size_of::<f16>();
 
-/// A group's codes as halfwords: of each four columns `[x0, x2]` and `[x1, x3]`.
-type Pairs = [[u32; 2]; GROUP / LINE_COLS];
+/// A group's codes as halfwords, of each four columns `[x0, x2]` and `[x1, x3]`; groups lie in the order in which they
+/// are added.
+#[repr(C)]
+struct Group {
+    pairs: [[u32; 2]; GROUP / LINE_COLS],
+    scale: f32,
+    /// What ends with it: [`CHAIN`], [`HALF_TILE`], or nothing (0).
+    ends: usize,
+    /// Where its tile begins in the tile row.
+    code_bytes: usize,
+    /// 0 for a whole group, else the lines that hold columns.
+    lines: usize,
+}
+
+const CHAIN: usize = 1;
+const HALF_TILE: usize = 2;
 
 /// See [`sarit_core::Kernels::matmul`].
 pub(super) fn matmul(w: &Tiled<'_>, x: Quantized<'_>, y: &mut impl RowSink) {
@@ -29,214 +50,206 @@ pub(super) fn matmul(w: &Tiled<'_>, x: Quantized<'_>, y: &mut impl RowSink) {
         let y = &mut y.row(t)[..w.rows];
         match w.groups {
             0 => y.fill(0.0),
-            1 | 2 => few_groups::<1, 2>(w, codes, x_scales, y),
-            3 | 4 => few_groups::<2, 4>(w, codes, x_scales, y),
+            1..=4 => few_groups::<2, 4>(w, codes, x_scales, y),
             5..=GROUP_LANES => few_groups::<4, 8>(w, codes, x_scales, y),
             _ => many_groups(w, codes, x_scales, y),
         }
     }
 }
 
-/// Products with at most `GROUPS` groups, twice as many as chains.
+/// Products with at most `GROUPS` groups, which make at most `CHAINS` chains.
+#[inline(never)]
 fn few_groups<const CHAINS: usize, const GROUPS: usize>(
     w: &Tiled<'_>,
     codes: &[[i8; GROUP]],
     x_scales: &[f32],
     y: &mut [f32],
 ) {
-    let mut pairs = [[[0; 2]; GROUP / LINE_COLS]; GROUPS];
-    expand(codes, &mut pairs);
-    for (i, out) in y.chunks_mut(ROWS).enumerate() {
-        let rows = HalfTile::new(w, i, x_scales);
-        let mut lanes = [[0.0; ROWS]; CHAINS];
-        rows.add(0, &pairs[..w.groups], &mut lanes);
-        fold(&mut lanes);
-        put(&lanes[0], out);
+    let mut x = [const { MaybeUninit::uninit() }; GROUPS];
+    let mut sums = [[0.0; ROWS]; CHAINS];
+    let chains = w.groups.next_power_of_two().div_ceil(2);
+    let x = expand(w, 0, codes, x_scales, chains, &mut x);
+    let mut work = Work::new(w, 0, 0, x, &mut sums[..chains]);
+    let (whole, rest) = y.as_chunks_mut();
+    if !whole.is_empty() {
+        work.rows(whole);
+    }
+    if !rest.is_empty() {
+        work.last_rows();
+        rest.copy_from_slice(&sums[0][..rest.len()]);
     }
 }
 
 /// Products with any number of groups, whose codes are expanded eight groups at a time.
+#[inline(never)]
 fn many_groups(w: &Tiled<'_>, codes: &[[i8; GROUP]], x_scales: &[f32], y: &mut [f32]) {
-    let mut pairs = [[[0; 2]; GROUP / LINE_COLS]; GROUP_LANES];
+    let mut x = [const { MaybeUninit::uninit() }; GROUP_LANES];
     for (i, out) in y.chunks_mut(ROWS).enumerate() {
-        let rows = HalfTile::new(w, i, x_scales);
         let mut lanes = [[0.0; ROWS]; GROUP_LANES];
-        for (block, codes) in codes.chunks(GROUP_LANES).enumerate() {
-            expand(codes, &mut pairs);
-            rows.add(block * GROUP_LANES, &pairs[..codes.len()], &mut lanes);
-        }
-        fold(&mut lanes);
-        put(&lanes[0], out);
-    }
-}
-
-/// Writes as many sums as `out` holds.
-#[inline(always)]
-fn put(sums: &[f32; ROWS], out: &mut [f32]) {
-    match out.as_mut_array() {
-        Some(out) => *out = *sums,
-        None => out.copy_from_slice(&sums[..out.len()]),
-    }
-}
-
-/// Eight rows of a tile row, and what they are multiplied by.
-struct HalfTile<'a> {
-    cols: usize,
-    tiles: &'a [[u8; TILE_BYTES]],
-    scales: &'a [[f16; TILE_ROWS]],
-    x_scales: &'a [f32],
-    /// 0, or 8 for the rows that end a tile.
-    row: usize,
-}
-
-impl<'a> HalfTile<'a> {
-    #[inline(always)]
-    fn new(w: &Tiled<'a>, i: usize, x_scales: &'a [f32]) -> Self {
-        let tile_row = i / 2;
-        Self {
-            cols: w.cols,
-            tiles: w.tile_codes(tile_row),
-            scales: w.tile_scales(tile_row).as_chunks().0,
-            x_scales,
-            row: i % 2 * ROWS,
-        }
-    }
-
-    /// Adds the groups from `first` on, whose codes are `pairs`, to the chains in turn; there is a group for each.
-    #[inline(always)]
-    fn add(&self, first: usize, pairs: &[Pairs], chains: &mut [[f32; ROWS]]) {
-        let (groups, end) = (pairs.len(), first + pairs.len());
-        let (tiles, scales, x_scales) =
-            (&self.tiles[first..end], &self.scales[first..end], &self.x_scales[first..end]);
-        assert!(groups > 0);
-        let last_cols = self.cols - (end - 1) * GROUP;
-        let first = Group {
-            codes: tiles[0][self.row * LINE_COLS..].as_ptr(),
-            x: pairs.as_ptr(),
-            scales: scales[0][self.row..].as_ptr(),
-            x_scale: x_scales.as_ptr(),
-        };
-        let mut work = Work {
-            group: first,
-            first,
-            stride: chains.len(),
-            lines: last_cols.div_ceil(LINE_COLS).min(GROUP / LINE_COLS),
-            left: 0,
-            groups,
-            chains: chains.len().min(groups),
-        };
-        // SAFETY: there are so many groups and chains.
-        unsafe { add_chains(&mut work, chains.as_mut_ptr()) };
-    }
-}
-
-/// Sign-extends the codes of up to eight groups.
-fn expand(codes: &[[i8; GROUP]], pairs: &mut [Pairs]) {
-    for (codes, pairs) in codes.iter().zip(pairs) {
-        for (four, pair) in codes.as_chunks::<LINE_COLS>().0.iter().zip(pairs) {
-            let word = u32::from_le_bytes(four.map(i8::cast_unsigned));
-            // SAFETY: arithmetic on registers.
-            unsafe {
-                asm!(
-                    "sxtb16 {even}, {word}",
-                    "sxtb16 {odd}, {word}, ror #8",
-                    word = in(reg) word, even = out(reg) pair[0], odd = lateout(reg) pair[1],
-                    options(pure, nomem, nostack, preserves_flags)
-                );
+        for first in (0..w.groups).step_by(GROUP_LANES) {
+            let end = w.groups.min(first + GROUP_LANES);
+            let x = expand(w, first, &codes[first..end], &x_scales[first..end], GROUP_LANES, &mut x);
+            let mut terms = [[0.0; ROWS]; GROUP_LANES];
+            Work::new(w, i, first, x, &mut terms).chains();
+            for (lane, term) in lanes.iter_mut().zip(&terms) {
+                lane.iter_mut().zip(term).for_each(|(lane, term)| *lane += term);
             }
         }
+        for (r, out) in out.iter_mut().enumerate() {
+            *out = fold(lanes.map(|lane| lane[r]));
+        }
     }
 }
 
-/// [`sarit_core::kernels::fold`] for eight rows, into the first lane.
-#[inline(always)]
-fn fold<const N: usize>(lanes: &mut [[f32; ROWS]; N]) {
-    let mut half = N / 2;
-    while half > 0 {
-        let (low, high) = lanes.split_at_mut(half);
-        low.iter_mut().zip(high).for_each(|(low, high)| add_rows(low, high));
-        half /= 2;
+/// Sign-extends the codes of groups of which the first is group `first` of the matrix, and puts them in order.
+fn expand<'a>(
+    w: &Tiled<'_>,
+    first: usize,
+    codes: &[[i8; GROUP]],
+    x_scales: &[f32],
+    chains: usize,
+    x: &'a mut [MaybeUninit<Group>],
+) -> &'a [Group] {
+    let x = &mut x[..codes.len()];
+    let mut place = 0;
+    for chain in 0..chains.min(codes.len()) {
+        for g in (chain..codes.len()).step_by(chains) {
+            let cols = w.cols - (first + g) * GROUP;
+            let ends = if g + chains < codes.len() { 0 } else { CHAIN };
+            let group = x[place].as_mut_ptr();
+            // SAFETY: a place for a group, of which all fields are written.
+            unsafe {
+                extend(&codes[g], &raw mut (*group).pairs);
+                (&raw mut (*group).scale).write(x_scales[g]);
+                (&raw mut (*group).ends).write(if place + 1 < codes.len() { ends } else { HALF_TILE });
+                (&raw mut (*group).code_bytes).write(g * CODE_BYTES);
+                let lines = if cols > GROUP - LINE_COLS { 0 } else { cols.div_ceil(LINE_COLS) };
+                (&raw mut (*group).lines).write(lines);
+            }
+            place += 1;
+        }
     }
+    assert!(place == x.len());
+    // SAFETY: each place has been written: every group is in one of the chains.
+    unsafe { x.assume_init_ref() }
 }
 
-/// `a += b`.
+/// Of each four codes `[x0, x2]` and `[x1, x3]`, sign-extended.
+///
+/// # Safety
+/// `pairs` may be written.
 #[inline(always)]
-fn add_rows(a: &mut [f32; ROWS], b: &[f32; ROWS]) {
-    // SAFETY: reads and writes the two arrays.
+unsafe fn extend(codes: &[i8; GROUP], pairs: *mut [[u32; 2]; GROUP / LINE_COLS]) {
+    /// Of four codes, which need not lie on a boundary of a word.
+    macro_rules! four {
+        () => {
+            "ldr {a}, [{codes}], #4\nsxtb16 {b}, {a}\nsxtb16 {a}, {a}, ror #8\nstrd {b}, {a}, [{pairs}], #8"
+        };
+    }
+    // SAFETY: reads all codes and writes all pairs.
     unsafe {
         asm!(
-            "vldmia {a}, {{s0-s7}}",
-            "vldmia {b}, {{s8-s15}}",
-            "vadd.f32 s0, s0, s8", "vadd.f32 s1, s1, s9", "vadd.f32 s2, s2, s10", "vadd.f32 s3, s3, s11",
-            "vadd.f32 s4, s4, s12", "vadd.f32 s5, s5, s13", "vadd.f32 s6, s6, s14", "vadd.f32 s7, s7, s15",
-            "vstmia {a}, {{s0-s7}}",
-            a = in(reg) a, b = in(reg) b,
-            out("s0") _, out("s1") _, out("s2") _, out("s3") _, out("s4") _, out("s5") _, out("s6") _, out("s7") _,
-            out("s8") _, out("s9") _, out("s10") _, out("s11") _, out("s12") _, out("s13") _, out("s14") _,
-            out("s15") _,
+            four!(), four!(), four!(), four!(), four!(), four!(), four!(), four!(),
+            codes = inout(reg) codes.as_ptr() => _, pairs = inout(reg) pairs => _,
+            a = out(reg) _, b = out(reg) _,
             options(nostack, preserves_flags)
         );
     }
 }
 
-/// Where a group's operands are.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Group {
-    /// Eight rows of a tile.
-    codes: *const u8,
-    x: *const Pairs,
-    /// Of eight rows.
-    scales: *const f16,
-    x_scale: *const f32,
-}
-
-/// What [`add_chains`] works on.
+/// What [`add_half_tiles`] works on; it moves the pointers on.
 #[repr(C)]
 struct Work {
+    /// Codes of eight rows of a tile row.
+    codes: *const u8,
+    /// The same of its scales.
+    scales: *const f16,
     /// The group that is added.
-    group: Group,
-    /// The first one of the chain.
-    first: Group,
-    /// Distance of a chain's groups.
-    stride: usize,
-    /// Lines of the last group that hold columns, 1..=8. All others have 8.
-    lines: usize,
-    /// Groups from the one that is added to the last.
-    left: usize,
-    /// Groups from the chain's first one to the last, at least 1.
-    groups: usize,
-    /// Chains left, at least 1.
+    x: *const Group,
+    /// Where the chain's sums go.
+    sum: *mut [f32; ROWS],
+    /// The first group, and where the first chain's sums go.
+    first_x: *const Group,
+    sums: *mut [f32; ROWS],
+    /// Chains, a power of two.
     chains: usize,
+    /// Distances in bytes of codes and scales to the next half tile, and from that to the one after it.
+    steps: [[usize; 2]; 2],
+    /// Where the rows go, or null to leave the chains alone.
+    out: *mut [f32; ROWS],
+    /// Half tiles left, at least 1.
+    half_tiles: usize,
 }
 
-/// Four products of two rows, whose weights are at `$at` of the line: `$smuad` begins a sum, `smlad` goes on.
+impl Work {
+    /// From half tile `half_tile` on, with the groups `x`, of which the first is group `first` of the matrix.
+    fn new(w: &Tiled<'_>, half_tile: usize, first: usize, x: &[Group], sums: &mut [[f32; ROWS]]) -> Self {
+        let (tile_row, half) = (half_tile / 2, half_tile % 2);
+        let codes = &w.tile_codes::<CODE_BYTES>(tile_row)[first..first + x.len()];
+        let scales = &w.tile_scales(tile_row)[first * TILE_ROWS..(first + x.len()) * TILE_ROWS];
+        assert!(!x.is_empty());
+        let over = [HALF_CODE_BYTES, HALF_SCALE_BYTES];
+        let down = [w.groups * CODE_BYTES - over[0], w.groups * SCALE_BYTES - over[1]];
+        Self {
+            codes: codes.as_flattened()[half * HALF_CODE_BYTES..].as_ptr(),
+            scales: scales[half * ROWS..].as_ptr(),
+            x: x.as_ptr(),
+            sum: sums.as_mut_ptr(),
+            first_x: x.as_ptr(),
+            sums: sums.as_mut_ptr(),
+            chains: sums.len(),
+            steps: if half == 0 { [over, down] } else { [down, over] },
+            out: null_mut(),
+            half_tiles: 1,
+        }
+    }
+
+    /// The chains of one half tile.
+    fn chains(mut self) {
+        // SAFETY: `new` has found that the matrix holds this half tile.
+        unsafe { add_half_tiles(&mut self) };
+    }
+
+    /// The rows of the next half tile, in place of the first chain.
+    fn last_rows(&mut self) {
+        (self.out, self.half_tiles) = (self.sums, 1);
+        // SAFETY: the caller asks for a half tile that holds rows of the matrix.
+        unsafe { add_half_tiles(self) };
+    }
+
+    /// The rows of the next half tiles, as many as `out` has.
+    fn rows(&mut self, out: &mut [[f32; ROWS]]) {
+        (self.out, self.half_tiles) = (out.as_mut_ptr(), out.len());
+        // SAFETY: the callers ask for half tiles that hold rows of the matrix.
+        unsafe { add_half_tiles(self) };
+    }
+}
+
+/// Two rows of a line, whose weights are at `$at`: `$first` begins or goes on with the sums `$a` and `$b`.
 macro_rules! two_rows {
-    ($at:literal, $a:literal, $b:literal) => {
+    ($at:literal, $a:literal, $b:literal, $begin:literal, $a0:literal, $b0:literal) => {
         concat!(
             "ldrd r10, r11, [lr, #",
             $at,
             "]\n",
-            "sxtb16 r12, r10\n",
-            "sxtb16 r10, r10, ror #8\n",
-            "smlad ",
+            "sxtb16 r12, r10\nsxtb16 r10, r10, ror #8\n",
+            $begin,
+            " ",
             $a,
-            ", r12, r8, ",
-            $a,
-            "\n",
-            "smlad ",
+            ", r12, r8",
+            $a0,
+            "\nsmlad ",
             $a,
             ", r10, r9, ",
             $a,
             "\n",
-            "sxtb16 r12, r11\n",
-            "sxtb16 r11, r11, ror #8\n",
-            "smlad ",
+            "sxtb16 r12, r11\nsxtb16 r11, r11, ror #8\n",
+            $begin,
+            " ",
             $b,
-            ", r12, r8, ",
-            $b,
-            "\n",
-            "smlad ",
+            ", r12, r8",
+            $b0,
+            "\nsmlad ",
             $b,
             ", r11, r9, ",
             $b,
@@ -252,96 +265,83 @@ macro_rules! line {
             "vmov r8, r9, ",
             $x,
             "\n",
-            two_rows!($at0, "r0", "r1"),
-            two_rows!($at1, "r2", "r3"),
-            two_rows!($at2, "r4", "r5"),
-            two_rows!($at3, "r6", "r7"),
+            two_rows!($at0, "r0", "r1", "smlad", ", r0", ", r1"),
+            two_rows!($at1, "r2", "r3", "smlad", ", r2", ", r3"),
+            two_rows!($at2, "r4", "r5", "smlad", ", r4", ", r5"),
+            two_rows!($at3, "r6", "r7", "smlad", ", r6", ", r7"),
         )
     };
 }
 
-/// `chain[r] += (codes · codes) · (scale · x_scale)` for eight rows, group after group, chain after chain.
+/// The line that a whole group begins with.
+macro_rules! first_line {
+    ($x:literal, $at0:literal, $at1:literal, $at2:literal, $at3:literal) => {
+        concat!(
+            "vmov r8, r9, ",
+            $x,
+            "\n",
+            two_rows!($at0, "r0", "r1", "smuad", "", ""),
+            two_rows!($at1, "r2", "r3", "smuad", "", ""),
+            two_rows!($at2, "r4", "r5", "smuad", "", ""),
+            two_rows!($at3, "r6", "r7", "smuad", "", ""),
+        )
+    };
+}
+
+/// `sum[r] += (codes · codes) · (scale · x_scale)` for eight rows, group after group of a chain; the chains folded are
+/// the rows of half a tile.
 ///
 /// # Safety
-/// There are as many groups and chains as `work` says.
+/// There are as many groups, chains and half tiles as `work` says.
 #[unsafe(naked)]
-unsafe extern "C" fn add_chains(work: &mut Work, chains: *mut [f32; ROWS]) {
+unsafe extern "C" fn add_half_tiles(work: &mut Work) {
     naked_asm!(
         CORE!(),
-        "push {{r0, r1, r4-r11, lr}}",
+        "push {{r0, r4-r11, lr}}",
         "vpush {{d8-d15}}",
-        // A chain: r12 is `work`, s0-s7 the sums.
+        "mov r8, r0",
         "1:",
-        "ldrd r12, r1, [sp, #64]",
-        "vldmia r1, {{s0-s7}}",
-        "add lr, r12, #16",
-        "ldmia lr, {{r2-r5}}",
-        "stmia r12, {{r2-r5}}",
-        "add r2, r2, #512",
-        "adds r3, #64",
-        "adds r4, #32",
-        "adds r5, #4",
-        "stmia lr, {{r2-r5}}",
-        "ldr r0, [r12, #44]",
-        "str r0, [r12, #40]",
-        "subs r0, #1",
-        "str r0, [r12, #44]",
-        // A group: its first line's address in lr, the codes in d8-d15.
+        "ldm r8, {{r0-r2}}",
+        // A chain: its sums are s0-s7.
         "2:",
-        "ldrd r2, r3, [r12]",
-        "ldrd r4, r5, [r12, #32]",
-        "ldr r1, [r12, #40]",
-        "vldmia r3, {{d8-d15}}",
-        "mov lr, r2",
-        "add r2, r2, r4, lsl #9",
-        "add r3, r3, r4, lsl #6",
-        "strd r2, r3, [r12]",
-        "cmp r1, #1",
-        "it ne",
-        "movne r5, #8",
-        "rsb r12, r5, #8",
-        "movs r0, #0",
-        "movs r1, #0",
-        "movs r2, #0",
         "movs r3, #0",
-        "movs r4, #0",
-        "movs r5, #0",
-        "movs r6, #0",
-        "movs r7, #0",
-        "tbh [pc, r12, lsl #1]",
+        "vmov d0, r3, r3",
+        "vmov d1, r3, r3",
+        "vmov d2, r3, r3",
+        "vmov d3, r3, r3",
+        // A group: the codes of its tile at lr, those of x in d8-d15.
         "3:",
-        ".hword (10f - 3b) / 2, (11f - 3b) / 2, (12f - 3b) / 2, (13f - 3b) / 2",
-        ".hword (14f - 3b) / 2, (15f - 3b) / 2, (16f - 3b) / 2, (17f - 3b) / 2",
-        "10:",
-        line!("d15", "448", "456", "464", "472"),
-        "11:",
+        "ldrd r3, r4, [r2, #{group_codes}]",
+        "vldmia r2, {{d8-d15}}",
+        "add lr, r0, r3",
+        "cmp r4, #0",
+        "bne 6f",
+        first_line!("d15", "448", "456", "464", "472"),
+        "17:",
         line!("d14", "384", "392", "400", "408"),
-        "12:",
+        "16:",
         line!("d13", "320", "328", "336", "344"),
-        "13:",
+        "15:",
         line!("d12", "256", "264", "272", "280"),
         "14:",
         line!("d11", "192", "200", "208", "216"),
-        "15:",
+        "13:",
         line!("d10", "128", "136", "144", "152"),
-        "16:",
+        "12:",
         line!("d9", "64", "72", "80", "88"),
-        "17:",
+        "11:",
         line!("d8", "0", "8", "16", "24"),
         // The sums as floats, times the scales.
-        "ldr r12, [sp, #64]",
         "vmov d4, r0, r1",
         "vmov d5, r2, r3",
         "vmov d6, r4, r5",
         "vmov d7, r6, r7",
-        "ldr r3, [r12, #32]",
-        "ldrd r1, r2, [r12, #8]",
-        "ldr r0, [r12, #40]",
-        "vldmia r1, {{s16-s19}}",
-        "vldr s20, [r2]",
-        "add r1, r1, r3, lsl #5",
-        "add r2, r2, r3, lsl #2",
-        "strd r1, r2, [r12, #8]",
+        "ldr r8, [sp, #64]",
+        "ldm r8, {{r0-r2}}",
+        "ldrd r3, r4, [r2, #{group_ends}]",
+        "vldr s20, [r2, #{group_scale}]",
+        "add r4, r1, r4, lsr #4",
+        "vldmia r4, {{s16-s19}}",
         "vcvtb.f32.f16 s24, s16",
         "vcvtt.f32.f16 s25, s16",
         "vcvtb.f32.f16 s26, s17",
@@ -350,41 +350,92 @@ unsafe extern "C" fn add_chains(work: &mut Work, chains: *mut [f32; ROWS]) {
         "vcvtt.f32.f16 s29, s18",
         "vcvtb.f32.f16 s30, s19",
         "vcvtt.f32.f16 s31, s19",
-        "vcvt.f32.s32 s8, s8",
-        "vcvt.f32.s32 s9, s9",
-        "vcvt.f32.s32 s10, s10",
-        "vcvt.f32.s32 s11, s11",
-        "vcvt.f32.s32 s12, s12",
-        "vcvt.f32.s32 s13, s13",
-        "vcvt.f32.s32 s14, s14",
-        "vcvt.f32.s32 s15, s15",
-        "vmul.f32 s24, s24, s20",
-        "vmul.f32 s25, s25, s20",
-        "vmul.f32 s26, s26, s20",
-        "vmul.f32 s27, s27, s20",
-        "vmul.f32 s28, s28, s20",
-        "vmul.f32 s29, s29, s20",
-        "vmul.f32 s30, s30, s20",
-        "vmul.f32 s31, s31, s20",
-        "vmla.f32 s0, s8, s24",
-        "vmla.f32 s1, s9, s25",
-        "vmla.f32 s2, s10, s26",
-        "vmla.f32 s3, s11, s27",
-        "vmla.f32 s4, s12, s28",
-        "vmla.f32 s5, s13, s29",
-        "vmla.f32 s6, s14, s30",
-        "vmla.f32 s7, s15, s31",
-        "subs r0, r0, r3",
-        "str r0, [r12, #40]",
-        "bgt 2b",
-        "ldr r1, [sp, #68]",
-        "vstmia r1!, {{s0-s7}}",
-        "str r1, [sp, #68]",
-        "ldr r0, [r12, #48]",
-        "subs r0, #1",
-        "str r0, [r12, #48]",
-        "bne 1b",
+        eight!("vcvt.f32.s32": "s8, s8" "s9, s9" "s10, s10" "s11, s11" "s12, s12" "s13, s13" "s14, s14" "s15, s15"),
+        eight!("vmul.f32": "s24, s24, s20" "s25, s25, s20" "s26, s26, s20" "s27, s27, s20"
+            "s28, s28, s20" "s29, s29, s20" "s30, s30, s20" "s31, s31, s20"),
+        eight!("vmla.f32": "s0, s8, s24" "s1, s9, s25" "s2, s10, s26" "s3, s11, s27"
+            "s4, s12, s28" "s5, s13, s29" "s6, s14, s30" "s7, s15, s31"),
+        "add r2, #{group_bytes}",
+        "str r2, [r8, #{x}]",
+        "cmp r3, #{chain_ends}",
+        "blo 3b",
+        // The chain's end.
+        "ldr r5, [r8, #{chains}]",
+        "lsrs r5, #1",
+        "beq 5f",
+        "ldr r4, [r8, #{sum}]",
+        "vstmia r4!, {{s0-s7}}",
+        "str r4, [r8, #{sum}]",
+        "cmp r3, #{chain_ends}",
+        "beq 2b",
+        // All chains: `fold` them into the first, of which s0-s7 are a copy in the end.
+        "ldr r6, [r8, #{out}]",
+        "cmp r6, #0",
+        "beq 9f",
+        "4:",
+        "ldr r3, [r8, #{sums}]",
+        "add r4, r3, r5, lsl #5",
+        "mov r6, r5",
+        "7:",
+        "vldmia r3, {{s0-s7}}",
+        "vldmia r4!, {{s8-s15}}",
+        eight!("vadd.f32": "s0, s0, s8" "s1, s1, s9" "s2, s2, s10" "s3, s3, s11"
+            "s4, s4, s12" "s5, s5, s13" "s6, s6, s14" "s7, s7, s15"),
+        "vstmia r3!, {{s0-s7}}",
+        "subs r6, #1",
+        "bne 7b",
+        "lsrs r5, #1",
+        "bne 4b",
+        // The rows, and the next half tile.
+        "5:",
+        "ldr r6, [r8, #{out}]",
+        "vstmia r6!, {{s0-s7}}",
+        "str r6, [r8, #{out}]",
+        "ldrd r2, r3, [r8, #{first_x}]",
+        "add r12, r8, #{steps}",
+        "ldm r12, {{r4-r7}}",
+        "strd r6, r7, [r12]",
+        "strd r4, r5, [r12, #8]",
+        "add r0, r4",
+        "add r1, r5",
+        "stm r8, {{r0-r3}}",
+        "ldr r4, [r8, #{half_tiles}]",
+        "subs r4, #1",
+        "str r4, [r8, #{half_tiles}]",
+        "bne 2b",
+        "9:",
         "vpop {{d8-d15}}",
-        "pop {{r0, r1, r4-r11, pc}}",
+        "pop {{r0, r4-r11, pc}}",
+        // A group with fewer lines.
+        "6:",
+        "adr r8, 8f",
+        "ldr r12, [r8, r4, lsl #2]",
+        "add r8, r12",
+        "movs r0, #0",
+        "movs r1, #0",
+        "movs r2, #0",
+        "movs r3, #0",
+        "movs r4, #0",
+        "movs r5, #0",
+        "movs r6, #0",
+        "movs r7, #0",
+        "bx r8",
+        ".p2align 2",
+        "8:",
+        ".word 0, 11b - 8b + 1, 12b - 8b + 1, 13b - 8b + 1",
+        ".word 14b - 8b + 1, 15b - 8b + 1, 16b - 8b + 1, 17b - 8b + 1",
+        x = const offset_of!(Work, x),
+        sum = const offset_of!(Work, sum),
+        first_x = const offset_of!(Work, first_x),
+        sums = const offset_of!(Work, sums),
+        chains = const offset_of!(Work, chains),
+        steps = const offset_of!(Work, steps),
+        out = const offset_of!(Work, out),
+        half_tiles = const offset_of!(Work, half_tiles),
+        group_scale = const offset_of!(Group, scale),
+        group_ends = const offset_of!(Group, ends),
+        group_codes = const offset_of!(Group, code_bytes),
+        group_bytes = const size_of::<Group>(),
+        chain_ends = const CHAIN,
     )
 }

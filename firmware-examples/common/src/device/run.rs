@@ -39,16 +39,27 @@ pub fn run<const WIDTH: usize, K: Kernels>(
     board: &impl Board,
     stack: &Stack,
 ) -> Verdict {
-    let engine = match open(case.model, kernels) {
-        Ok(engine) => engine,
-        Err(error) => return refuse(error),
-    };
+    // By reference: to move it would need a second place on the stack.
+    match &open(case.model, kernels) {
+        Ok(engine) => run_engine(engine, case, lent, source, frames, board, stack),
+        Err(error) => refuse(*error),
+    }
+}
+
+/// Not inlined, and so is `open`: neither needs the other's part of the stack.
+#[inline(never)]
+fn run_engine<const WIDTH: usize, K: Kernels>(
+    engine: &Engine<'_, K>,
+    case: &Case<WIDTH>,
+    lent: Lent<'_>,
+    source: &Source<WIDTH>,
+    frames: &mut Consumer<'_, [f32; WIDTH]>,
+    board: &impl Board,
+    stack: &Stack,
+) -> Verdict {
     let model = engine.model();
-    let (Ok(mut state), Ok(mut scratch)) =
-        (State::init(model, lent.state), Scratch::new(model, lent.scratch, 1))
-    else {
-        return refuse(ModelError::TooLarge);
-    };
+    let Ok(state) = &mut State::init(model, lent.state) else { return refuse(ModelError::TooLarge) };
+    let Ok(scratch) = &mut Scratch::new(model, lent.scratch, 1) else { return refuse(ModelError::TooLarge) };
     let (mut results, mut states) = (Digest::default(), Digest::default());
     let (mut total, mut most) = (0u64, 0);
     for series in case.frames.chunks(case.series_len) {
@@ -64,7 +75,7 @@ pub fn run<const WIDTH: usize, K: Kernels>(
                 }
             };
             let start = board.instructions();
-            let result = engine.step_frame(&mut state, &mut scratch, frame, 1.0);
+            let result = engine.step_frame(state, scratch, frame, 1.0);
             let took = board.instructions().wrapping_sub(start);
             frames.dequeue();
             let Ok(result) = result else { return refuse(ModelError::TooLarge) };
@@ -91,7 +102,6 @@ pub fn run<const WIDTH: usize, K: Kernels>(
     if same { Verdict::Same } else { Verdict::Different }
 }
 
-/// Not inlined: to open a model takes more of the stack than to have it open.
 #[inline(never)]
 fn open<K: Kernels>(model: &[u8], kernels: K) -> Result<Engine<'_, K>, ModelError> {
     Ok(Engine::new(Model::from_bytes(model)?, kernels))
@@ -112,7 +122,9 @@ fn refuse(error: ModelError) -> Verdict {
         ModelError::Fingerprint => b"its bytes do not match its fingerprint",
         ModelError::Magic | ModelError::TooShort => b"it is no model",
         ModelError::Length { .. } => b"it is truncated",
-        ModelError::Version(_) | ModelError::Record { .. } => b"it was made by a newer Sarit",
+        ModelError::Version(_) | ModelError::Record { .. } => {
+            b"it needs a newer Sarit, or kinds of blocks that this firmware leaves out"
+        }
         _ => b"it is not valid, or does not fit this firmware",
     };
     line(&[b"the model in flash is refused: ", why]);
