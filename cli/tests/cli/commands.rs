@@ -116,8 +116,8 @@ fn questions_are_asked_of_the_state_that_is_kept() {
         let prediction: serde_json::Value = serde_json::from_str(line).unwrap();
         let answer = prediction["prediction"].as_str().unwrap();
         prompt += &format!("<q>{question}<a>");
-        let generate = ["generate", str(bundled()), "--prompt", &prompt, "--json"];
-        assert_eq!(json(&generate)["text"], answer, "{prompt}");
+        let generated = json(&["generate", str(&bundled()), "--prompt", &prompt, "--json"]);
+        assert_eq!(generated["text"], answer, "{prompt}");
         prompt += &format!("{answer}<eos>");
     }
 }
@@ -162,7 +162,7 @@ fn speed_is_measured() {
 
 #[test]
 fn every_backend_of_this_machine_gives_the_same_bits() {
-    let result = json(&["verify", "--json"]);
+    let result = json(&["verify", str(tiny()), "--json"]);
     assert_eq!(result["same"], true, "{result}");
     let runs = result["runs"].as_array().unwrap();
     assert!(runs.len() >= 6 && runs.iter().all(|run| run["same"] == true));
