@@ -1,53 +1,5 @@
-//! Keyword spotting on a Cortex-M3.
+//! Keyword spotting on a Cortex-M3 at 12.5 MHz.
 #![no_std]
 #![no_main]
 
-use cortex_m_rt::{entry, exception};
-use sarit_firmware::cortex_m::SysTick;
-use sarit_firmware::{Board, Frames, Source, Stack, run};
-use sarit_mcu::Soft;
-use static_cell::ConstStaticCell;
-
-sarit_firmware::case!();
-
-static SOURCE: Source<{ case::WIDTH }> = Source::new();
-/// The core runs at 12.5 MHz.
-static TIMER: SysTick = SysTick::new(80);
-
-struct Lm3s;
-
-impl Board for Lm3s {
-    const FLASH: usize = 0;
-
-    fn instructions(&self) -> u32 {
-        TIMER.instructions()
-    }
-
-    fn wait(&self) {
-        cortex_m::asm::wfi();
-    }
-}
-
-#[exception]
-fn SysTick() {
-    TIMER.tick();
-    SOURCE.tick();
-}
-
-#[entry]
-fn main() -> ! {
-    static QUEUE: ConstStaticCell<Frames<{ case::WIDTH }>> = ConstStaticCell::new(Frames::new());
-    let stack = Stack::paint();
-    let case = case();
-    let mut frames = SOURCE.start(case.frames, QUEUE.take());
-    if let Some(peripherals) = cortex_m::Peripherals::take() {
-        TIMER.start(peripherals.SYST);
-    }
-    let verdict = run(&case, Soft, lend(), &SOURCE, &mut frames, &Lm3s, &stack);
-    semihosting::process::exit(verdict as i32)
-}
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    semihosting::process::exit(101)
-}
+sarit_firmware::cortex_m_firmware!(kernels: sarit_mcu::Soft, flash: 0, nanoseconds: 80);

@@ -1,4 +1,4 @@
-//! Cortex-M: SysTick brings the frames and counts instructions.
+//! Cortex-M: SysTick brings the frames and counts instructions; the programs of all boards with such a core.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use cortex_m::peripheral::SYST;
@@ -45,4 +45,94 @@ impl SysTick {
             }
         }
     }
+}
+
+/// The firmware of a board: `kernels` step the case that is in its flash, which begins at `flash`; ticks of its core are
+/// `nanoseconds` apart.
+#[macro_export]
+macro_rules! cortex_m_firmware {
+    (kernels: $kernels:expr, flash: $flash:expr, nanoseconds: $nanoseconds:expr) => {
+        use cortex_m_rt::{entry, exception};
+        use sarit_firmware::cortex_m::SysTick;
+        use sarit_firmware::{Board, Frames, Source, Stack, run};
+        use static_cell::ConstStaticCell;
+
+        sarit_firmware::case!();
+
+        static SOURCE: Source<{ case::WIDTH }> = Source::new();
+        static TIMER: SysTick = SysTick::new($nanoseconds);
+
+        struct ThisBoard;
+
+        impl Board for ThisBoard {
+            const FLASH: usize = $flash;
+
+            fn instructions(&self) -> u32 {
+                TIMER.instructions()
+            }
+
+            fn wait(&self) {
+                cortex_m::asm::wfi();
+            }
+        }
+
+        #[exception]
+        fn SysTick() {
+            TIMER.tick();
+            SOURCE.tick();
+        }
+
+        #[entry]
+        fn main() -> ! {
+            static QUEUE: ConstStaticCell<Frames<{ case::WIDTH }>> = ConstStaticCell::new(Frames::new());
+            let stack = Stack::paint();
+            let case = case();
+            let mut frames = SOURCE.start(case.frames, QUEUE.take());
+            if let Some(peripherals) = cortex_m::Peripherals::take() {
+                TIMER.start(peripherals.SYST);
+            }
+            let verdict = run(&case, $kernels, lend(), &SOURCE, &mut frames, &ThisBoard, &stack);
+            semihosting::process::exit(verdict as i32)
+        }
+
+        #[panic_handler]
+        fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+            semihosting::process::exit(101)
+        }
+    };
+}
+
+/// The program that compares `kernels` with the definitions, on a board whose ticks are `nanoseconds` apart.
+#[macro_export]
+macro_rules! cortex_m_kernels {
+    (kernels: $kernels:expr, nanoseconds: $nanoseconds:expr) => {
+        use cortex_m_rt::{entry, exception};
+        use sarit_firmware::cortex_m::SysTick;
+        use sarit_firmware::kernels::{Memory, check};
+        use static_cell::ConstStaticCell;
+
+        static TIMER: SysTick = SysTick::new($nanoseconds);
+
+        #[exception]
+        fn SysTick() {
+            TIMER.tick();
+        }
+
+        #[entry]
+        fn main() -> ! {
+            static MEMORY: ConstStaticCell<Memory> = ConstStaticCell::new(Memory::new());
+            if let Some(peripherals) = cortex_m::Peripherals::take() {
+                TIMER.start(peripherals.SYST);
+            }
+            let differing =
+                check(&$kernels, MEMORY.take(), || TIMER.instructions(), &mut sarit_firmware::Console);
+            semihosting::process::exit(differing as i32)
+        }
+
+        #[panic_handler]
+        fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+            semihosting::println!("{info}");
+            semihosting::process::exit(101)
+        }
+    };
 }

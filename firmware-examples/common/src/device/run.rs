@@ -48,13 +48,13 @@ pub fn run<const WIDTH: usize, K: Kernels>(
 
 /// Not inlined, and so is `open`: neither needs the other's part of the stack.
 #[inline(never)]
-fn run_engine<const WIDTH: usize, K: Kernels>(
+fn run_engine<const WIDTH: usize, K: Kernels, B: Board>(
     engine: &Engine<'_, K>,
     case: &Case<WIDTH>,
     lent: Lent<'_>,
     source: &Source<WIDTH>,
     frames: &mut Consumer<'_, [f32; WIDTH]>,
-    board: &impl Board,
+    board: &B,
     stack: &Stack,
 ) -> Verdict {
     let model = engine.model();
@@ -93,7 +93,7 @@ fn run_engine<const WIDTH: usize, K: Kernels>(
     report("static_bytes", memory::static_bytes() as u32);
     report("stack_bytes", stack.used() as u32);
     report("model_bytes", case.model.len() as u32);
-    report("flash_bytes", memory::flash_bytes(board_flash(board)) as u32);
+    report("flash_bytes", memory::flash_bytes(B::FLASH) as u32);
     if source.lost() > 0 {
         return lost(source.lost());
     }
@@ -105,10 +105,6 @@ fn run_engine<const WIDTH: usize, K: Kernels>(
 #[inline(never)]
 fn open<K: Kernels>(model: &[u8], kernels: K) -> Result<Engine<'_, K>, ModelError> {
     Ok(Engine::new(Model::from_bytes(model)?, kernels))
-}
-
-fn board_flash<B: Board>(_: &B) -> usize {
-    B::FLASH
 }
 
 fn lost(count: u32) -> Verdict {
