@@ -4,7 +4,7 @@ use super::{Run, command, data, fails, output, run, str};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::LazyLock;
 
 /// The keyword spotter, with names for its columns and classes and 10 ms from frame to frame.
@@ -53,6 +53,16 @@ fn stream(lines: &[String], end: &str, args: &[&str]) -> Run {
     let mut all = vec!["stream", str(spotter()), "--csv", str(&path)];
     all.extend(args);
     run(&all)
+}
+
+/// The spotter, waiting for rows on its standard input.
+fn start(args: &[&str]) -> Child {
+    command(&[&["stream", str(spotter()), "--csv", "-"], args].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
 }
 
 fn objects(run: &Run) -> Vec<Value> {
@@ -138,12 +148,7 @@ fn times_scale_the_step() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_model_is_kept_in_memory() {
-    let mut child = command(&["stream", str(spotter()), "--csv", "-", "--lock"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = start(&["--lock"]);
     let mut input = child.stdin.take().unwrap();
     // A child that may not lock pages ends and does not read.
     let _ = writeln!(input, "{}", line(&frames()[0]));
@@ -164,12 +169,7 @@ fn a_model_is_kept_in_memory() {
 
 #[test]
 fn rows_are_answered_as_they_arrive() {
-    let mut child = command(&["stream", str(spotter()), "--csv", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = start(&[]);
     let mut rows = child.stdin.take().unwrap();
     let mut results = BufReader::new(child.stdout.take().unwrap());
     for frame in frames().iter().take(5) {

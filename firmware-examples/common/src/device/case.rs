@@ -28,7 +28,7 @@ pub struct Lent<'a> {
     pub scratch: &'a mut [u8],
 }
 
-/// Defines `CASE` and `lend()` from the folder that the variable `SARIT_CASE` names when the firmware is built.
+/// Defines `case()` and `lend()` from the folder that the variable `SARIT_CASE` names when the firmware is built.
 #[macro_export]
 macro_rules! case {
     () => {
