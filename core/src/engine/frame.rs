@@ -116,10 +116,10 @@ impl<'m, K: Kernels> Engine<'m, K> {
             Pool::Last => {}
             Pool::Mean => {
                 let share = 1.0 / before.saturating_add(1) as f32;
-                for (m, u) in kept.iter_mut().zip(u) {
-                    *m += (*u - *m) * share;
-                    *u = *m;
-                }
+                let mean = &mut kept[..u.len()];
+                self.kernels.add_scaled(-1.0, mean, u);
+                self.kernels.add_scaled(share, u, mean);
+                self.copy(mean, u);
             }
             Pool::Max => {
                 for (m, u) in kept.iter_mut().zip(u) {

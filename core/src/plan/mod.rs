@@ -195,6 +195,11 @@ pub struct Norm<'m> {
     pub eps: f32,
 }
 
+impl Norm<'_> {
+    /// None: a copy.
+    pub const COPY: Self = Self { kind: NormKind::Identity, weight: None, bias: None, eps: 1.0 };
+}
+
 /// One of [`norm_kind`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "documented at norm_kind")]

@@ -24,46 +24,42 @@ pub(super) fn matmul(w: &Dense<'_, f32>, x: Rows<'_>, y: &mut impl RowSink) {
 /// `y[r] = w[r] · x` for four columns.
 fn rows_of_four(w: &[[f32; 4]], x: &[f32; 4], y: &mut [f32]) {
     assert!(w.len() == y.len());
-    let (pairs, rest) = w.as_chunks::<2>();
-    if !pairs.is_empty() {
-        // SAFETY: `y` has two elements for each pair.
-        unsafe { pairs_of_four(pairs.as_ptr(), x, y.as_mut_ptr(), pairs.len()) };
+    let (fours, rest) = w.as_chunks::<4>();
+    if !fours.is_empty() {
+        // SAFETY: `y` has four elements for each of these.
+        unsafe { four_rows_of_four(fours.as_ptr(), x, y.as_mut_ptr(), fours.len()) };
     }
-    if let ([w], Some(y)) = (rest, y.last_mut()) {
+    for (w, y) in rest.iter().zip(&mut y[w.len() - rest.len()..]) {
         let lane = |i: usize| 0.0 + w[i] * x[i];
         *y = (lane(0) + lane(2)) + (lane(1) + lane(3));
     }
 }
 
-/// Rows of four columns, two at a time. Lanes that begin with a product in place of 0 plus that differ where all are -0:
-/// for that 0 is added in the end.
+/// Rows of four columns, four at a time. Lanes that begin with a product in place of 0 plus that differ where all are
+/// -0: for that 0 is added in the end.
 ///
 /// # Safety
-/// `w` points to `pairs` pairs, at least one, and `y` to as many pairs of sums.
+/// `w` points to `fours` times four rows, at least one, and `y` to as many sums.
 #[unsafe(naked)]
-unsafe extern "C" fn pairs_of_four(w: *const [[f32; 4]; 2], x: &[f32; 4], y: *mut f32, pairs: usize) {
+unsafe extern "C" fn four_rows_of_four(w: *const [[f32; 4]; 4], x: &[f32; 4], y: *mut f32, fours: usize) {
     naked_asm!(
         CORE!(),
+        "vpush {{d8-d11}}",
         "vldmia r1, {{s0-s3}}",
         "movs r1, #0",
         "vmov s4, r1",
         "1:",
-        "vldmia r0!, {{s8-s15}}",
-        "vmul.f32 s8, s8, s0",
-        "vmul.f32 s9, s9, s1",
-        "vmla.f32 s8, s10, s2",
-        "vmla.f32 s9, s11, s3",
-        "vmul.f32 s12, s12, s0",
-        "vmul.f32 s13, s13, s1",
-        "vmla.f32 s12, s14, s2",
-        "vmla.f32 s13, s15, s3",
-        "vadd.f32 s8, s8, s9",
-        "vadd.f32 s9, s12, s13",
-        "vadd.f32 s8, s8, s4",
-        "vadd.f32 s9, s9, s4",
-        "vstmia r2!, {{s8-s9}}",
+        "vldmia r0!, {{s8-s23}}",
+        eight!("vmul.f32": "s8, s8, s0" "s9, s9, s1" "s12, s12, s0" "s13, s13, s1"
+            "s16, s16, s0" "s17, s17, s1" "s20, s20, s0" "s21, s21, s1"),
+        eight!("vmla.f32": "s8, s10, s2" "s9, s11, s3" "s12, s14, s2" "s13, s15, s3"
+            "s16, s18, s2" "s17, s19, s3" "s20, s22, s2" "s21, s23, s3"),
+        eight!("vadd.f32": "s8, s8, s9" "s9, s12, s13" "s10, s16, s17" "s11, s20, s21"
+            "s8, s8, s4" "s9, s9, s4" "s10, s10, s4" "s11, s11, s4"),
+        "vstmia r2!, {{s8-s11}}",
         "subs r3, #1",
         "bne 1b",
+        "vpop {{d8-d11}}",
         "bx lr",
     )
 }

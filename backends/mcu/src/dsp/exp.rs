@@ -20,9 +20,8 @@ macro_rules! exponentials {
             "bhs ", $far, "\n",
             // n = round(-x · log2(e)): its bits in r4-r11, -n in s8-s15.
             "sub r12, r2, #{coefficients}\n",
+            "vldmia r12!, {{s25-s28}}\n",
             "vldmia r12!, {{s8-s15}}\n",
-            "vmov.f32 s28, s8\n",
-            "vldmia r12!, {{s25-s27}}\n",
             eight!("vmls.f32": "s8, s0, s25" "s9, s1, s25" "s10, s2, s25" "s11, s3, s25"
                 "s12, s4, s25" "s13, s5, s25" "s14, s6, s25" "s15, s7, s25"),
             "vmov r4, r5, d4\n", "vmov r6, r7, d5\n", "vmov r8, r9, d6\n", "vmov r10, r11, d7\n",

@@ -29,10 +29,10 @@ impl Coefficients {
 /// What the loops read, in this order.
 #[repr(C)]
 pub(super) struct Constants {
+    /// What `exp` needs besides: factors, and [`ROUND`].
+    scalars: [f32; 4],
     /// Added to a small number, it rounds that to an integer, which then stands in the low bits.
     round: [f32; BLOCK],
-    /// What `exp` needs besides.
-    scalars: [f32; 3],
     pub(super) coefficients: Coefficients,
     /// The same for `ln_1p`.
     pub(super) ln_1p: [[f32; BLOCK]; 4],
@@ -45,8 +45,8 @@ pub(super) static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
 pub(super) const ROUND: f32 = 12_582_912.0;
 
 pub(super) static CONSTANTS: Constants = Constants {
+    scalars: [core::f32::consts::LOG2_E, math::LN_2_HIGH, math::LN_2_LOW, ROUND],
     round: [ROUND; BLOCK],
-    scalars: [core::f32::consts::LOG2_E, math::LN_2_HIGH, math::LN_2_LOW],
     coefficients: Coefficients::new(&math::EXP2),
     ln_1p: repeated(0, &math::LN_1P),
 };

@@ -1,8 +1,9 @@
 //! Activations to codes, a group at a time.
 
 use super::exp2::{BLOCK, ROUND, eight};
+use super::vectors;
 use core::arch::naked_asm;
-use core::mem::offset_of;
+use core::mem::{MaybeUninit, offset_of};
 use sarit_core::kernels::{Kernels, QuantizedMut, Rows};
 use sarit_core::{GROUP, Scalar};
 
@@ -25,10 +26,9 @@ pub(super) fn quantize(x: Rows<'_>, mut q: QuantizedMut<'_>) {
             unsafe { encode(whole.as_ptr(), whole.len(), &mut work) };
         }
         if !rest.is_empty() {
-            let mut filled = [0.0; GROUP];
-            filled[..rest.len()].copy_from_slice(rest);
+            let mut group = MaybeUninit::uninit();
             // SAFETY: one more group of this row is in the buffers.
-            unsafe { encode(&filled, 1, &mut work) };
+            unsafe { encode(vectors::filled_up(rest, &mut group), 1, &mut work) };
         }
     }
 }

@@ -11,9 +11,10 @@
 //! A *chain* is those groups whose terms are added one after another: a lane of the contract, or the two lanes that
 //! `fold` adds first where each holds one group only. The bits are the same, because a lane is never -0.
 
-use super::exp2::{ZEROS, eight};
+use super::exp2::eight;
 use core::arch::naked_asm;
 use core::mem::{MaybeUninit, offset_of};
+use core::ptr::null;
 use half::f16;
 use sarit_core::kernels::{GROUP_LANES, Quantized, RowSink};
 use sarit_core::{GROUP, TILE_ROWS, Tiled};
@@ -32,7 +33,10 @@ const HALF_SCALE_BYTES: usize = ROWS * size_of::<f16>();
 /// half is there; of fewer lanes, every number divided.
 const FOLD_ORDER: [usize; GROUP_LANES] = [0, 4, 2, 6, 1, 5, 3, 7];
 /// Half tiles of sums that wait for their second half.
-const WAITING: usize = 4;
+const WAITING: usize = 8;
+
+/// What the first terms of a tile's rows are added to.
+static ZEROS: [f32; TILE_ROWS] = [0.0; _];
 
 /// The sums of half a tile's rows.
 type Sums = [f32; ROWS];
@@ -42,98 +46,97 @@ type Sums = [f32; ROWS];
 pub(super) fn matmul(w: &Tiled<'_>, x: Quantized<'_>, y: &mut impl RowSink) {
     for t in 0..x.count {
         let (codes, x_scales, _) = x.row(t);
-        let y = &mut y.row(t)[..w.rows];
-        if w.groups == 0 {
-            y.fill(0.0);
-            continue;
-        }
-        let product = Product::new(w, codes, x_scales);
-        let (whole, rest) = y.as_chunks_mut::<ROWS>();
-        let mut last = MaybeUninit::<Sums>::uninit();
-        let mut first = 0;
-        while first * ROWS < w.rows {
-            let left = whole.len() - first;
-            let (rows, count, sums) = match left {
-                0 => (rest.len(), 1, last.as_mut_ptr()),
-                _ => (ROWS, left.min(product.most_half_tiles()), whole[first..].as_mut_ptr()),
-            };
-            // SAFETY: these are sums of so many half tiles of the matrix.
-            unsafe { product.half_tiles(first, rows, sums, count) };
-            first += count;
-        }
-        if !rest.is_empty() {
-            // SAFETY: the loop has written the sums of the last half tile.
-            rest.copy_from_slice(unsafe { &last.assume_init_ref()[..rest.len()] });
-        }
+        product(w, codes, x_scales, &mut y.row(t)[..w.rows]);
     }
 }
 
-/// Operands of a product, at least one group.
+/// `y = w · x`.
+fn product(w: &Tiled<'_>, codes: &[[i8; GROUP]], x_scales: &[f32], y: &mut [f32]) {
+    let tiles = w.tile_rows() * w.groups;
+    assert!(w.codes.len() == tiles * CODE_BYTES && w.scales.len() == tiles * TILE_ROWS);
+    assert!(codes.len() == w.groups && x_scales.len() == w.groups && y.len() == w.rows);
+    // How many sums wait for their second half at the same time (2 to this power is the number of chains), and so how
+    // many half tiles can be worked on together.
+    let (levels, most) = match w.groups {
+        0 => return y.fill(0.0),
+        ..=2 => (0, usize::MAX),
+        ..=4 => (1, WAITING),
+        ..=8 => (2, WAITING / 2),
+        _ => (GROUP_LANES.ilog2() as usize, WAITING / 3),
+    };
+    let product = Product { w, codes, x_scales, levels };
+    let mut first = 0;
+    while first * ROWS < w.rows {
+        let rows = w.rows - first * ROWS;
+        let count = (rows / ROWS).clamp(1, most);
+        // SAFETY: these are sums of so many half tiles of the matrix, or of a part of the last one.
+        unsafe { product.half_tiles(first, rows, y.as_mut_ptr().add(first * ROWS).cast(), count) };
+        first += count;
+    }
+}
+
+/// A product of at least one group.
 struct Product<'a> {
     w: &'a Tiled<'a>,
     codes: &'a [[i8; GROUP]],
     x_scales: &'a [f32],
-    /// How many sums wait for their second half at the same time; 2 to this power is the number of chains.
+    /// 2 to this power is the number of chains.
     levels: usize,
 }
 
-impl<'a> Product<'a> {
-    fn new(w: &'a Tiled<'a>, codes: &'a [[i8; GROUP]], x_scales: &'a [f32]) -> Self {
-        let tiles = w.tile_rows() * w.groups;
-        assert!(w.codes.len() == tiles * CODE_BYTES && w.scales.len() == tiles * TILE_ROWS);
-        assert!(codes.len() == w.groups && x_scales.len() == w.groups);
-        let chains = (w.groups.next_power_of_two() / 2).clamp(1, GROUP_LANES);
-        Self { w, codes, x_scales, levels: chains.ilog2() as usize }
-    }
-
-    /// So many that their sums can wait.
-    fn most_half_tiles(&self) -> usize {
-        WAITING.checked_div(self.levels).unwrap_or(usize::MAX)
-    }
-
-    /// The first `rows` rows of `count` half tiles from `first` on.
+impl Product<'_> {
+    /// The rows of `count` half tiles from `first` on; with `rows` fewer than [`ROWS`], so many of one.
     ///
     /// # Safety
-    /// There are so many half tiles, at least one and no more than [`Self::most_half_tiles`], and `sums`.
-    #[inline(always)]
+    /// There are so many half tiles, at least one and no more than can be worked on together, and so many `sums`.
+    #[inline(never)]
     unsafe fn half_tiles(&self, first: usize, rows: usize, sums: *mut Sums, count: usize) {
-        let (groups, chains, half) = (self.w.groups, 1 << self.levels, first % 2);
+        let Self { w, levels, .. } = *self;
+        let (last_group, half, tile) = (w.groups - 1, first % 2, first / 2 * w.groups);
         let mut waiting = [const { MaybeUninit::<Sums>::uninit() }; WAITING];
         let waiting = waiting.as_mut_ptr().cast::<Sums>();
+        // A part of a half tile is summed up behind those that wait for it.
+        let is_part = rows < ROWS;
+        let whole = if is_part { waiting.wrapping_add(WAITING - 1) } else { sums };
         // Where sums wait for their second half, level by level; on the first one they become the product.
         let level = |level: usize| match level {
-            0 => sums,
+            0 => whole,
             level => waiting.wrapping_add((level - 1) * count),
         };
-        let steps = [groups * SCALE_BYTES, groups * CODE_BYTES];
-        let first_step = match half {
-            0 => [HALF_SCALE_BYTES, HALF_CODE_BYTES],
-            _ => [steps[0] - HALF_SCALE_BYTES, steps[1] - HALF_CODE_BYTES],
+        let steps = [w.groups * SCALE_BYTES, w.groups * CODE_BYTES];
+        let (first_step, beyond_two) = match half {
+            0 => ([HALF_SCALE_BYTES, HALF_CODE_BYTES], count as isize - 2),
+            _ => ([steps[0] - HALF_SCALE_BYTES, steps[1] - HALF_CODE_BYTES], -1),
         };
-        let tile = first / 2 * groups;
-        let scales = self.w.scales.as_ptr().wrapping_add(tile * TILE_ROWS + half * ROWS);
-        let codes = self.w.codes.as_ptr().wrapping_add(tile * CODE_BYTES + half * HALF_CODE_BYTES);
-        let whole = start(rows, GROUP);
-        let last = start(rows, self.w.cols - (groups - 1) * GROUP);
+        let start_of_last = start(rows, w.cols - last_group * GROUP);
+        let mut work = Chain {
+            steps,
+            scales: null(),
+            codes: null(),
+            x: null(),
+            x_scale: null(),
+            sums: whole,
+            half_tiles: count,
+            first_step,
+            beyond_two,
+            distance: 1 << levels,
+            groups: 0,
+            last_start: 0,
+            start: start(rows, GROUP),
+        };
         let mut here = 0;
-        for (i, lane) in FOLD_ORDER[..chains].iter().enumerate() {
-            let chain = lane * chains / GROUP_LANES;
-            let terms = ((groups - 1 - chain) >> self.levels) + 1;
-            let is_last = chain + (terms << self.levels) == groups - 1 + chains;
-            let mut work = Chain {
-                steps,
-                scales: scales.wrapping_add(chain * TILE_ROWS),
-                codes: codes.wrapping_add(chain * CODE_BYTES),
-                x: self.codes.as_ptr().wrapping_add(chain),
-                x_scale: self.x_scales.as_ptr().wrapping_add(chain),
-                sums: level(here),
-                half_tiles: count,
-                first_step,
-                distance: chains,
-                groups: terms,
-                last_start: if is_last { last } else { whole },
-                start: whole,
-            };
+        for (i, lane) in FOLD_ORDER[..1 << levels].iter().enumerate() {
+            let chain = (lane << levels) / GROUP_LANES;
+            let terms = (last_group - chain) >> levels;
+            let at = tile + chain;
+            work.scales = w.scales.as_ptr().wrapping_add(at * TILE_ROWS + half * ROWS);
+            work.codes = w.codes.as_ptr().wrapping_add(at * CODE_BYTES + half * HALF_CODE_BYTES);
+            work.x = self.codes.as_ptr().wrapping_add(chain);
+            work.x_scale = self.x_scales.as_ptr().wrapping_add(chain);
+            work.sums = level(here);
+            work.groups = terms + 1;
+            work.last_start =
+                if chain + (terms << levels) == last_group { start_of_last } else { work.start };
             // SAFETY: as this function asks; a chain has so many groups, and so many sums have a place on every level.
             unsafe { add_groups(&mut work) };
             for _ in 0..i.trailing_ones() {
@@ -142,6 +145,10 @@ impl<'a> Product<'a> {
                 here -= 1;
             }
             here += 1;
+        }
+        if is_part {
+            // SAFETY: the sums have been written, and as many rows are wanted.
+            unsafe { sums.cast::<f32>().copy_from_nonoverlapping(whole.cast(), rows) };
         }
     }
 }
@@ -170,6 +177,9 @@ struct Chain {
     /// At least 1.
     half_tiles: usize,
     first_step: [usize; 2],
+    /// Two fewer than the half tiles if these begin with the first half of a tile, else less than 0: whether there are
+    /// whole tiles.
+    beyond_two: isize,
     /// Groups from one to the next.
     distance: usize,
     /// Left, at least 1.
@@ -190,35 +200,40 @@ struct HalfTile {
     /// Distances in bytes of scales and codes to the next half tile. The one after it is as far away as to make
     /// `steps`.
     step: [usize; 2],
-    from_step: usize,
+    /// What is added to `from` once it has moved on: less than 0 to stay with zeros.
+    from_back: isize,
     start: usize,
     steps: [usize; 2],
 }
 
-/// Two rows of a line, whose weights are at `$at`: `$first` begins or goes on with the sums `$a` and `$b`.
+/// Two rows of a line, `$at` bytes from its first one on: `$op` begins or goes on with the sums `$a` and `$b`.
 macro_rules! two_rows {
-    ($at:literal, $a:literal, $b:literal, $begin:literal, $a0:literal, $b0:literal) => {
+    ($line:literal, $half:literal, $at:literal, $a:literal, $b:literal, $op:literal, $to_a:expr, $to_b:expr) => {
         concat!(
-            "ldrd r10, r11, [lr, #",
+            "ldrd r10, r11, [lr, #64 * ",
+            $line,
+            " + ",
+            $half,
+            " + ",
             $at,
             "]\n",
             "sxtb16 r12, r10\nsxtb16 r10, r10, ror #8\n",
-            $begin,
+            $op,
             " ",
             $a,
             ", r12, r8",
-            $a0,
+            $to_a,
             "\nsmlad ",
             $a,
             ", r10, r9, ",
             $a,
             "\n",
             "sxtb16 r12, r11\nsxtb16 r11, r11, ror #8\n",
-            $begin,
+            $op,
             " ",
             $b,
             ", r12, r8",
-            $b0,
+            $to_b,
             "\nsmlad ",
             $b,
             ", r11, r9, ",
@@ -228,47 +243,81 @@ macro_rules! two_rows {
     };
 }
 
-/// A line: four columns of eight rows. The columns' codes are at `$x` on the stack, the weights of two rows each at the
-/// other offsets.
+/// A line: four columns of eight rows, the first or (`$half` = 32) the second ones of the tile whose codes are at `lr`.
 macro_rules! line {
-    ($x:literal, $at0:literal, $at1:literal, $at2:literal, $at3:literal) => {
+    ($line:literal, $half:literal) => {
         concat!(
-            "ldrd r8, r9, [sp, #{x} + ",
-            $x,
-            "]\n",
-            two_rows!($at0, "r0", "r1", "smlad", ", r0", ", r1"),
-            two_rows!($at1, "r2", "r3", "smlad", ", r2", ", r3"),
-            two_rows!($at2, "r4", "r5", "smlad", ", r4", ", r5"),
-            two_rows!($at3, "r6", "r7", "smlad", ", r6", ", r7"),
+            line!(@columns $line),
+            line!(@rows $line, $half, "0", "r0", "r1"),
+            line!(@rows $line, $half, "8", "r2", "r3"),
+            line!(@rows $line, $half, "16", "r4", "r5"),
+            line!(@rows $line, $half, "24", "r6", "r7"),
+        )
+    };
+    // Four rows.
+    ($line:literal) => {
+        concat!(
+            line!(@columns $line),
+            line!(@rows $line, "0", "0", "r0", "r1"),
+            line!(@rows $line, "0", "8", "r2", "r3"),
+        )
+    };
+    (@columns $line:literal) => {
+        concat!("ldrd r8, r9, [sp, #{x} + 8 * ", $line, "]\n")
+    };
+    (@rows $line:literal, $half:literal, $at:literal, $a:literal, $b:literal) => {
+        two_rows!($line, $half, $at, $a, $b, "smlad", concat!(", ", $a), concat!(", ", $b))
+    };
+}
+
+/// All lines of a whole group, of which the first one begins the sums.
+macro_rules! lines {
+    ($half:literal) => {
+        concat!(
+            line!(@columns "7"),
+            lines!(@rows $half, "0", "r0", "r1"),
+            lines!(@rows $half, "8", "r2", "r3"),
+            lines!(@rows $half, "16", "r4", "r5"),
+            lines!(@rows $half, "24", "r6", "r7"),
+            "17:\n", line!("6", $half),
+            "16:\n", line!("5", $half),
+            "15:\n", line!("4", $half),
+            "14:\n", line!("3", $half),
+            "13:\n", line!("2", $half),
+            "12:\n", line!("1", $half),
+            "11:\n", line!("0", $half),
+        )
+    };
+    (@rows $half:literal, $at:literal, $a:literal, $b:literal) => {
+        two_rows!("7", $half, $at, $a, $b, "smuad", "", "")
+    };
+}
+
+/// Sums to floats in `s8..=s15`.
+macro_rules! floats {
+    () => {
+        concat!(
+            "vmov d4, r0, r1\nvmov d5, r2, r3\nvmov d6, r4, r5\nvmov d7, r6, r7\n",
+            eight!("vcvt.f32.s32": "s8, s8" "s9, s9" "s10, s10" "s11, s11" "s12, s12" "s13, s13" "s14, s14" "s15, s15"),
         )
     };
 }
 
-/// The line that a whole group begins with.
-macro_rules! first_line {
-    ($x:literal, $at0:literal, $at1:literal, $at2:literal, $at3:literal) => {
+/// `s0..=s7` plus what is in `s8..=s15` times the scales, of which each of the four registers holds two.
+macro_rules! add_scaled {
+    (@scales $s01:literal, $s23:literal, $s45:literal, $s67:literal) => {
         concat!(
-            "ldrd r8, r9, [sp, #{x} + ",
-            $x,
-            "]\n",
-            two_rows!($at0, "r0", "r1", "smuad", "", ""),
-            two_rows!($at1, "r2", "r3", "smuad", "", ""),
-            two_rows!($at2, "r4", "r5", "smuad", "", ""),
-            two_rows!($at3, "r6", "r7", "smuad", "", ""),
+            "vcvtb.f32.f16 s16, ", $s01, "\nvcvtt.f32.f16 s17, ", $s01, "\n",
+            "vcvtb.f32.f16 s18, ", $s23, "\nvcvtt.f32.f16 s19, ", $s23, "\n",
+            "vcvtb.f32.f16 s20, ", $s45, "\nvcvtt.f32.f16 s21, ", $s45, "\n",
+            "vcvtb.f32.f16 s22, ", $s67, "\nvcvtt.f32.f16 s23, ", $s67, "\n",
+            eight!("vmul.f32": "s16, s16, s28" "s17, s17, s28" "s18, s18, s28" "s19, s19, s28"
+                "s20, s20, s28" "s21, s21, s28" "s22, s22, s28" "s23, s23, s28"),
         )
     };
-}
-
-/// Four rows of a line.
-macro_rules! half_line {
-    ($x:literal, $at0:literal, $at1:literal) => {
-        concat!(
-            "ldrd r8, r9, [sp, #{x} + ",
-            $x,
-            "]\n",
-            two_rows!($at0, "r0", "r1", "smlad", ", r0", ", r1"),
-            two_rows!($at1, "r2", "r3", "smlad", ", r2", ", r3"),
-        )
+    () => {
+        eight!("vmla.f32": "s0, s8, s16" "s1, s9, s17" "s2, s10, s18" "s3, s11, s19"
+            "s4, s12, s20" "s5, s13, s21" "s6, s14, s22" "s7, s15, s23")
     };
 }
 
@@ -278,29 +327,29 @@ macro_rules! half_line {
 /// There are as many groups, half tiles and sums as `chain` says.
 #[unsafe(naked)]
 unsafe extern "C" fn add_groups(chain: &mut Chain) {
-    /// Of four codes `[x0, x2]` and `[x1, x3]`, sign-extended, to `$to` on the stack.
+    /// Of four codes in each register `[x0, x2]` and `[x1, x3]`, sign-extended, to a place on the stack.
     macro_rules! unpack {
-        ($($at:literal, $to:literal)*) => {
+        ($($codes:literal, $to:literal)*) => {
             concat!($(
-                "ldr r4, [r2, #", $at, "]\nsxtb16 r6, r4\nsxtb16 r7, r4, ror #8\nstrd r6, r7, [sp, #{x} + ", $to, "]\n"
+                "sxtb16 r6, ", $codes, "\nsxtb16 r7, ", $codes, ", ror #8\nstrd r6, r7, [sp, #{x} + ", $to, "]\n"
             ),*)
         };
     }
     naked_asm!(
         CORE!(),
         "push {{r0, r4-r11, lr}}",
-        "vpush {{d8-d12}}",
+        "vpush {{d8-d14}}",
         "sub sp, #{frame}",
         "mov r12, r0",
         "ldr r1, 9f",
-        "movs r2, #0",
+        "mvn r2, #31",
         "str r1, [sp, #{from}]",
-        "str r2, [sp, #{from_step}]",
+        "str r2, [sp, #{from_back}]",
         "ldm r12!, {{r0, r1}}",
         "strd r0, r1, [sp, #{steps}]",
         // A group: the pointers move on to the next one.
         "4:",
-        "ldm r12, {{r0-r7, r9-r11, lr}}", // the fields of [`Chain`] behind steps
+        "ldm r12, {{r0-r11, lr}}", // the fields of [`Chain`] behind steps
         "subs r10, #1",
         "it eq",
         "moveq lr, r11",
@@ -309,8 +358,13 @@ unsafe extern "C" fn add_groups(chain: &mut Chain) {
         "str r0, [sp]",
         "strd r4, r5, [sp, #{out}]",
         "strd r6, r7, [sp, #{step}]",
-        "vldr s24, [r3]",
-        unpack!("0", "0" "4", "8" "8", "16" "12", "24" "16", "32" "20", "40" "24", "48" "28", "56"),
+        "vldr s28, [r3]",
+        "ldrd r4, r5, [r2]",
+        "ldrd r10, r11, [r2, #8]",
+        unpack!("r4", "0" "r5", "8" "r10", "16" "r11", "24"),
+        "ldrd r4, r5, [r2, #16]",
+        "ldrd r10, r11, [r2, #24]",
+        unpack!("r4", "32" "r5", "40" "r10", "48" "r11", "56"),
         "mov r7, lr",
         "mov lr, r1",
         "add r0, r0, r9, lsl #5",
@@ -318,6 +372,9 @@ unsafe extern "C" fn add_groups(chain: &mut Chain) {
         "add r2, r2, r9, lsl #5",
         "add r3, r3, r9, lsl #2",
         "stm r12, {{r0-r3}}",
+        "cbnz r7, 1f",
+        "cmp r8, #0",
+        "bge 6f",
         // Half a tile: its codes are at lr.
         "1:",
         "cbz r7, 3f",
@@ -337,45 +394,17 @@ unsafe extern "C" fn add_groups(chain: &mut Chain) {
         ".hword (21f - 2b) / 2, (22f - 2b) / 2, (23f - 2b) / 2, (24f - 2b) / 2",
         ".hword (25f - 2b) / 2, (26f - 2b) / 2, (27f - 2b) / 2, (28f - 2b) / 2",
         "3:",
-        first_line!("56", "448", "456", "464", "472"),
-        "17:",
-        line!("48", "384", "392", "400", "408"),
-        "16:",
-        line!("40", "320", "328", "336", "344"),
-        "15:",
-        line!("32", "256", "264", "272", "280"),
-        "14:",
-        line!("24", "192", "200", "208", "216"),
-        "13:",
-        line!("16", "128", "136", "144", "152"),
-        "12:",
-        line!("8", "64", "72", "80", "88"),
-        "11:",
-        line!("0", "0", "8", "16", "24"),
-        // The sums as floats, times the scales.
+        lines!("0"),
+        // The sums times the scales.
         "5:",
-        "vmov d4, r0, r1",
-        "vmov d5, r2, r3",
-        "vmov d6, r4, r5",
-        "vmov d7, r6, r7",
+        floats!(),
         "ldm sp, {{r0-r9}}", // the fields of [`HalfTile`]
         "vldmia r0, {{s20-s23}}",
         "add r0, r4",
-        "vcvtb.f32.f16 s16, s20",
-        "vcvtt.f32.f16 s17, s20",
-        "vcvtb.f32.f16 s18, s21",
-        "vcvtt.f32.f16 s19, s21",
-        "vcvtb.f32.f16 s20, s22",
-        "vcvtt.f32.f16 s21, s22",
-        "vcvtb.f32.f16 s22, s23",
-        "vcvtt.f32.f16 s23, s23",
-        eight!("vcvt.f32.s32": "s8, s8" "s9, s9" "s10, s10" "s11, s11" "s12, s12" "s13, s13" "s14, s14" "s15, s15"),
-        eight!("vmul.f32": "s16, s16, s24" "s17, s17, s24" "s18, s18, s24" "s19, s19, s24"
-            "s20, s20, s24" "s21, s21, s24" "s22, s22, s24" "s23, s23, s24"),
-        "vldmia r1, {{s0-s7}}",
+        add_scaled!(@scales "s20", "s21", "s22", "s23"),
+        "vldmia r1!, {{s0-s7}}",
         "add r1, r6",
-        eight!("vmla.f32": "s0, s8, s16" "s1, s9, s17" "s2, s10, s18" "s3, s11, s19"
-            "s4, s12, s20" "s5, s13, s21" "s6, s14, s22" "s7, s15, s23"),
+        add_scaled!(),
         "vstmia r2!, {{s0-s7}}",
         "add lr, r5",
         "sub r4, r8, r4",
@@ -384,51 +413,77 @@ unsafe extern "C" fn add_groups(chain: &mut Chain) {
         "stm sp, {{r0-r5}}",
         "bne 1b",
         // The next group adds to these sums.
+        "7:",
         "ldr r12, [sp, #{chain}]",
         "adds r12, #{scales}",
         "ldr r0, [r12, #{groups}]",
-        "cbz r0, 6f",
+        "cbz r0, 8f",
         "ldr r1, [r12, #{sums}]",
-        "movs r2, #32",
+        "movs r2, #0",
         "str r1, [sp, #{from}]",
-        "str r2, [sp, #{from_step}]",
+        "str r2, [sp, #{from_back}]",
         "b 4b",
-        "6:",
+        "8:",
         "add sp, #{frame}",
-        "vpop {{d8-d12}}",
+        "vpop {{d8-d14}}",
         "pop {{r0, r4-r11, pc}}",
         // Four rows.
-        "28:",
-        half_line!("56", "448", "456"),
-        "27:",
-        half_line!("48", "384", "392"),
-        "26:",
-        half_line!("40", "320", "328"),
-        "25:",
-        half_line!("32", "256", "264"),
-        "24:",
-        half_line!("24", "192", "200"),
-        "23:",
-        half_line!("16", "128", "136"),
-        "22:",
-        half_line!("8", "64", "72"),
-        "21:",
-        half_line!("0", "0", "8"),
+        "28:", line!("7"),
+        "27:", line!("6"),
+        "26:", line!("5"),
+        "25:", line!("4"),
+        "24:", line!("3"),
+        "23:", line!("2"),
+        "22:", line!("1"),
+        "21:", line!("0"),
         "b 5b",
         ".p2align 2",
         "9:",
         ".word {zeros}",
+        // Whole tiles, two fewer halves being left than r8 says.
+        "6:",
+        "str r8, [sp, #{left}]",
+        "6:",
+        lines!("0"),
+        floats!(),
+        "ldm sp, {{r0-r2}}",
+        "vldmia r0, {{s20-s27}}",
+        add_scaled!(@scales "s20", "s21", "s22", "s23"),
+        "vldmia r1!, {{s0-s7}}",
+        add_scaled!(),
+        "vstmia r2!, {{s0-s7}}",
+        "strd r1, r2, [sp, #{from}]",
+        lines!("32"),
+        floats!(),
+        add_scaled!(@scales "s24", "s25", "s26", "s27"),
+        "ldm sp, {{r0-r9}}",
+        "vldmia r1!, {{s0-s7}}",
+        "add r1, r1, r6, lsl #1",
+        add_scaled!(),
+        "vstmia r2!, {{s0-s7}}",
+        "add r0, r8",
+        "add lr, r9",
+        "subs r3, #2",
+        "stm sp, {{r0-r3}}",
+        "bge 6b",
+        // Half of one may be left.
+        "adds r3, #2",
+        "beq 7b",
+        "str r3, [sp, #{left}]",
+        "movs r7, #0",
+        "b 1b",
         zeros = sym ZEROS,
         x = const size_of::<HalfTile>(),
         frame = const size_of::<HalfTile>() + 2 * GROUP,
-        chain = const size_of::<HalfTile>() + 2 * GROUP + 5 * size_of::<f64>(),
+        chain = const size_of::<HalfTile>() + 2 * GROUP + 7 * size_of::<f64>(),
         scales = const offset_of!(Chain, scales),
         sums = const offset_of!(Chain, sums) - offset_of!(Chain, scales),
         groups = const offset_of!(Chain, groups) - offset_of!(Chain, scales),
         from = const offset_of!(HalfTile, from),
         out = const offset_of!(HalfTile, out),
+        left = const offset_of!(HalfTile, left),
         step = const offset_of!(HalfTile, step),
-        from_step = const offset_of!(HalfTile, from_step),
+        from_back = const offset_of!(HalfTile, from_back),
         start = const offset_of!(HalfTile, start),
         steps = const offset_of!(HalfTile, steps),
     )

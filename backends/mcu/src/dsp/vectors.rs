@@ -2,6 +2,8 @@
 
 use super::exp2::{BLOCK, eight};
 use core::arch::naked_asm;
+use core::mem::MaybeUninit;
+use sarit_core::GROUP;
 
 /// `y = x`; both have the same length.
 pub(super) fn copy(x: &[f32], y: &mut [f32]) {
@@ -12,6 +14,17 @@ pub(super) fn copy(x: &[f32], y: &mut [f32]) {
         unsafe { copy_blocks(y.as_mut_ptr(), x.as_ptr(), x.len()) };
     }
     y_rest.iter_mut().zip(x_rest).for_each(|(y, x)| *y = *x);
+}
+
+/// A group that begins with `x` and goes on with zeros, in the place lent for it.
+pub(super) fn filled_up<'a>(x: &[f32], group: &'a mut MaybeUninit<[f32; GROUP]>) -> &'a [f32; GROUP] {
+    static ZEROS: [[f32; BLOCK]; GROUP / BLOCK] = [[0.0; _]; _];
+    // SAFETY: both are a group. Functions of the C library would take several instructions for every number.
+    unsafe { copy_blocks(group.as_mut_ptr().cast(), ZEROS.as_ptr(), ZEROS.len()) };
+    // SAFETY: it has just been filled.
+    let group = unsafe { group.assume_init_mut() };
+    copy(x, &mut group[..x.len()]);
+    group
 }
 
 /// See [`sarit_core::Kernels::add_scaled`].

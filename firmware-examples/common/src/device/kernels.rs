@@ -11,10 +11,12 @@ use sarit_core::{Dense, GROUP, Matrix, Scalar, TILE_ROWS, Tiled};
 /// Most columns of a matrix here, filled up to whole groups.
 const COLS: usize = 320;
 /// Rows and columns of matrices: those of a keyword spotter, and awkward ones.
-const SHAPES: [(usize, usize); 11] = [
+const SHAPES: [(usize, usize); 13] = [
     (64, 40),
     (36, 128),
     (128, 4),
+    (7, 4),
+    (48, 96),
     (10, 64),
     (1, 1),
     (17, 33),
@@ -313,7 +315,6 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
     /// Sums, and copies that are called a norm.
     fn vectors<K: Kernels>(&mut self, kernels: &K, m: &mut Memory) {
         const LEN: usize = 133;
-        const COPY: Norm<'_> = Norm { kind: NormKind::Identity, weight: None, bias: None, eps: 1.0 };
         self.random.fill(&mut m.got[..LEN], 2.0);
         m.want.copy_from_slice(&m.got);
         self.random.fill(&mut m.x[..LEN], 3.0);
@@ -329,8 +330,8 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
             format_args!("copy {LEN}"),
             kernels,
             (&mut m.got[..LEN], &mut m.want[..LEN]),
-            |k, y| k.norm(&COPY, Rows::new(x, 1, LEN, LEN), RowsMut::new(y, 1, LEN, LEN)),
-            |k, y| k.norm(&COPY, Rows::new(x, 1, LEN, LEN), RowsMut::new(y, 1, LEN, LEN)),
+            |k, y| k.norm(&Norm::COPY, Rows::new(x, 1, LEN, LEN), RowsMut::new(y, 1, LEN, LEN)),
+            |k, y| k.norm(&Norm::COPY, Rows::new(x, 1, LEN, LEN), RowsMut::new(y, 1, LEN, LEN)),
         );
     }
 
