@@ -2,7 +2,7 @@
 
 use super::linear::linear_buffers;
 use super::{Chunk, Engine, Stream};
-use crate::kernels::{self, Conv, Kernels, Rows, RowsMut, Scan, SsmState, TimeStep};
+use crate::kernels::{self, Conv, HELD, Held, Kernels, Rows, RowsMut, Scan, SsmState, TimeStep};
 use crate::math::sigmoid;
 use crate::plan::{Decay, NormKind, Select, Ssm};
 use crate::scratch::Scratch;
@@ -78,7 +78,7 @@ impl<K: Kernels> Engine<'_, K> {
     #[inline(never)]
     fn scan(&self, p: &Ssm<'_>, chunk: &mut Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
         let (count, d_inner, bc) = (chunk.count, p.d_inner(), p.bc_len());
-        let decay = self.decay(p, count, chunk.interval, s.output, s.decay);
+        let times = self.times(p, count, chunk.interval, s.output, s.decay);
         let proj = projected(p, count, s.proj);
         let x = proj.columns(d_inner, d_inner);
         let (source, first) = match &p.select {
@@ -87,20 +87,25 @@ impl<K: Kernels> Engine<'_, K> {
         };
         let (b, c) = (source.columns(first, bc), source.columns(first + bc, bc));
         let dt = Rows::new(s.output, count, p.heads, p.heads);
-        for Stream { rows, position, state: [_, elements, scales] } in chunk.streams() {
+        for Stream { rows, position, state: [_, elements, scales, held] } in chunk.streams() {
+            let held: &mut [f32] = bytemuck::cast_slice_mut(held);
+            let [dt, x, b, c] = [dt, x, b, c].map(|all| all.rows(rows.clone()));
             let scan = Scan {
                 heads: p.heads,
                 head_dim: p.head_dim,
                 d_state: p.d_state,
                 n_groups: p.n_groups,
-                decay: match decay {
-                    kernels::Decay::Head(decay) => kernels::Decay::Head(decay.rows(rows.clone())),
-                    element => element,
+                decay: match times {
+                    Times::Head(decay) => kernels::Decay::Head {
+                        decay: decay.rows(rows.clone()),
+                        held: Held::new(held, d_inner, bc, p.heads),
+                    },
+                    Times::Element(a_log2) => kernels::Decay::Element(a_log2),
                 },
-                dt: dt.rows(rows.clone()),
-                x: x.rows(rows.clone()),
-                b: b.rows(rows.clone()),
-                c: c.rows(rows.clone()),
+                dt,
+                x,
+                b,
+                c,
                 d: p.d,
                 position,
             };
@@ -116,6 +121,9 @@ impl<K: Kernels> Engine<'_, K> {
             };
             let y = &mut s.inner[rows.start * d_inner..];
             self.kernels.scan(&scan, state, RowsMut::new(y, rows.len(), d_inner, d_inner));
+            if let Times::Head(decay) = times {
+                hold(held, position, dt, x, b, decay.rows(rows));
+            }
         }
     }
 
@@ -137,14 +145,14 @@ impl<K: Kernels> Engine<'_, K> {
 
     /// Turns raw time steps in `dt` `[count][heads]` into dt, and gives the decay.
     #[inline(never)]
-    fn decay<'a>(
+    fn times<'a>(
         &self,
         p: &Ssm<'a>,
         count: usize,
         interval: f32,
         dt: &mut [f32],
         decay: &'a mut [f32],
-    ) -> kernels::Decay<'a> {
+    ) -> Times<'a> {
         let heads = p.heads;
         match p.decay {
             Decay::Exp { dt_bias, dt_min, dt_max, a_log2 } => {
@@ -154,7 +162,7 @@ impl<K: Kernels> Engine<'_, K> {
                     dt.iter_mut().take(count * heads).for_each(|dt| *dt *= interval);
                 }
                 if !p.decays_by_head() {
-                    return kernels::Decay::Element(a_log2);
+                    return Times::Element(a_log2);
                 }
                 let dt = Rows::new(dt, count, heads, heads);
                 self.kernels.decay(a_log2, dt, RowsMut::new(decay, count, heads, heads));
@@ -166,7 +174,33 @@ impl<K: Kernels> Engine<'_, K> {
                 }
             }
         }
-        kernels::Decay::Head(Rows::new(decay, count, heads, heads))
+        Times::Head(Rows::new(decay, count, heads, heads))
+    }
+}
+
+/// Decay of the state over each token.
+#[derive(Clone, Copy)]
+enum Times<'a> {
+    /// One factor per head: rows of `[heads]`.
+    Head(Rows<'a>),
+    /// `[heads][d_state]`, see [`kernels::Decay::Element`].
+    Element(&'a [f32]),
+}
+
+/// Puts the tokens of a chunk among the held ones, each in its place; of more than [`HELD`] the last ones.
+#[inline(never)]
+fn hold(held: &mut [f32], position: u64, dt: Rows<'_>, x: Rows<'_>, b: Rows<'_>, decay: Rows<'_>) {
+    let (count, heads) = (x.count(), dt.cols());
+    let dim = x.cols() / heads;
+    for t in count.saturating_sub(HELD)..count {
+        let place = ((position + t as u64) % HELD as u64) as usize;
+        let row = &mut held[place * (x.cols() + b.cols() + heads)..];
+        let (u, rest) = row.split_at_mut(x.cols());
+        for ((u, x), dt) in u.chunks_exact_mut(dim).zip(x.row(t).chunks_exact(dim)).zip(dt.row(t)) {
+            u.iter_mut().zip(x).for_each(|(u, x)| *u = dt * x);
+        }
+        rest[..b.cols()].copy_from_slice(b.row(t));
+        rest[b.cols()..][..heads].copy_from_slice(decay.row(t));
     }
 }
 
