@@ -113,13 +113,18 @@ __device__ inline float row_product(Run run, const Matrix& w, const Input& in, u
 // Element `e` of a thread's part of a row of `d_state` elements.
 __device__ inline u32 element(u32 e) { return half_lane() + 16 * e; }
 
-#define BY_ELEMENTS(call)                \
-    do {                                 \
-        if (p.d_state <= 16) call(1);    \
-        else if (p.d_state <= 64) call(4); \
-        else if (p.d_state <= 128) call(8); \
-        else call(16);                   \
-    } while (0)
+#define ELEMENTS_MOST 16
+
+// `each(e, i)` for a thread's elements `i` of a row of `n`.
+template <int ELEMENTS = ELEMENTS_MOST, class Each>
+__device__ inline void for_elements(u32 n, Each each) {
+#pragma unroll
+    for (int e = 0; e < ELEMENTS; e++) {
+        // At 1, 2, 4 and 8: shorter rows take fewer instructions.
+        if ((e & (e - 1)) == 0 && n <= 16u * e) break;
+        if (element(e) < n) each(e, element(e));
+    }
+}
 
 // Channels that a block scans at once, all of one group.
 struct Unit {
@@ -190,16 +195,16 @@ __device__ __noinline__ float read_held(Tokens& tokens, u32 last, u32 channel) {
     return sum;
 }
 
-// The state of a channel takes in a whole block; `b(j, e)` is element `e` of the thread's part of B of token `j`.
+// The state of a channel takes in a whole block; `b(j, own_b)` loads the thread's elements of B of token `j`.
 template <int ELEMENTS, class B>
-__device__ inline void take_in(const Tokens& tokens, u32 channel, float* h, B b) {
-#pragma unroll
-    for (int e = 0; e < ELEMENTS; e++) h[e] *= tokens.left[channel];
-#pragma unroll 4
+__device__ inline void take_in(const Tokens& tokens, u32 channel, u32 n, float (&h)[ELEMENTS], B b) {
+    float left = tokens.left[channel];
+    for_elements<ELEMENTS>(n, [&](int e, u32) { h[e] *= left; });
+#pragma unroll 2
     for (u32 j = 0; j < HELD; j++) {
-        float u = tokens.left_u[j][channel];
-#pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) h[e] += u * b(j, e);
+        float u = tokens.left_u[j][channel], own_b[ELEMENTS];
+        b(j, own_b);
+        for_elements<ELEMENTS>(n, [&](int e, u32) { h[e] += u * own_b[e]; });
     }
 }
 
@@ -213,7 +218,6 @@ __device__ inline u32 scan_channels(const Scan& p) {
 
 // Asks for what a unit of the scan of one row needs and no operation before it makes. What is held in the place of the
 // row itself, and in those behind it, comes too and is not used.
-template <int ELEMENTS>
 __device__ inline void ask_unit(Run run, const Scan& p, const Unit& unit, Early& early) {
     u32 n = p.d_state, channel = unit.channel(half_warp()), head = channel / p.head_dim;
     const float* row = run.state(0, p.state) + (u64)channel * n;
@@ -230,13 +234,11 @@ __device__ inline void ask_unit(Run run, const Scan& p, const Unit& unit, Early&
     }
     bool has_channel = !has_token && unit.first + half_warp() < unit.end;
     if (!has_channel && !has_token) return;
-#pragma unroll
-    for (int e = 0; e < ELEMENTS; e++) {
-        bool has = element(e) < n;
-        early.row[e] = has ? load_float(row + element(e)) : 0.0f;
-        if (ELEMENTS <= 4 && p.time.per_element)
-            early.decay[e % 4] = has ? load_float(run.weights(p.time.a_log2) + (u64)head * n + element(e)) : 0.0f;
-    }
+    const float* a_log2 = run.weights(p.time.a_log2) + (u64)head * n;
+    for_elements(n, [&](int e, u32 i) {
+        early.row[e] = load_float(row + i);
+        if (e < EARLY_DECAYS && p.time.per_element) early.decay[e] = load_float(a_log2 + i);
+    });
     if (!has_channel) return;
     if (p.conv.width <= TAPS) load_taps(run, p.conv, 0, channel, early.x);
     if (!p.time.sigmoid) {
@@ -250,16 +252,13 @@ __device__ inline void ask_scan(Run run, const Op& op, const Scan& p, Early& ear
     u32 bc = p.n_groups * p.d_state, first = p.heads * p.head_dim, most = scan_channels(p);
     if (first_unit(op) >= unit_count(p, most)) return;
     Unit unit = unit_of(p, most, first_unit(op));
-#define ASK(E) ask_unit<E>(run, p, unit, early)
-    BY_ELEMENTS(ASK);
-#undef ASK
+    ask_unit(run, p, unit, early);
     if (p.dt_proj.data == NONE && p.conv.width <= TAPS && threadIdx.x < 2 * bc)
         load_taps(run, p.conv, 0, first + threadIdx.x, early.bc);
 }
 
 // The scan of one row: what is read between two barriers is asked for first. With a decay per head a half-warp makes
 // `C · h` of a channel or `C · B` of a token, and the row becomes a held token: its place is read by nobody meanwhile.
-template <int ELEMENTS>
 __device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& early) {
     u32 channels = p.heads * p.head_dim, most = scan_channels(p), units = unit_count(p, most), n = p.d_state;
     u32 bc = p.n_groups * n, place = run.position(0) % HELD;
@@ -270,7 +269,7 @@ __device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& ear
         bool is_first = index == first_unit(op), has_token = by_head && half_warp() >= SCAN_CHANNELS;
         Unit unit = unit_of(p, most, index);
         if (!is_first) {
-            ask_unit<ELEMENTS>(run, p, unit, early);
+            ask_unit(run, p, unit, early);
             // The tokens of the unit before have been read.
             __syncthreads();
         }
@@ -301,19 +300,20 @@ __device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& ear
         const float* c = b + bc;
         float u = dt * x, sum = 0.0f;
         float* state = run.state(0, p.state) + (u64)channel * n;
-        bool is_new = has_token && half_warp() - SCAN_CHANNELS == place;
-#pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) {
-            u32 i = element(e);
-            if (i >= n) continue;
-            float h = is_new ? b[i] : early.row[e];
+        bool is_new = has_token && half_warp() - SCAN_CHANNELS == place, takes_in = by_head && place == HELD - 1;
+        // B of all tokens, for the state that takes them in.
+        float* held_b = run.shared().row + (has_select ? p.rank : 0) + 2 * bc;
+        for_elements(n, [&](int e, u32 i) {
+            float& h = early.row[e];
+            if (is_new) h = b[i];
             if (!by_head) {
-                float a = ELEMENTS <= 4 ? early.decay[e % 4] : run.weights(p.time.a_log2)[(u64)head * n + i];
+                float a = e < EARLY_DECAYS ? early.decay[e] : run.weights(p.time.a_log2)[(u64)head * n + i];
                 h = exp2_core(dt * a) * h + u * b[i];
                 if (has_channel) state[i] = h;
             }
+            if (takes_in && has_token) held_b[(half_warp() - SCAN_CHANNELS) * n + i] = h;
             sum += c[i] * h;
-        }
+        });
         sum = fold16(sum);
         if (by_head) {
             if (!has_token && half_warp() != place) {
@@ -333,17 +333,13 @@ __device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& ear
             }
             if (unit.first % group_channels(p) == 0)
                 for (u32 i = threadIdx.x; i < n; i += THREADS) own.b[unit.group * n + i] = b[i];
-            if (place == HELD - 1) {
+            if (takes_in) {
                 __syncthreads();
                 if (has_channel) {
-                    take_in<ELEMENTS>(tokens, half_warp(), early.row, [&](u32 j, int e) {
-                        u32 i = element(e);
-                        const float* of = j == place ? b : held_token(run, p, 0, j).b + unit.group * n;
-                        return i < n ? of[i] : 0.0f;
+                    take_in(tokens, half_warp(), n, early.row, [&](u32 j, float(&own_b)[ELEMENTS_MOST]) {
+                        for_elements(n, [&](int e, u32 i) { own_b[e] = held_b[j * n + i]; });
                     });
-#pragma unroll
-                    for (int e = 0; e < ELEMENTS; e++)
-                        if (element(e) < n) state[element(e)] = early.row[e];
+                    for_elements(n, [&](int e, u32 i) { state[i] = early.row[e]; });
                 }
             }
         }
@@ -438,12 +434,10 @@ __device__ inline void scan_unit(Run run, const Scan& p, u32 sequence, const Uni
                     float own_b[ELEMENTS], u = tokens.u[t][half_warp()], dt = tokens.keep[t][half_warp()];
                     load_elements<ELEMENTS>(b[t], own_b);
 #pragma unroll
-                    for (int e = 0; e < ELEMENTS; e++)
-                        if (element(e) < n) h[e] = exp2_core(dt * a[e]) * h[e] + u * own_b[e];
+                    for (int e = 0; e < ELEMENTS; e++) h[e] = exp2_core(dt * a[e]) * h[e] + u * own_b[e];
                 }
 #pragma unroll
-                for (int e = 0; e < ELEMENTS; e++)
-                    if (element(e) < n) sum += own_c[e] * h[e];
+                for (int e = 0; e < ELEMENTS; e++) sum += own_c[e] * h[e];
                 sum = fold16(sum);
                 if (half_lane() == 0) tokens.sums[t][half_warp()] = sum;
             }
@@ -459,34 +453,27 @@ __device__ inline void scan_unit(Run run, const Scan& p, u32 sequence, const Uni
         __syncthreads();
         is_new |= !by_head || end == HELD;
         if (by_head && end == HELD) {
-            if (scans) {
-                float own_b[ELEMENTS];
-                take_in<ELEMENTS>(tokens, half_warp(), h, [&](u32 j, int e) {
-                    if (e == 0) load_elements<ELEMENTS>(b[j], own_b);
-                    return own_b[e];
-                });
-            }
+            if (scans)
+                take_in(tokens, half_warp(), n, h, [&](u32 j, float(&own)[ELEMENTS]) { load_elements<ELEMENTS>(b[j], own); });
             __syncthreads();
         }
     }
-#pragma unroll
-    for (int e = 0; e < ELEMENTS; e++)
-        if (is_new && has_channel && element(e) < n) state[element(e)] = h[e];
+    if (is_new && has_channel) for_elements<ELEMENTS>(n, [&](int e, u32 i) { state[i] = h[e]; });
 }
 
 template <bool MANY>
 __device__ inline void op_scan(Run run, const Op& op, const Scan& p, Early& early) {
     if constexpr (!MANY) {
-#define ONE(E) scan_one<E>(run, op, p, early)
-        BY_ELEMENTS(ONE);
-#undef ONE
+        scan_one(run, op, p, early);
     } else {
         u32 units = unit_count(p, SCAN_CHANNELS);
         for (u64 n = first_unit(op); n < (u64)units * run.p().sequence_count; n += gridDim.x) {
             Unit unit = unit_of(p, SCAN_CHANNELS, n % units);
-#define UNIT(E) scan_unit<E>(run, p, n / units, unit)
-            BY_ELEMENTS(UNIT);
-#undef UNIT
+            u32 sequence = n / units;
+            if (p.d_state <= 16) scan_unit<1>(run, p, sequence, unit);
+            else if (p.d_state <= 64) scan_unit<4>(run, p, sequence, unit);
+            else if (p.d_state <= 128) scan_unit<8>(run, p, sequence, unit);
+            else scan_unit<16>(run, p, sequence, unit);
         }
     }
 }

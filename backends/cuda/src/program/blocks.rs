@@ -200,7 +200,8 @@ impl<'m> Builder<'m> {
 
     /// Convolution, projections of Mamba-1 and scan of one row: what a block needs it makes for itself.
     fn scan_one(&mut self, p: &Ssm<'m>, scan: ScanOf) -> Result<(), CudaError> {
-        let bc = p.bc_len();
+        // B and C, and B of the held tokens.
+        let len = 2 * p.bc_len() + if p.decays_by_head() { HELD * p.d_state } else { 0 };
         if let Some(select) = &p.select {
             let x = Source {
                 kind: source::CONVOLVED,
@@ -209,9 +210,9 @@ impl<'m> Builder<'m> {
             };
             let to = Map { matrix: &select.x_proj, adapter: None, to: Target::store(scan.select) };
             self.products(&x, &[to])?;
-            self.shared(scan.rank as usize + 2 * bc, (scan.rank as usize).div_ceil(GROUP))?;
+            self.shared(scan.rank as usize + len, (scan.rank as usize).div_ceil(GROUP))?;
         } else {
-            self.shared(2 * bc, 0)?;
+            self.shared(len, 0)?;
         }
         self.op(Kind::Scan, scan_units(p), &scan);
         Ok(())
