@@ -137,7 +137,7 @@ impl<'m> Model<'m> {
     #[inline(never)]
     fn check_tensors(&self) -> Result<(), ModelError> {
         for id in 0..self.entries.len() as u32 {
-            self.tensor(id).ok_or(ModelError::Tensor(id))?;
+            self.tensor(id).filter(Tensor::fits).ok_or(ModelError::Tensor(id))?;
             let name = self.name(id).ok_or(ModelError::Tensor(id))?;
             str::from_utf8(name).map_err(|_| ModelError::Text)?;
         }
@@ -178,7 +178,7 @@ impl<'m> Model<'m> {
 
     #[inline(never)]
     fn check_scratch(&self) -> Result<(), ModelError> {
-        ScratchLens::checked(self, 1.into()).map(|_| ()).ok_or(ModelError::TooLarge)
+        ScratchLens::default().grow_to(self, 1.into()).ok_or(ModelError::TooLarge)
     }
 
     #[inline(never)]

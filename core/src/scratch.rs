@@ -50,10 +50,16 @@ pub(crate) struct ScratchLens {
 
 impl ScratchLens {
     /// Lengths for a shape, or `None` where the whole does not fit in the address space.
-    #[inline(never)]
     pub(crate) fn checked(model: &Model<'_>, shape: Shape) -> Option<Self> {
-        let d_model = model.d_model();
-        let mut lens = Self { residual: d_model, hidden: d_model, output: d_model, ..Self::default() };
+        let mut lens = Self::default();
+        lens.grow_to(model, shape).map(|()| lens)
+    }
+
+    /// Not inlined, and where the lengths lie: to move them would need a second place on the stack.
+    #[inline(never)]
+    pub(crate) fn grow_to(&mut self, model: &Model<'_>, shape: Shape) -> Option<()> {
+        let (lens, d_model) = (self, model.d_model());
+        (lens.residual, lens.hidden, lens.output) = (d_model, d_model, d_model);
         if let Input::Frames(read_in) = model.input() {
             lens.linear(read_in);
         }
@@ -83,7 +89,7 @@ impl ScratchLens {
             *len = len.checked_mul(shape.chunk.max(shape.streams))?;
         }
         lens.logits = model.output_len().checked_mul(shape.streams)?;
-        lens.checked_bytes().map(|_| lens)
+        lens.checked_bytes().map(|_| ())
     }
 
     fn block(&mut self, block: &Block<'_>) -> Option<()> {

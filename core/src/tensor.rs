@@ -93,18 +93,22 @@ pub struct Tensor<'m> {
 }
 
 impl<'m> Tensor<'m> {
-    /// The tensor that `entry` describes, if its data is in the file and as long as type and shape ask.
+    /// The tensor that `entry` describes, if its data is in the file.
     pub(crate) fn read(file: &'m [u8], entry: &TensorEntry) -> Option<Self> {
         let data = slice(file, entry.offset, entry.bytes)?;
         let (rows, cols) = (entry.rows as usize, entry.cols as usize);
         let dtype = DType::from_u32(entry.dtype)?;
-        let fits = dtype.bytes(rows, cols) == Some(data.len()) && !data.is_empty();
-        fits.then_some(Self { dtype, rows, cols, data })
+        Some(Self { dtype, rows, cols, data })
+    }
+
+    /// Whether the data is as long as type and shape ask.
+    pub(crate) fn fits(&self) -> bool {
+        self.dtype.bytes(self.rows, self.cols) == Some(self.data.len()) && !self.data.is_empty()
     }
 
     /// The tensor as an operand of a matrix product.
     ///
-    /// `data` is 64-byte aligned and as long as type and shape ask: [`read`](Self::read) has checked it.
+    /// `data` is 64-byte aligned and as long as type and shape ask: that was checked when the model was opened.
     pub(crate) fn matrix(&self) -> Matrix<'m> {
         let (rows, cols) = (self.rows, self.cols);
         match self.dtype {

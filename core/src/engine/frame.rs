@@ -59,6 +59,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
     }
 
     /// The read-in, if `frames` are whole frames for it.
+    #[inline(never)]
     fn check_frames(
         &self,
         state: &mut State<'_>,

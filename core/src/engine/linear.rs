@@ -55,20 +55,25 @@ impl<K: Kernels> Engine<'_, K> {
     ) {
         let (rows, count) = (linear.matrix.rows(), x.count());
         self.product(&linear.matrix, x, buffers.quantized, RowsMut::new(y, count, rows, stride));
-        let mut y = RowsMut::new(y, count, rows, stride);
-        if let Some((down, up)) = linear.adapter.map(Adapter::matrices) {
-            let rank = down.rows();
-            self.product(&down, x, buffers.quantized, RowsMut::new(buffers.adapter, count, rank, rank));
-            let low = Rows::new(buffers.adapter, count, rank, rank);
-            self.product(&up, low, buffers.quantized, RowsMut::new(buffers.adapted, count, rows, rows));
-            for (t, adapted) in buffers.adapted.chunks_exact(rows).take(count).enumerate() {
-                y.row(t).iter_mut().zip(adapted).for_each(|(y, a)| *y += a);
-            }
+        if let Some(adapter) = linear.adapter {
+            self.adapt(adapter, x, buffers, RowsMut::new(y, count, rows, stride));
         }
+        let mut y = RowsMut::new(y, count, rows, stride);
         if let Some(bias) = linear.bias {
-            for t in 0..count {
-                y.row(t).iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            }
+            (0..count).for_each(|t| self.kernels.add_scaled(1.0, bias, y.row(t)));
+        }
+    }
+
+    /// `y[t] += up · down · x[t]`. Not inlined: most maps have no adapter.
+    #[inline(never)]
+    fn adapt(&self, adapter: Adapter<'_>, x: Rows<'_>, buffers: LinearBuffers<'_, '_>, mut y: RowsMut<'_>) {
+        let (down, up) = adapter.matrices();
+        let (count, rank, rows) = (x.count(), down.rows(), up.rows());
+        self.product(&down, x, buffers.quantized, RowsMut::new(buffers.adapter, count, rank, rank));
+        let low = Rows::new(buffers.adapter, count, rank, rank);
+        self.product(&up, low, buffers.quantized, RowsMut::new(buffers.adapted, count, rows, rows));
+        for (t, adapted) in buffers.adapted.chunks_exact(rows).take(count).enumerate() {
+            self.kernels.add_scaled(1.0, adapted, y.row(t));
         }
     }
 

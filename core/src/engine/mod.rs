@@ -235,7 +235,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
                 Block::ShortConv(b) if cfg!(feature = "short-conv") => self.short_conv(b, chunk, scratch),
                 _ => unreachable!("a model with blocks that this build leaves out is refused"),
             }
-            write_output(block.join(), count * d_model, scratch);
+            self.write_output(block.join(), count * d_model, scratch);
         });
         let each = count / states.len();
         states.iter_mut().for_each(|state| state.advance(each));
@@ -287,18 +287,18 @@ impl<'m, K: Kernels> Engine<'m, K> {
             s.logits[..count * rows].iter_mut().for_each(|y| *y *= output.scale);
         }
     }
-}
 
-/// Takes a block's output, the first `len` elements of [`Scratch::output`], to where it goes.
-#[inline(never)]
-fn write_output(join: &Join<'_>, len: usize, s: &mut Scratch<'_>) {
-    let output = &s.output[..len];
-    let to = match join.output {
-        BlockOutput::Residual => {
-            return s.residual.iter_mut().zip(output).for_each(|(r, o)| *r += join.scale * o);
-        }
-        BlockOutput::Replace => &mut *s.residual,
-        BlockOutput::Branch => &mut *s.branch,
-    };
-    to.iter_mut().zip(output).for_each(|(to, o)| *to = join.scale * o);
+    /// Takes a block's output, the first `len` elements of [`Scratch::output`], to where it goes.
+    #[inline(never)]
+    fn write_output(&self, join: &Join<'_>, len: usize, s: &mut Scratch<'_>) {
+        let output = &s.output[..len];
+        let to = match join.output {
+            BlockOutput::Residual => {
+                return self.kernels.add_scaled(join.scale, output, s.residual);
+            }
+            BlockOutput::Replace => &mut *s.residual,
+            BlockOutput::Branch => &mut *s.branch,
+        };
+        to.iter_mut().zip(output).for_each(|(to, o)| *to = join.scale * o);
+    }
 }

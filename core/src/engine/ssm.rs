@@ -12,23 +12,27 @@ use crate::state::StateDType;
 impl<K: Kernels> Engine<'_, K> {
     #[inline(never)]
     pub(super) fn ssm(&self, p: &Ssm<'_>, chunk: &mut Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
-        let (count, len, d_inner) = (chunk.count, chunk.input_len, p.d_inner());
-        // [z | v | dt]
-        let u = Rows::new(s.hidden, count, len, len);
-        self.linear(&p.in_proj, u, linear_buffers!(s), s.proj, p.in_proj.matrix.rows());
+        self.project_in(p, chunk, s);
         self.convolve(p, chunk, s);
         match &p.select {
-            Some(select) => self.select(select, p, count, s),
-            None => {
-                let raw = projected(p, count, s.proj).columns(d_inner + p.conv_channels(), p.heads);
-                for (t, dt) in s.output.chunks_exact_mut(p.heads).take(count).enumerate() {
-                    dt.copy_from_slice(raw.row(t));
-                }
-            }
+            Some(select) => self.select(select, p, chunk.count, s),
+            None => take_time_steps(p, chunk.count, s),
         }
         self.scan(p, chunk, s);
-        self.gate(p, count, s);
-        let y = Rows::new(s.inner, count, d_inner, d_inner);
+        self.gate(p, chunk.count, s);
+        self.project_out(p, chunk.count, s);
+    }
+
+    /// `[z | v | dt]`.
+    #[inline(never)]
+    fn project_in(&self, p: &Ssm<'_>, chunk: &Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
+        let u = Rows::new(s.hidden, chunk.count, chunk.input_len, chunk.input_len);
+        self.linear(&p.in_proj, u, linear_buffers!(s), s.proj, p.in_proj.matrix.rows());
+    }
+
+    #[inline(never)]
+    fn project_out(&self, p: &Ssm<'_>, count: usize, s: &mut Scratch<'_>) {
+        let y = Rows::new(s.inner, count, p.d_inner(), p.d_inner());
         self.linear(&p.out_proj, y, linear_buffers!(s), s.output, self.model.d_model());
     }
 
@@ -74,56 +78,64 @@ impl<K: Kernels> Engine<'_, K> {
         }
     }
 
-    /// Time steps, decays, and the state through all tokens.
+    /// Time steps, decays, and the states through all tokens.
     #[inline(never)]
     fn scan(&self, p: &Ssm<'_>, chunk: &mut Chunk<'_, '_, '_>, s: &mut Scratch<'_>) {
-        let (count, d_inner, bc) = (chunk.count, p.d_inner(), p.bc_len());
-        let times = self.times(p, count, chunk.interval, s.output, s.decay);
-        let proj = projected(p, count, s.proj);
-        let x = proj.columns(d_inner, d_inner);
+        let count = chunk.count;
+        self.decay(p, count, chunk.interval, s.output, s.decay);
+        for stream in chunk.streams() {
+            self.scan_stream(p, count, stream, s);
+        }
+    }
+
+    /// One stream's state through its rows of `count`.
+    fn scan_stream(&self, p: &Ssm<'_>, count: usize, stream: Stream<'_>, s: &mut Scratch<'_>) {
+        let Stream { rows, position, state: [_, elements, scales, held] } = stream;
+        let (d_inner, bc) = (p.d_inner(), p.bc_len());
+        let heads = |data| Rows::new(data, count, p.heads, p.heads).rows(rows.clone());
+        let held: &mut [f32] = bytemuck::cast_slice_mut(held);
+        let proj = projected(p, count, s.proj).rows(rows.clone());
         let (source, first) = match &p.select {
-            Some(select) => (selected(select, count, s.select, s.normed), select.dt_proj.cols()),
+            Some(select) => {
+                let source = selected(select, count, s.select, s.normed);
+                (source.rows(rows.clone()), select.dt_proj.cols())
+            }
             None => (proj, 2 * d_inner),
         };
-        let (b, c) = (source.columns(first, bc), source.columns(first + bc, bc));
-        let dt = Rows::new(s.output, count, p.heads, p.heads);
-        for Stream { rows, position, state: [_, elements, scales, held] } in chunk.streams() {
-            let held: &mut [f32] = bytemuck::cast_slice_mut(held);
-            let [dt, x, b, c] = [dt, x, b, c].map(|all| all.rows(rows.clone()));
-            let scan = Scan {
-                heads: p.heads,
-                head_dim: p.head_dim,
-                d_state: p.d_state,
-                n_groups: p.n_groups,
-                decay: match times {
-                    Times::Head(decay) => kernels::Decay::Head {
-                        decay: decay.rows(rows.clone()),
-                        held: Held::new(held, d_inner, bc, p.heads),
-                    },
-                    Times::Element(a_log2) => kernels::Decay::Element(a_log2),
+        let (dt, x, b) = (heads(s.output), proj.columns(d_inner, d_inner), source.columns(first, bc));
+        let scan = Scan {
+            heads: p.heads,
+            head_dim: p.head_dim,
+            d_state: p.d_state,
+            n_groups: p.n_groups,
+            decay: match p.decay {
+                Decay::Exp { a_log2, .. } if !p.decays_by_head() => kernels::Decay::Element(a_log2),
+                _ => kernels::Decay::Head {
+                    decay: heads(s.decay),
+                    held: Held::new(held, d_inner, bc, p.heads),
                 },
-                dt,
-                x,
-                b,
-                c,
-                d: p.d,
-                position,
-            };
-            let state = match self.model.state_dtype() {
-                StateDType::F16 if cfg!(feature = "small-states") => {
-                    SsmState::F16(bytemuck::cast_slice_mut(elements))
-                }
-                StateDType::I8 if cfg!(feature = "small-states") => SsmState::I8 {
-                    codes: bytemuck::cast_slice_mut(elements),
-                    scales: bytemuck::cast_slice_mut(scales),
-                },
-                _ => SsmState::F32(bytemuck::cast_slice_mut(elements)),
-            };
-            let y = &mut s.inner[rows.start * d_inner..];
-            self.kernels.scan(&scan, state, RowsMut::new(y, rows.len(), d_inner, d_inner));
-            if let Times::Head(decay) = times {
-                hold(held, position, dt, x, b, decay.rows(rows));
+            },
+            dt,
+            x,
+            b,
+            c: source.columns(first + bc, bc),
+            d: p.d,
+            position,
+        };
+        let state = match self.model.state_dtype() {
+            StateDType::F16 if cfg!(feature = "small-states") => {
+                SsmState::F16(bytemuck::cast_slice_mut(elements))
             }
+            StateDType::I8 if cfg!(feature = "small-states") => SsmState::I8 {
+                codes: bytemuck::cast_slice_mut(elements),
+                scales: bytemuck::cast_slice_mut(scales),
+            },
+            _ => SsmState::F32(bytemuck::cast_slice_mut(elements)),
+        };
+        let y = &mut s.inner[rows.start * d_inner..];
+        self.kernels.scan(&scan, state, RowsMut::new(y, rows.len(), d_inner, d_inner));
+        if p.decays_by_head() {
+            hold(held, position, dt, x, b, heads(s.decay));
         }
     }
 
@@ -143,16 +155,9 @@ impl<K: Kernels> Engine<'_, K> {
         }
     }
 
-    /// Turns raw time steps in `dt` `[count][heads]` into dt, and gives the decay.
+    /// Turns raw time steps in `dt` `[count][heads]` into dt, and leaves decays by head in `decay`.
     #[inline(never)]
-    fn times<'a>(
-        &self,
-        p: &Ssm<'a>,
-        count: usize,
-        interval: f32,
-        dt: &mut [f32],
-        decay: &'a mut [f32],
-    ) -> Times<'a> {
+    fn decay(&self, p: &Ssm<'_>, count: usize, interval: f32, dt: &mut [f32], decay: &mut [f32]) {
         let heads = p.heads;
         match p.decay {
             Decay::Exp { dt_bias, dt_min, dt_max, a_log2 } => {
@@ -161,11 +166,10 @@ impl<K: Kernels> Engine<'_, K> {
                 if interval != 1.0 {
                     dt.iter_mut().take(count * heads).for_each(|dt| *dt *= interval);
                 }
-                if !p.decays_by_head() {
-                    return Times::Element(a_log2);
+                if p.decays_by_head() {
+                    let dt = Rows::new(dt, count, heads, heads);
+                    self.kernels.decay(a_log2, dt, RowsMut::new(decay, count, heads, heads));
                 }
-                let dt = Rows::new(dt, count, heads, heads);
-                self.kernels.decay(a_log2, dt, RowsMut::new(decay, count, heads, heads));
             }
             Decay::Sigmoid => {
                 for (decay, dt) in decay.iter_mut().zip(&mut *dt).take(count * heads) {
@@ -174,17 +178,7 @@ impl<K: Kernels> Engine<'_, K> {
                 }
             }
         }
-        Times::Head(Rows::new(decay, count, heads, heads))
     }
-}
-
-/// Decay of the state over each token.
-#[derive(Clone, Copy)]
-enum Times<'a> {
-    /// One factor per head: rows of `[heads]`.
-    Head(Rows<'a>),
-    /// `[heads][d_state]`, see [`kernels::Decay::Element`].
-    Element(&'a [f32]),
 }
 
 /// Puts the tokens of a chunk among the held ones, each in its place; of more than [`HELD`] the last ones.
@@ -201,6 +195,15 @@ fn hold(held: &mut [f32], position: u64, dt: Rows<'_>, x: Rows<'_>, b: Rows<'_>,
         }
         rest[..b.cols()].copy_from_slice(b.row(t));
         rest[b.cols()..][..heads].copy_from_slice(decay.row(t));
+    }
+}
+
+/// Raw time steps that come with the input, to [`Scratch::output`].
+#[inline(never)]
+fn take_time_steps(p: &Ssm<'_>, count: usize, s: &mut Scratch<'_>) {
+    let raw = projected(p, count, s.proj).columns(p.d_inner() + p.conv_channels(), p.heads);
+    for (t, dt) in s.output.chunks_exact_mut(p.heads).take(count).enumerate() {
+        dt.copy_from_slice(raw.row(t));
     }
 }
 

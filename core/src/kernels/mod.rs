@@ -398,6 +398,11 @@ pub trait Kernels {
         scalar::norm(norm, x, 0..x.count(), &mut y);
     }
 
+    /// `y += scale · x`, as far as both reach.
+    fn add_scaled(&self, scale: f32, x: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y += scale * x);
+    }
+
     /// Quantizes rows of floats to codes: per group, `scale = max|x| / 127`, `code = round(x / scale)`.
     fn quantize(&self, x: Rows<'_>, q: QuantizedMut<'_>) {
         scalar::quantize(x, q);
@@ -466,6 +471,9 @@ impl<K: Kernels + ?Sized> Kernels for &K {
     }
     fn norm(&self, norm: &Norm<'_>, x: Rows<'_>, y: RowsMut<'_>) {
         (**self).norm(norm, x, y);
+    }
+    fn add_scaled(&self, scale: f32, x: &[f32], y: &mut [f32]) {
+        (**self).add_scaled(scale, x, y);
     }
     fn quantize(&self, x: Rows<'_>, q: QuantizedMut<'_>) {
         (**self).quantize(x, q);

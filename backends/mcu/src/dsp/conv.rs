@@ -1,6 +1,6 @@
 //! The convolution over four inputs of eight channels at a time.
 
-use super::exp2::{BLOCK, eight};
+use super::exp2::{BLOCK, ZEROS, eight};
 use super::functions::silu;
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -15,6 +15,7 @@ pub(super) fn conv4(conv: &Conv<'_>, window: &mut [f32], mut x: RowsMut<'_>) {
     for t in 0..x.count() {
         let x = &mut x.row(t)[..n];
         if blocks > 0 {
+            // Zeros instead of a bias.
             let bias = conv.bias.map_or(ZEROS.as_ptr(), <[f32]>::as_ptr);
             let mut channels = Channels {
                 window: [0, n, 2 * n].map(|at| window[at..].as_mut_ptr()),
@@ -41,9 +42,6 @@ pub(super) fn conv4(conv: &Conv<'_>, window: &mut [f32], mut x: RowsMut<'_>) {
         }
     }
 }
-
-/// Instead of a bias.
-static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
 
 /// Operands of [`convolve`]: of the window and of the weights a row for each input, the oldest first.
 #[repr(C)]

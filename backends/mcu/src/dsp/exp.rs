@@ -2,6 +2,7 @@
 
 use super::exp2::{BLOCK, CONSTANTS, Constants, eight, polynomial};
 use core::arch::naked_asm;
+use core::mem::offset_of;
 use core::ptr::null_mut;
 use sarit_core::math;
 
@@ -18,10 +19,10 @@ macro_rules! exponentials {
             "cmp r12, r11\n",
             "bhs ", $far, "\n",
             // n = round(-x · log2(e)): its bits in r4-r11, -n in s8-s15.
-            "sub r12, r2, #48\n",
+            "sub r12, r2, #{coefficients}\n",
             "vldmia r12!, {{s8-s15}}\n",
             "vmov.f32 s28, s8\n",
-            "vldmia r12!, {{s24-s27}}\n",
+            "vldmia r12!, {{s25-s27}}\n",
             eight!("vmls.f32": "s8, s0, s25" "s9, s1, s25" "s10, s2, s25" "s11, s3, s25"
                 "s12, s4, s25" "s13, s5, s25" "s14, s6, s25" "s15, s7, s25"),
             "vmov r4, r5, d4\n", "vmov r6, r7, d5\n", "vmov r8, r9, d6\n", "vmov r10, r11, d7\n",
@@ -34,7 +35,6 @@ macro_rules! exponentials {
                 "s4, s12, s27" "s5, s13, s27" "s6, s14, s27" "s7, s15, s27"),
             eight!("vmul.f32": "s0, s0, s25" "s1, s1, s25" "s2, s2, s25" "s3, s3, s25"
                 "s4, s4, s25" "s5, s5, s25" "s6, s6, s25" "s7, s7, s25"),
-            "vmov.f32 s16, s24\n",
             polynomial!("vmls", "r12"),
             exponentials!(@scale "d8", "r4", "r5"),
             exponentials!(@scale "d9", "r6", "r7"),
@@ -113,7 +113,7 @@ unsafe extern "C" fn silu_blocks(
         CORE!(),
         "push {{r0, r4-r11, lr}}",
         "vpush {{d8-d15}}",
-        "adds r2, #48",
+        "adds r2, #{coefficients}",
         "1:",
         "ldr r11, 5f",
         "vldmia r0, {{s0-s7}}",
@@ -153,6 +153,7 @@ unsafe extern "C" fn silu_blocks(
         ".word {near}",
         far = sym silu_far,
         near = const NEAR,
+        coefficients = const offset_of!(Constants, coefficients),
     )
 }
 
@@ -171,7 +172,7 @@ unsafe extern "C" fn softplus_blocks(
         CORE!(),
         "push {{r0, r4-r11, lr}}",
         "vpush {{d8-d15}}",
-        "adds r2, #48",
+        "adds r2, #{coefficients}",
         "1:",
         "ldr r11, 5f",
         "vldmia r0, {{s0-s7}}",
@@ -190,7 +191,7 @@ unsafe extern "C" fn softplus_blocks(
         eight!("vmul.f32": "s8, s0, s0" "s9, s1, s1" "s10, s2, s2" "s11, s3, s3"
             "s12, s4, s4" "s13, s5, s5" "s14, s6, s6" "s15, s7, s7"),
         // The polynomial.
-        "add r12, r2, #192", // [`Constants::ln_1p`]
+        "add r12, r2, #{ln_1p} - {coefficients}",
         "vldr s24, [r12]",
         "adds r12, #32",
         "vldmia r12!, {{s16-s23}}",
@@ -231,5 +232,7 @@ unsafe extern "C" fn softplus_blocks(
         ".word {near}",
         far = sym softplus_far,
         near = const NEAR,
+        coefficients = const offset_of!(Constants, coefficients),
+        ln_1p = const offset_of!(Constants, ln_1p),
     )
 }

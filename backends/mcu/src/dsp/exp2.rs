@@ -9,31 +9,50 @@ use sarit_core::math;
 /// Numbers worked on together.
 pub(super) const BLOCK: usize = 8;
 
+/// The polynomial's coefficients in the order in which [`polynomial`] reads them: all but the highest once for every
+/// number of a block.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Coefficients {
+    second: [f32; BLOCK],
+    highest: f32,
+    others: [[f32; BLOCK]; 5],
+}
+
+impl Coefficients {
+    /// Of a polynomial, highest power first.
+    pub(super) const fn new(all: &[f32; math::EXP2.len()]) -> Self {
+        Self { second: [all[1]; BLOCK], highest: all[0], others: repeated(2, all) }
+    }
+}
+
 /// What the loops read, in this order.
 #[repr(C)]
 pub(super) struct Constants {
     /// Added to a small number, it rounds that to an integer, which then stands in the low bits.
     round: [f32; BLOCK],
-    /// The polynomial's highest coefficient, and what `exp` needs besides.
-    scalars: [f32; 4],
-    /// The other coefficients, highest power first.
-    coefficients: [[f32; BLOCK]; 6],
+    /// What `exp` needs besides.
+    scalars: [f32; 3],
+    pub(super) coefficients: Coefficients,
     /// The same for `ln_1p`.
-    ln_1p: [[f32; BLOCK]; 4],
+    pub(super) ln_1p: [[f32; BLOCK]; 4],
 }
+
+/// A block of zeros.
+pub(super) static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
 
 /// `1.5 · 2^23`.
 pub(super) const ROUND: f32 = 12_582_912.0;
 
 pub(super) static CONSTANTS: Constants = Constants {
     round: [ROUND; BLOCK],
-    scalars: [math::EXP2[0], core::f32::consts::LOG2_E, math::LN_2_HIGH, math::LN_2_LOW],
-    coefficients: repeated(1, &math::EXP2),
+    scalars: [core::f32::consts::LOG2_E, math::LN_2_HIGH, math::LN_2_LOW],
+    coefficients: Coefficients::new(&math::EXP2),
     ln_1p: repeated(0, &math::LN_1P),
 };
 
 /// Coefficients from `first` on, each once for every number of a block.
-pub(super) const fn repeated<const N: usize>(first: usize, coefficients: &[f32]) -> [[f32; BLOCK]; N] {
+const fn repeated<const N: usize>(first: usize, coefficients: &[f32]) -> [[f32; BLOCK]; N] {
     let mut all = [[0.0; BLOCK]; N];
     let mut i = 0;
     while i < N {
@@ -44,11 +63,11 @@ pub(super) const fn repeated<const N: usize>(first: usize, coefficients: &[f32])
 }
 
 /// `s16..=s23 = 2^f` for `f` in `s0..=s7` (`$op` = `vmla`), or `2^-f` (`vmls`); uses `s8..=s15` and `$ptr`, which
-/// points to [`Constants::coefficients`] and is moved on; `s16` holds the highest coefficient.
+/// points to [`Coefficients`] and is moved behind them.
 macro_rules! polynomial {
     ($op:literal, $ptr:literal) => {
         concat!(
-            "vldmia ", $ptr, "!, {{s8-s15}}\n",
+            "vldmia ", $ptr, "!, {{s8-s16}}\n",
             polynomial!(@by_highest $op, "s8", "s0"), polynomial!(@by_highest $op, "s9", "s1"),
             polynomial!(@by_highest $op, "s10", "s2"), polynomial!(@by_highest $op, "s11", "s3"),
             polynomial!(@by_highest $op, "s12", "s4"), polynomial!(@by_highest $op, "s13", "s5"),

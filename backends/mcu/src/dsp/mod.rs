@@ -16,12 +16,13 @@ mod functions;
 mod quantize;
 mod scan;
 mod tiled;
+mod vectors;
 
 use half::f16;
 use sarit_core::kernels::{
     Conv, Decay, Input, Kernels, QuantizedMut, RowSink, Rows, RowsMut, Scan, SsmState, TimeStep, scalar,
 };
-use sarit_core::plan::{Activation, Norm};
+use sarit_core::plan::{Activation, Norm, NormKind};
 use sarit_core::{Matrix, Scalar};
 
 /// The definitions, for what has no instructions of its own here. Not inlined: their part of the stack is only there
@@ -32,6 +33,11 @@ mod others {
     #[inline(never)]
     pub(super) fn matmul(w: &Matrix<'_>, x: Input<'_>, y: RowsMut<'_>) {
         Scalar.matmul(w, x, y);
+    }
+
+    #[inline(never)]
+    pub(super) fn norm(norm: &Norm<'_>, x: Rows<'_>, y: RowsMut<'_>) {
+        Scalar.norm(norm, x, y);
     }
 
     #[inline(never)]
@@ -68,6 +74,19 @@ pub struct Dsp;
 impl Kernels for Dsp {
     fn name(&self) -> &'static str {
         "dsp"
+    }
+
+    fn norm(&self, norm: &Norm<'_>, x: Rows<'_>, mut y: RowsMut<'_>) {
+        match norm {
+            Norm { kind: NormKind::Identity, weight: None, bias: None, .. } => {
+                (0..x.count()).for_each(|t| vectors::copy(x.row(t), y.row(t)));
+            }
+            norm => others::norm(norm, x, y),
+        }
+    }
+
+    fn add_scaled(&self, scale: f32, x: &[f32], y: &mut [f32]) {
+        vectors::add_scaled(scale, x, y);
     }
 
     fn quantize(&self, x: Rows<'_>, q: QuantizedMut<'_>) {

@@ -53,11 +53,13 @@ macro_rules! case {
         /// Lends the memory, once.
         fn lend() -> $crate::Lent<'static> {
             use $crate::{Aligned, static_cell::ConstStaticCell};
-            static STATE: ConstStaticCell<Aligned<{ case::STATE_BYTES }>> =
-                ConstStaticCell::new(Aligned([0; _]));
-            static SCRATCH: ConstStaticCell<Aligned<{ case::SCRATCH_BYTES }>> =
-                ConstStaticCell::new(Aligned([0; _]));
-            $crate::Lent { state: &mut STATE.take().0, scratch: &mut SCRATCH.take().0 }
+            // In one cell: its mark that it is taken fills 64 bytes.
+            static MEMORY: ConstStaticCell<(
+                Aligned<{ case::STATE_BYTES }>,
+                Aligned<{ case::SCRATCH_BYTES }>,
+            )> = ConstStaticCell::new((Aligned([0; _]), Aligned([0; _])));
+            let (state, scratch) = MEMORY.take();
+            $crate::Lent { state: &mut state.0, scratch: &mut scratch.0 }
         }
     };
 }

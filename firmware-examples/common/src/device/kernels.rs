@@ -11,8 +11,19 @@ use sarit_core::{Dense, GROUP, Matrix, Scalar, TILE_ROWS, Tiled};
 /// Most columns of a matrix here, filled up to whole groups.
 const COLS: usize = 320;
 /// Rows and columns of matrices: those of a keyword spotter, and awkward ones.
-const SHAPES: [(usize, usize); 8] =
-    [(64, 40), (36, 128), (128, 4), (10, 64), (1, 1), (17, 33), (9, 200), (14, 300)];
+const SHAPES: [(usize, usize); 11] = [
+    (64, 40),
+    (36, 128),
+    (128, 4),
+    (10, 64),
+    (1, 1),
+    (17, 33),
+    (9, 200),
+    (14, 300),
+    (40, 100),
+    (24, 160),
+    (5, 96),
+];
 /// Most floats, and most codes, of a matrix here; 64 channels of state and their operands are fewer.
 const ELEMENTS: usize = 36 * 128;
 const CODES: usize = 48 * 128;
@@ -72,12 +83,22 @@ pub fn check(kernels: &impl Kernels, m: &mut Memory, clock: impl Fn() -> u32, ou
         t.tiled(kernels, m, rows, cols);
         t.dense(kernels, m, rows, cols);
     }
-    for (d_state, dt) in [(16, 0.02), (16, 0.3), (16, 40.0), (8, 0.2), (5, 0.2), (20, 0.2)] {
-        t.scan(kernels, m, d_state, dt);
+    for (d_state, groups, dt) in [
+        (16, 1, 0.02),
+        (16, 1, 0.3),
+        (16, 1, 40.0),
+        (16, 2, 0.2),
+        (8, 1, 0.2),
+        (8, 4, 0.2),
+        (5, 2, 0.2),
+        (20, 1, 0.2),
+    ] {
+        t.scan(kernels, m, d_state, groups, dt);
     }
     for (silu, bias, width) in [(true, true, 4), (true, false, 4), (false, true, 4), (true, true, 3)] {
         t.conv(kernels, m, width, silu, bias);
     }
+    t.vectors(kernels, m);
     for range in [1.0, 20.0, 200.0] {
         t.time_step(kernels, m, range, 0.0, f32::INFINITY);
         t.time_step(kernels, m, range, 0.001, 0.1);
@@ -135,6 +156,13 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
             Matrix::Q8(Tiled { rows, cols, groups, scales, codes: &m.codes[..tiles * TILE_ROWS * GROUP] });
         let x = &mut m.x[..cols];
         self.random.fill(x, 3.0);
+        // A group of zeros, of numbers that are almost zero, and of one that is not finite.
+        match cols {
+            96 => x[GROUP..2 * GROUP].fill(0.0),
+            100 => x[..GROUP].iter_mut().for_each(|x| *x *= 1e-36),
+            160 => x[2 * GROUP] = f32::INFINITY,
+            _ => {}
+        }
 
         let (mut codes, mut scales, mut sums) =
             ([[0; GROUP]; COLS / GROUP], [0.0; COLS / GROUP], [0; COLS / GROUP]);
@@ -196,15 +224,23 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
     }
 
     /// 64 heads of one channel; the state, then y.
-    fn scan<K: Kernels>(&mut self, kernels: &K, m: &mut Memory, d_state: usize, dt_range: f32) {
+    fn scan<K: Kernels>(
+        &mut self,
+        kernels: &K,
+        m: &mut Memory,
+        d_state: usize,
+        n_groups: usize,
+        dt_range: f32,
+    ) {
         const HEADS: usize = 64;
+        let shared = n_groups * d_state;
         let [a, dt, x, d, b, c] = {
             let (a, rest) = m.weights.split_at_mut(HEADS * d_state);
             let (dt, rest) = rest.split_at_mut(HEADS);
             let (x, rest) = rest.split_at_mut(HEADS);
             let (d, rest) = rest.split_at_mut(HEADS);
-            let (b, rest) = rest.split_at_mut(d_state);
-            [a, dt, x, d, b, &mut rest[..d_state]]
+            let (b, rest) = rest.split_at_mut(shared);
+            [a, dt, x, d, b, &mut rest[..shared]]
         };
         a.iter_mut().for_each(|a| *a = self.random.float(11.0) - 12.0);
         dt.iter_mut().for_each(|dt| *dt = self.random.float(0.5) * dt_range + dt_range / 2.0);
@@ -213,12 +249,12 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
             heads: HEADS,
             head_dim: 1,
             d_state,
-            n_groups: 1,
+            n_groups,
             decay: Decay::Element(a),
             dt: Rows::new(dt, 1, HEADS, HEADS),
             x: Rows::new(x, 1, HEADS, HEADS),
-            b: Rows::new(b, 1, d_state, d_state),
-            c: Rows::new(c, 1, d_state, d_state),
+            b: Rows::new(b, 1, shared, shared),
+            c: Rows::new(c, 1, shared, shared),
             d,
             position: 0,
         };
@@ -230,7 +266,7 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
             k.scan(scan, SsmState::F32(state), RowsMut::new(y, 1, HEADS, HEADS));
         }
         self.compare(
-            format_args!("scan {HEADS} x {d_state}, dt < {dt_range}"),
+            format_args!("scan {HEADS} x {d_state}, {n_groups} groups, dt < {dt_range}"),
             kernels,
             (&mut m.got[..len], &mut m.want[..len]),
             |k, memory| run(k, &scan, memory),
@@ -271,6 +307,30 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
             (&mut m.got[..HEADS], &mut m.want[..HEADS]),
             |k, x| k.time_step(&p, RowsMut::new(x, 1, HEADS, HEADS)),
             |k, x| k.time_step(&p, RowsMut::new(x, 1, HEADS, HEADS)),
+        );
+    }
+
+    /// Sums, and copies that are called a norm.
+    fn vectors<K: Kernels>(&mut self, kernels: &K, m: &mut Memory) {
+        const LEN: usize = 133;
+        const COPY: Norm<'_> = Norm { kind: NormKind::Identity, weight: None, bias: None, eps: 1.0 };
+        self.random.fill(&mut m.got[..LEN], 2.0);
+        m.want.copy_from_slice(&m.got);
+        self.random.fill(&mut m.x[..LEN], 3.0);
+        let x = &m.x[..LEN];
+        self.compare(
+            format_args!("add scaled {LEN}"),
+            kernels,
+            (&mut m.got[..LEN], &mut m.want[..LEN]),
+            |k, y| k.add_scaled(0.3, x, y),
+            |k, y| k.add_scaled(0.3, x, y),
+        );
+        self.compare(
+            format_args!("copy {LEN}"),
+            kernels,
+            (&mut m.got[..LEN], &mut m.want[..LEN]),
+            |k, y| k.norm(&COPY, Rows::new(x, 1, LEN, LEN), RowsMut::new(y, 1, LEN, LEN)),
+            |k, y| k.norm(&COPY, Rows::new(x, 1, LEN, LEN), RowsMut::new(y, 1, LEN, LEN)),
         );
     }
 

@@ -104,7 +104,11 @@ fn run_engine<const WIDTH: usize, K: Kernels, B: Board>(
 
 #[inline(never)]
 fn open<K: Kernels>(model: &[u8], kernels: K) -> Result<Engine<'_, K>, ModelError> {
-    Ok(Engine::new(Model::from_bytes(model)?, kernels))
+    // By reference: each move would need another place on the stack.
+    match &Model::from_bytes(model) {
+        Ok(model) => Ok(Engine::new(*model, kernels)),
+        Err(error) => Err(*error),
+    }
 }
 
 fn lost(count: u32) -> Verdict {
