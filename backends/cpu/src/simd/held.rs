@@ -4,9 +4,9 @@
 //! folded together: their state stays in the first-level cache from the first token's sum to the rounding after the last
 //! one. Elements that are no floats are converted once for several tokens; memory sees only them.
 
-use super::Simd;
 use super::dense::{BLOCK, Element, dots};
 use super::scan::StateElement;
+use super::{Simd, prefetch};
 use crate::columns::Part;
 use core::ops::Range;
 use sarit_core::STATE_GROUP;
@@ -15,6 +15,9 @@ use sarit_core::kernels::{HELD, Held, LANES, RowSink, Rows, Scan, SsmState};
 
 /// How far ahead of their use elements are fetched by the first token of a chunk, in bytes: they are used up fast.
 const AHEAD: usize = 8192;
+
+/// The same for `dt · x` of each token: four blocks of channels.
+const U_AHEAD: usize = 4 * LANES * size_of::<f32>();
 
 /// See [`sarit_core::kernels::scalar::scan`].
 #[inline(always)]
@@ -135,7 +138,10 @@ impl Head<'_> {
         let own = self.head * p.head_dim + channels.start..self.head * p.head_dim + channels.end;
         for (j, u) in room.u.iter_mut().enumerate().take(block.held + block.tokens.len()) {
             let (dt, x) = self.tokens.u(j, self.head);
-            simd.store(simd.mul(simd.splat(dt), load_part(simd, &x[channels.clone()])), u);
+            let x = &x[channels.clone()];
+            // A token's lie far from the next one's: too many places for the hardware to follow.
+            prefetch(&x[0], U_AHEAD);
+            simd.store(simd.mul(simd.splat(dt), load_part(simd, x)), u);
         }
         let elements = state.elements(rows.start * n..rows.end * n);
         let converts =
