@@ -48,10 +48,11 @@ pub fn dither(position: u64, channel: usize) -> u32 {
 /// (Weyl sequences), so that over any few tokens they are spread evenly, and what is too small for a code counts as
 /// often as it should. Nearest codes would hold a slow decay for ever (0.999 · 100 is 100) and lose small inputs.
 ///
-/// Measured with `sarit eval ppl` on the first 60 lines of `tests/data/indic-qa/lm-text.txt` (10,451 tokens) and the
-/// averaged weights of legs 2 and 3 in `training/qa/RESULTS.md`, perplexity over that of a state in f32: nearest codes
-/// +0.99 %; thresholds from a hash +0.30 %; these +0.13 %. To keep a scale (times the decay) while it fits changes little (+1.11 % with nearest codes, +0.10 % with
-/// these) and is not done. A state in f16, rounded to nearest: +0.02 %.
+/// Measured with `sarit eval ppl` on the first 60 lines of `tests/data/indic-qa/lm-text.txt` (10,451 tokens), a Mamba-2 (the
+/// averaged weights of legs 2 and 3 in `training/qa/RESULTS.md`) and rounding after every token, as with a decay per element;
+/// perplexity over that of a state in f32: nearest codes +0.99 %; thresholds from a hash +0.30 %; these +0.13 %. To keep a
+/// scale (times the decay) while it fits changes little (+1.11 % with nearest codes, +0.10 % with these) and is not done. A
+/// state in f16, rounded to nearest: +0.02 %.
 #[inline(always)]
 pub fn round_to_codes(h: &[f32], codes: &mut [i8], dither: u32) -> f32 {
     let largest = largest(h);
