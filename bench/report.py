@@ -107,7 +107,7 @@ def markdown(results, plot):
         f"{results['runs']} runs (least–greatest). The sides take turns, and a ratio is the median of the ratios of "
         "runs that stood side by side.", "",
         "## Against llama.cpp", "",
-        "q4 against Q4_0, q8 against Q8_0, f16 and f32 alike. MB/token: weights, state read and state written. "
+        "q4 against Q4_0, q8 against Q8_0, f16 and f32 alike. MB/token: weights, state read, and what of it is written. "
         "Bandwidth: reading memory in the same run on the same threads, and the part of it that decoding reaches; a "
         "model in the cache can exceed 100 %.", "",
         *table(["model", "weights", "threads", "side", f"prompt of {results['prompt']}", "llama.cpp", "ratio", "decode",

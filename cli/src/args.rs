@@ -523,7 +523,7 @@ pub(crate) struct EvalFrames {
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The fraction of the bandwidth counts the bytes that a token needs: all weights (the embedding only where it is
-the head too), and the state read and written. A model that fits in the cache can exceed 100 %.
+the head too), the state read, and what of it is written. A model that fits in the cache can exceed 100 %.
 
 Examples:
   sarit bench

@@ -6,8 +6,9 @@ use crate::output;
 use crate::session::{CHUNK, Memory, ModelFile, Stream, cpu, random_ids};
 use anyhow::{Context, Result, ensure};
 use indicatif::HumanBytes;
+use sarit_core::kernels::HELD;
 use sarit_core::plan::Input;
-use sarit_core::{Engine, Kernels, Matrix, Model, Sampler, Sampling, StepError, Tensor};
+use sarit_core::{Engine, Kernels, Matrix, Model, Sampler, Sampling, StatePart, StepError, Tensor};
 use serde::Serialize;
 use std::hint::black_box;
 use std::time::Instant;
@@ -48,7 +49,7 @@ struct Measured {
     peak_rss_bytes: u64,
     threads: usize,
     backend: &'static str,
-    /// Weights read, state read and written.
+    /// Weights read, state read, and what of it is written.
     bytes_per_token: usize,
     /// Measured in this run: over a buffer larger than the cache, with the same threads; on a GPU by a copy within its
     /// memory, reads and writes counted.
@@ -179,8 +180,8 @@ fn warm_up<K: Kernels>(stream: &mut Stream<'_, '_, K>, ids: &[u32]) -> Result<()
     stream.decode(ids)
 }
 
-/// Bytes that one decoded token needs: all weights but an embedding that is not the head too, the state read and
-/// written.
+/// Bytes that one decoded token needs, on average: all weights but an embedding that is not the head too, and the state
+/// read and written.
 fn bytes_per_token(model: &Model<'_>) -> usize {
     let head = start(&model.output().head.matrix);
     let embedding = match model.input() {
@@ -193,7 +194,20 @@ fn bytes_per_token(model: &Model<'_>) -> usize {
     };
     let weights: usize =
         model.tensors().map(|(_, tensor)| tensor).filter(is_read).map(|tensor| tensor.data.len()).sum();
-    weights + 2 * model.state_bytes()
+    weights + state_traffic(model)
+}
+
+/// Bytes of the state that one token reads and writes, on average: all of it, but a state with a decay per head is written
+/// with one token of [`HELD`]; of the tokens held until then half are read and one is written.
+fn state_traffic(model: &Model<'_>) -> usize {
+    let mut saved = 0;
+    model.each_block(|block, _, _| {
+        let [_, elements, scales, held] = block.state_parts(model.state_dtype()).map(StatePart::bytes);
+        if held > 0 {
+            saved += (elements + scales) * (HELD - 1) / HELD + held * (3 * HELD - 1) / (2 * HELD);
+        }
+    });
+    2 * model.state_bytes() - saved
 }
 
 /// A place in a matrix's data.

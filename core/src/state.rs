@@ -1,15 +1,15 @@
 //! What a stream remembers: one memory block per stream, the same bytes on every back end.
 //!
-//! A state is, block by block, up to three parts, each filled up with zeros to a multiple of 64 bytes:
+//! A state is, block by block, up to four parts, each filled up with zeros to a multiple of 64 bytes:
 //!
 //! | block | parts |
 //! |---|---|
-//! | state space | convolution window `[conv_width - 1][conv_channels]`; SSM state `[heads][head_dim][d_state]`; with i8 its scales `[heads][head_dim][ceil(d_state / 256)]` |
+//! | state space | convolution window `[conv_width - 1][conv_channels]`; SSM state `[heads][head_dim][d_state]`; with i8 its scales `[heads][head_dim][ceil(d_state / 256)]`; with a decay per head the last 16 tokens `[16][d_inner + n_groups · d_state + heads]`, each `[dt · x, B, decay]` (see [`crate::kernels::Held`]) |
 //! | attention | convolution window `[conv_width - 1][channels]`; keys and values, each `[window][kv_heads][head_dim]` |
 //! | short convolution | convolution window `[conv_width - 1][channels]` |
 //! | pool of a frame model, after all blocks | running mean or maximum `[d_model]` |
 //!
-//! Windows are in time order, oldest first. All is f32 but the SSM state, whose elements have a [`StateDType`].
+//! Windows are in time order, oldest first; the token at position `p` of the stream is held in row `p % 16`. All is f32 but the SSM state, whose elements have a [`StateDType`].
 //! A snapshot is a [`SnapshotHeader`], those bytes, and the [`hash`] of both as a little-endian u64.
 
 use crate::error::StateError;
@@ -21,7 +21,7 @@ use half::f16;
 /// First bytes of a snapshot.
 const MAGIC: [u8; 8] = *b"\x89SRTSTA\n";
 /// Version of the layout above.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Elements of a row of the SSM state (the `d_state` elements of a channel) that share a scale with
 /// [`StateDType::I8`]: in every model so far the whole row. A multiple of the lanes of a sum.
@@ -32,7 +32,8 @@ pub const SNAPSHOT_HEADER_BYTES: usize = size_of::<SnapshotHeader>();
 /// Length of a snapshot's checksum in bytes.
 pub const SNAPSHOT_CHECKSUM_BYTES: usize = 8;
 
-/// Element type of the SSM state. The state is rounded to it after every token.
+/// Element type of the SSM state, which is rounded to it when it is written: after every token, or after every
+/// [`crate::kernels::HELD`] tokens where there is a decay per head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 #[repr(u32)]
 pub enum StateDType {
@@ -114,7 +115,7 @@ impl StatePart {
 }
 
 /// Cuts a block's parts off the front of `state`.
-pub(crate) fn split_parts(state: &mut [u8], parts: [StatePart; 3]) -> [&mut [u8]; 3] {
+pub(crate) fn split_parts<const N: usize>(state: &mut [u8], parts: [StatePart; N]) -> [&mut [u8]; N] {
     let mut rest = state;
     parts.map(|part| {
         let padded = part.padded_bytes().expect("the model has computed the same");

@@ -1,9 +1,11 @@
 //! What the suites share: golden checkpoints, models converted from them, and runs of a stream.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
 use sarit_core::{DType, Engine, Kernels, Model, Scratch, Shape, State};
 use sarit_cpu::{AlignedBytes, Cpu, Isa};
 use sarit_quant::{Options, convert};
@@ -54,6 +56,27 @@ pub fn converted_with_window(source: &Path, weights: DType, window: Option<usize
     convert(source, &out, &options, &mut |_| ControlFlow::Continue(()))
         .expect("a golden checkpoint converts");
     aligned(&std::fs::read(out).expect("the file just written"))
+}
+
+/// Writes a checkpoint of pseudo-random numbers: its configuration, and for each name a shape and the largest number.
+pub fn write_checkpoint(
+    folder: &Path,
+    config: &str,
+    tensors: &BTreeMap<String, (Vec<usize>, f32)>,
+    seed: u64,
+) {
+    let mut random = numbers(seed);
+    let mut data = |shape: &[usize], size: f32| -> Vec<u8> {
+        let len = shape.iter().product();
+        random.by_ref().take(len).flat_map(|x| (x * size).to_le_bytes()).collect()
+    };
+    let data: Vec<_> =
+        tensors.iter().map(|(name, (shape, size))| (name, shape, data(shape, *size))).collect();
+    let views = data.iter().map(|(name, shape, bytes)| {
+        (name, TensorView::new(Dtype::F32, (*shape).clone(), bytes).expect("as long as its shape says"))
+    });
+    safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).expect("a checkpoint");
+    std::fs::write(folder.join("config.json"), config).expect("a configuration");
 }
 
 /// What the reference implementation computed.

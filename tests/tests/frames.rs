@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorView};
 use sarit_core::{DType, Engine, MAX_INTERVAL, Model, Scalar, Scratch, State, StepError, argmax};
 use sarit_reference::Weights;
 use sarit_tests::{
     Lent, assert_same_bits, backends, converted, difference, golden, golden_frames, golden_tensor, numbers,
-    run_frames,
+    run_frames, write_checkpoint,
 };
 use serde_json::{Value, json};
 
@@ -129,20 +128,7 @@ impl Shape {
         if self.norm {
             add("norm.weight".into(), &[24], 1.0);
         }
-        let mut random = numbers(self.layers as u64);
-        let data: BTreeMap<&str, (Vec<usize>, Vec<u8>)> = tensors
-            .iter()
-            .map(|(name, (shape, size))| {
-                let len = shape.iter().product();
-                let values = random.by_ref().take(len).flat_map(|x| (x * size).to_le_bytes()).collect();
-                (name.as_str(), (shape.clone(), values))
-            })
-            .collect();
-        let views = data.iter().map(|(name, (shape, bytes))| {
-            (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
-        });
-        safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
-        std::fs::write(folder.join("config.json"), self.config().to_string()).unwrap();
+        write_checkpoint(folder, &self.config().to_string(), &tensors, self.layers as u64);
     }
 }
 

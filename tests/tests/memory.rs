@@ -38,7 +38,8 @@ fn a_hundred_thousand_steps_need_no_more_than_a_hundred() {
     assert_eq!(state.position(), 104_300);
 }
 
-/// Sizes follow from the shapes: Mamba-1 `[3][64] + [64][8]` a layer; Mamba-2 in groups `[3][192] + [8][16][16]`.
+/// Sizes follow from the shapes: Mamba-1 `[3][64] + [64][8]` a layer; Mamba-2 in groups `[3][192] + [8][16][16]` and 16
+/// held tokens of `8 · 16 + 2 · 16 + 8`.
 #[test]
 fn sizes_are_what_the_shapes_say() {
     let state_bytes_of = |folder: &std::path::Path| {
@@ -49,10 +50,14 @@ fn sizes_are_what_the_shapes_say() {
     // With a running mean.
     assert_eq!(state_bytes_of(&golden_frames("mambalite-kws")), 4 * (3 * 128 + 128 * 16 + 64));
     assert_eq!(state_bytes("mamba-tiny"), 3 * 4 * (3 * 64 + 64 * 8));
-    assert_eq!(state_bytes("mamba2-groups"), 2 * 4 * (3 * 192 + 8 * 16 * 16));
+    let held = 16 * (8 * 16 + 2 * 16 + 8) * 4;
+    assert_eq!(state_bytes("mamba2-groups"), 2 * (4 * (3 * 192 + 8 * 16 * 16) + held));
     let file = converted(&golden("mamba2-groups"), DType::F32);
     let with = |dtype| Model::from_bytes(&file).unwrap().with_state(dtype).memory(1).unwrap().state_bytes;
-    assert_eq!(with(StateDType::F16), 2 * (4 * 3 * 192 + 2 * 8 * 16 * 16));
-    assert_eq!(with(StateDType::I8), 2 * (4 * 3 * 192 + 8 * 16 * 16 + 4 * 8 * 16));
-    assert_eq!(state_bytes("nemotron-h-tiny"), 4 * (2 * (3 * 96 + 4 * 16 * 16) + 2 * 4096 * 2 * 8));
+    assert_eq!(with(StateDType::F16), 2 * (4 * 3 * 192 + 2 * 8 * 16 * 16 + held));
+    assert_eq!(with(StateDType::I8), 2 * (4 * 3 * 192 + 8 * 16 * 16 + 4 * 8 * 16 + held));
+    assert_eq!(
+        state_bytes("nemotron-h-tiny"),
+        4 * (2 * (3 * 96 + 4 * 16 * 16 + 16 * (64 + 16 + 4)) + 2 * 4096 * 2 * 8)
+    );
 }

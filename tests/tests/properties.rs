@@ -208,7 +208,7 @@ fn snapshots_of_every_format_are_held_to_finite_numbers() {
         let model = Model::from_bytes(&file).unwrap().with_state(dtype);
         let mut parts = Vec::new();
         model.each_block(|block, _, _| parts.push(block.state_parts(dtype)));
-        let [window, elements, _] = parts[0];
+        let [window, elements, ..] = parts[0];
         let mut lent = Lent::new(&model, 1);
         let mut good = vec![0; State::snapshot_bytes(&model)];
         State::init(&model, &mut lent.state).unwrap().save(&mut good).unwrap();

@@ -22,7 +22,7 @@ def main():
     model = LanguageModel(Config(layers=args.layers, hidden=args.hidden))
     model.load_state_dict({name: (1 - args.share) * first[name] + args.share * second[name] for name in first})
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save_parts(model, args.out)
+    checkpoint.save_parts(model.state_dict(), args.out)
 
 
 if __name__ == "__main__":

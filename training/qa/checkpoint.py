@@ -7,12 +7,12 @@ from safetensors.torch import load_file, save_file
 PART = 15 * 2 ** 20
 
 
-def save_parts(model, stem):
+def save_parts(weights, stem):
     """Writes stem-0.safetensors, stem-1.safetensors, ..."""
     for old in Path(stem).parent.glob(Path(stem).name + "-[0-9].safetensors"):
         old.unlink()
     parts, size = [{}], 0
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         tensor = tensor.detach().to(torch.bfloat16).contiguous().cpu()
         if size + tensor.nbytes > PART:
             parts.append({})

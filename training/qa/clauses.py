@@ -1,11 +1,15 @@
-"""Single sentences with typed parts (who, where, when, what, why, how many, whom), asked for one part each.
+"""Sentences with typed parts (who, where, when, what, why, how many, whom), asked for one part each.
 
-A line of grammar/clauses.txt is a sentence in the language's order. `<w {person}~ ne>` is a part of type w: the answer is
-what stands before "~", and the question word takes the place of all of it. `<o=which_river ...>` names its own question
-words. The alternatives (a|b) of the verb are drawn anew for the question, so it may use another one than the sentence.
+An S line of grammar/clauses.txt or passages.txt is a sentence in the language's order, or several about the same names,
+parted by " ; ". `<w {person}~ ne>` is a part of type w: the answer is what stands before "~", and the question word takes the
+place of all of it. `<o=which_river ...>` names its own question words. The alternatives (a|b) of the verb, and (=a|b)
+anywhere, are drawn anew for the question, so it may use another one than the sentence. A line `Q2 text` after an S line is
+a free wording that asks for its second typed part.
 """
+import re
+
 from ask import spoken
-from grammar import CLAUSES, Draw
+from grammar import CLAUSES, ENTITY, Draw, wording_held_out
 from names import load_names
 from records_wording import NOTGIVEN, STOP
 from values import NATIVE_DIGITS
@@ -27,33 +31,42 @@ def reordered(rng, line):
 
 
 def verbs(lang, line):
-    """Parts whose alternatives mean the same: after the last typed part, or in English right after a part or name."""
+    """Parts whose alternatives mean the same: marked so, or after the last typed part, or in English right after a part or name."""
     choices = [i for i, part in enumerate(line) if part[0] == "alt"]
     spans = [i for i, part in enumerate(line) if part[0] == "span"]
+    same = {i for i, part in enumerate(line) if part[0] == "same"}
     if lang == "en":
         named = [i for i, part in enumerate(line) if part[0] == "slot" or (part[0] == "span" and part[1][0] != "n")]
-        return {i for i in choices if named and named[0] < i and line[i - 2][0] != "span" or i - 2 in named}
-    return {i for i in choices[-1:] if i > max(spans)}
+        return same | {i for i in choices if named and named[0] < i and line[i - 2][0] != "span" or i - 2 in named}
+    return same | {i for i in choices[-1:] if i > max(spans, default=0)}
+
+
+def typed(line):
+    """Indices of the parts that can be asked for."""
+    return [i for i, part in enumerate(line) if part[0] == "span" and not part[1].startswith("c")]
 
 
 class Sentence:
-    """One drawn sentence: `parts` = [(kind, text, answer)], kind "" for plain words, "{" for a topic, or a type."""
+    """One drawn sentence: `parts` = [(kind, text, answer)], kind "" for plain words, "{" for a topic, or a type.
 
-    def __init__(self, draw, line):
+    `numbers`: part index -> its number in the passage, where typed parts are counted from `first` on."""
+
+    def __init__(self, draw, line, first=1):
         rng = draw.rng
         self.draw, self.line, self.parts = draw, reordered(rng, line) if rng.random() < 0.4 else line, []
+        order = {id(line[i]): first + n for n, i in enumerate(typed(line))}
         line = self.line
-        typed = [i for i, part in enumerate(line) if part[0] == "span" and not part[1].startswith("c")]
+        self.numbers = {i: order[id(line[i])] for i in typed(line)}
         self.verbs = verbs(draw.lang, line)
-        self.absent = {i for i in typed if len(typed) > 1 and rng.random() < 0.25}
-        if len(self.absent) == len(typed):
+        self.absent = {i for i in self.numbers if len(self.numbers) > 1 and rng.random() < 0.25}
+        if self.numbers and len(self.absent) == len(self.numbers):
             self.absent.pop()
         for part in line:
             if isinstance(part, str):
                 self.parts.append(("", part, None))
             elif part[0] == "slot":
                 self.parts.append(("{", draw.slot(part[1]), None))
-            elif part[0] == "alt":
+            elif part[0] != "span":
                 self.parts.append(("", draw.flat(rng.choice(part[1]), draw.slot), None))
             else:
                 text = draw.flat(rng.choice(part[2]), draw.slot)
@@ -97,32 +110,87 @@ class Sentence:
         return " ".join("".join(out).split())
 
 
-def sample(rng, lang, count, questions, texts):
-    """([sentence], [(kind, question, answer)])"""
-    lines = rng.sample(CLAUSES[lang].lines, count)
-    drawn = [Sentence(Draw(rng, lang, texts), line) for line in lines]
-    parts, out, asked = [s.text() for s in drawn], [], set()
+class Drawn:
+    """A passage with its names filled in. Sentences after the first may be left out: what they tell is not given then."""
+
+    def __init__(self, draw, passage):
+        self.draw, self.passage, self.sentences, first = draw, passage, [], 1
+        for line in passage.sentences:
+            self.sentences.append(Sentence(draw, line, first))
+            first += len(typed(line))
+        self.left_out = {i for i in range(1, len(self.sentences)) if draw.rng.random() < 0.22}
+
+    def text(self):
+        return " ".join(s.text() for i, s in enumerate(self.sentences) if i not in self.left_out)
+
+    def wording(self, number, split):
+        """A free wording for the typed part `number`, its slots not filled; None when there is none."""
+        found = self.passage.questions.get(number)
+        if not found:
+            return None
+        wording = self.draw.flat(self.draw.rng.choice(found), lambda name: "{" + name + "}")
+        return wording if wording_held_out(self.draw.lang, wording) == (split == "dev") else None
+
+    def filled(self, wording, swap=None):
+        """The wording with the passage's names; the name of slot `swap` is replaced by one that is not in the passage."""
+        draw = self.draw
+
+        def name(match):
+            slot, kind = match.group(1), match.group(1).rstrip("0123456789")
+            if slot == swap:
+                return draw.filler(kind)
+            free = wording[match.end():match.end() + 1] in ("", " ", ",")    # no case ending of the wording's own
+            return spoken(draw.rng, draw.lang, draw.fillers[slot]) if free and kind in ENTITY else draw.fillers[slot]
+
+        return re.sub(r"\{(\w+)\}", name, wording)
+
+    def ask(self, context, split):
+        """(kind, question, answer) or None."""
+        rng, none = self.draw.rng, NOTGIVEN[self.draw.lang]
+        place = rng.randrange(len(self.sentences))
+        sentence = self.sentences[place]
+        if not sentence.numbers:
+            return None
+        i, swap, kind, x = rng.choice(list(sentence.numbers)), None, None, rng.random()
+        answer, gone = sentence.parts[i][2], place in self.left_out or i in sentence.absent
+        label = sentence.parts[i][0][0]
+        if gone:
+            if x < 0.6:
+                return None
+            answer = none
+        wording = self.wording(sentence.numbers[i], split) if split == "dev" or rng.random() < 0.65 else None
+        if split == "dev" and not wording:
+            return None
+        if wording:
+            slots = [s for s in re.findall(r"\{(\w+)\}", wording) if s.rstrip("0123456789") in ENTITY]
+            if not gone and x < 0.08 and slots:
+                swap, answer, label = rng.choice(slots), none, "none/name"
+            question = self.filled(wording, swap)
+        else:
+            topics = [j for j, part in enumerate(sentence.parts) if part[0] == "{"]
+            if gone and place in self.left_out and not topics:
+                return None     # "When is it?" of a sentence that is not there may be answered by another
+            if not gone and x < 0.05 and topics:
+                swap, answer, label = rng.choice(topics), none, "none/name"
+            elif not gone and x < 0.5 and sentence.weekday(i):
+                kind, answer = "d", sentence.weekday(i)
+            question = sentence.question(i, swap, kind)
+        if not answer or (answer != none and answer not in context):
+            return None
+        return "clause/" + ("none" if answer == none and label != "none/name" else label), question, answer
+
+
+def sample(rng, lang, count, questions, texts, split="train"):
+    """([text of a passage], [(kind, question, answer)]); split "dev" asks in held-out free wordings only."""
+    drawn = [Drawn(Draw(rng, lang, texts, split), passage) for passage in rng.sample(CLAUSES[lang].passages, count)]
+    parts, out, asked = [d.text() for d in drawn], [], set()
     context = " ".join(parts)
-    for _ in range(questions * 2):
+    for _ in range(questions * 3):
         if len(out) == questions:
             break
-        sentence = rng.choice(drawn)
-        typed = [i for i, (kind, _, _) in enumerate(sentence.parts) if kind and kind != "{" and kind[0] != "c"]
-        topics = [i for i, (kind, _, _) in enumerate(sentence.parts) if kind == "{"]
-        i, swap, kind, x = rng.choice(typed), None, None, rng.random()
-        answer = sentence.parts[i][2]
-        if i in sentence.absent:
-            if x < 0.7:
-                continue
-            answer = NOTGIVEN[lang]
-        elif x < 0.05 and topics:
-            swap, answer = rng.choice(topics), NOTGIVEN[lang]
-        elif x < 0.5 and sentence.weekday(i):
-            kind, answer = "d", sentence.weekday(i)
-        question = sentence.question(i, swap, kind)
-        if question in asked or not answer or (answer != NOTGIVEN[lang] and answer not in context):
-            continue
-        asked.add(question)
-        out.append((f"clause/{'none' if answer == NOTGIVEN[lang] else sentence.parts[i][0][0]}", question, answer))
+        made = rng.choice(drawn).ask(context, split)
+        if made and made[1] not in asked:
+            asked.add(made[1])
+            out.append(made)
     digits = NATIVE_DIGITS[lang] if lang in NATIVE_DIGITS and rng.random() < 0.3 else {}
     return [p.translate(digits) for p in parts], [(k, q.translate(digits), a.translate(digits)) for k, q, a in out]

@@ -72,7 +72,7 @@ class Comparison:
         a, tiny, only = self.args, 0.001, ("--most", 0)
         teacher = self.work / "warm-teacher"
         teacher.mkdir()
-        checkpoint.save_parts(LanguageModel(Config(layers=a.shape[0], hidden=a.shape[1], mixer="attention")), teacher / "ckpt")
+        checkpoint.save_parts(LanguageModel(Config(layers=a.shape[0], hidden=a.shape[1], mixer="attention")).state_dict(), teacher / "ckpt")
         stages = {"matrix": (1, 0, 0), "hidden": (0, 1, 0), "output": (0, 0, 1)}
         commands = {
             "compile-teacher": self.train("compile-teacher", tiny, a.shape, "--mixer", "attention", *only),

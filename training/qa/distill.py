@@ -141,7 +141,7 @@ def distill(args):
 
         totals.append(train.run(options, student, state, loss_of))
         skip += totals[-1]["steps"]
-    checkpoint.save_parts(student, f"{args.out}/ckpt")
+    checkpoint.save_parts(student.state_dict(), f"{args.out}/ckpt")
     return student, {key: round(sum(t[key] for t in totals), 1) for key in totals[0]}
 
 

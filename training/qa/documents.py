@@ -6,11 +6,12 @@ import cloze
 import grammar
 import records
 from ask import dressed
-from records_wording import LANGS
+from records_wording import LANGS, NOTGIVEN
 from text import sentences
 
-# Share of documents per source; scenes are short, so they hold fewer positions than documents.
-MIX = {"records": 0.27, "scene": 0.26, "clause": 0.25, "cloze": 0.18, "prose": 0.04}
+# Share of documents per source; a long one holds as many positions as six others.
+MIX = {"records": 0.24, "scene": 0.24, "clause": 0.28, "cloze": 0.15, "prose": 0.04, "long": 0.05}
+LONG = (1000, 2300)    # characters of a long context: about 400 to 950 tokens
 
 
 def long_length(rng, low, high):
@@ -46,14 +47,56 @@ def scene_document(rng, lang, texts):
         questions = [(k, q, a) for k, q, a in questions if sum(p.count(a) for p in parts) <= 1]
         shared = [w for p in parts for w in set(p.split())]
         questions = [(k, q, a) for k, q, a in questions
-                     if k.endswith("none") is False and any(shared.count(w) == 1 for w in q.split() if len(w) > 3)]
+                     if "none" not in k.split("/") and any(shared.count(w) == 1 for w in q.split() if len(w) > 3)]
     if rng.random() < 0.3:
         scatter(rng, parts, lang, texts)
     return rng.choice((" ", " ", "\n")).join(parts), questions
 
 
-def draw(rng, texts, lang=None, source=None, mix=MIX):
-    """(language, context, [(kind, question, answer)]); no questions for plain prose."""
+def belongs(question, part, context):
+    """Does a word of the question stand in this part of the context and nowhere else?"""
+    return any(len(w) > 3 and w in part and context.count(w) == part.count(w) for w in question.split())
+
+
+def long_document(rng, lang, texts, split="train"):
+    """Records, scenes, passages and natural paragraphs one after another, with questions about any of them."""
+    size, parts, questions = rng.uniform(*LONG), [], []
+    while sum(map(len, parts)) < size:
+        source = rng.choices(("records", "scene", "clause", "cloze"), (0.2, 0.3, 0.25, 0.25))[0]
+        if source == "records":
+            context, asked = records.sample(rng, lang, "train" if split == "train" else "eval", 5, 2, texts, alone=False)
+        elif source == "scene":
+            context, asked = grammar.sample(rng, lang, 2, texts, split)
+        elif source == "clause":
+            passages, asked = clauses.sample(rng, lang, rng.choice((1, 2, 3)), 2, texts, split)
+            context = " ".join(passages)
+        else:
+            context, asked = cloze.sample(rng, lang, 2, texts, long_length(rng, 200, 900))
+        parts.append(context)
+        questions += [(len(parts) - 1, source, *a) for a in asked]
+    context = rng.choice(("\n", "\n", "\n\n", " ")).join(parts)
+    kept = []
+    for i, source, kind, question, answer in questions:
+        if answer != NOTGIVEN[lang]:
+            keep = belongs(question, parts[i], context)
+        elif source == "records":
+            keep = True     # names the record
+        else:
+            named = kind.endswith("none/name") or source == "cloze"
+            keep = named and any(len(w) > 3 and w not in context for w in question.split())
+        if keep:
+            kept.append((kind, question if source == "records" else dressed(rng, lang, question), answer))
+    # Near misses: the records of another table like those above, asked for what it tells.
+    if rng.random() < 0.5:
+        _, asked = records.sample(rng, lang, "train" if split == "train" else "eval", 3, 2, texts, alone=False)
+        kept += [(kind.replace("/value/", "/none/"), question, NOTGIVEN[lang]) for kind, question, _ in asked
+                 if "/value/" in kind and any(len(w) > 3 and w not in context for w in question.split())]
+    rng.shuffle(kept)
+    return context, kept[:rng.randint(2, 5)]
+
+
+def draw(rng, texts, lang=None, source=None, mix=MIX, split="train"):
+    """(language, context, [(kind, question, answer)]); no questions for plain prose. Split "dev" is for the source "long"."""
     lang = lang or rng.choice(LANGS)
     source = source or rng.choices(list(mix), mix.values())[0]
     if source == "records":
@@ -65,6 +108,8 @@ def draw(rng, texts, lang=None, source=None, mix=MIX):
     elif source == "cloze":
         context, questions = cloze.sample(rng, lang, rng.randint(1, 5), texts, long_length(rng, 120, 2200))
         questions = [(k, dressed(rng, lang, q), a) for k, q, a in questions]
+    elif source == "long":
+        context, questions = long_document(rng, lang, texts, split)
     else:
         context, questions = " ".join(cloze.passage(rng, texts[lang], 1500)), []
     rng.shuffle(questions)

@@ -1,4 +1,4 @@
-r"""Scenes written by hand in grammar/<lang>.txt (clauses of clauses.txt are drawn by clauses.py): short natural contexts with free-worded questions.
+r"""Scenes written by hand in grammar/<lang>.txt (clauses.txt and passages.txt are drawn by clauses.py): short natural contexts with free-worded questions.
 
     !word a, b, c      a list of fillers ({word}); with "|" instead of ", " each item is a pattern itself
     [scene]            begins a scene
@@ -6,8 +6,8 @@ r"""Scenes written by hand in grammar/<lang>.txt (clauses of clauses.txt are dra
     label text         a question whose answer is the span `label`
     - text             a question that no context of the scene answers
 
-Inside a text: (a|b) one of the alternatives, {word} a filler, <label text> the answer span `label` (its text may hold
-alternatives too). A digit after a filler or label ties them: {item2} belongs to <p2 ...>, and a question about <p2>
+Inside a text: (a|b) one of the alternatives, (=a|b) alternatives that mean the same, {word} a filler, <label text> the answer
+span `label` (its text may hold alternatives too). A digit after a filler or label ties them: {item2} belongs to <p2 ...>, and a question about <p2>
 fills its {item} from {item2}.
 """
 import re
@@ -31,7 +31,7 @@ PLACE_ENDING = {"bn": "ে", "ta": " ஊரில்", "te": "లో", "mr": " �
 
 
 def parse(text):
-    """Text -> a sequence of str, ("slot", name), ("alt", [sequence]) and ("span", label, [sequence])."""
+    """Text -> a sequence of str, ("slot", name), ("alt" or "same", [sequence]) and ("span", label, [sequence])."""
     tokens = list(TOKEN.finditer(text))
     assert sum(len(t.group()) for t in tokens) == len(text), text
 
@@ -47,7 +47,10 @@ def parse(text):
                 branches[-1].append(("span", label, inner))
             elif mark == "(":
                 inner, i = alternatives(i, ")")
-                branches[-1].append(("alt", inner))
+                same = inner[0] and inner[0][0][0] == "="
+                if same:
+                    inner[0][0] = inner[0][0][1:]
+                branches[-1].append(("same" if same else "alt", inner))
             elif mark == "|":
                 branches.append([])
             elif mark:
@@ -90,29 +93,39 @@ class Language:
                     scene.questions.setdefault(key, []).append(parse(body))
 
 
+class Passage:
+    """Sentences about the same names, and wordings that ask for a typed part, by its number from 1 on."""
+
+    def __init__(self, body):
+        self.sentences, self.questions = [parse(s) for s in body.split(" ; ")], {}
+
+
 class Clauses:
-    """One language of clauses.txt: `asks` question words per span type, `lines` parsed; its lists join the language's."""
+    """One language of clauses.txt and passages.txt: `asks` question words per span type; its lists join the language's."""
 
     def __init__(self):
-        self.asks, self.lines = {}, []
+        self.asks, self.passages = {}, []
 
 
 def load():
     """{language: Language}, {language: Clauses}"""
     languages, clauses = {lang: Language(lang) for lang in LANGS}, {}
-    for line in (HERE / "grammar" / "clauses.txt").read_text(encoding="utf-8").splitlines():
+    for line in "".join((HERE / "grammar" / f"{n}.txt").read_text(encoding="utf-8") for n in ("clauses", "passages")).splitlines():
         key, body = line[0], line[1:]
         if key == "@":
             lang = body
-            clauses[lang] = Clauses()
+            clauses.setdefault(lang, Clauses())
         elif key == "?":
             kind, words = body.split(" ", 1)
             clauses[lang].asks[kind] = words.split("|")
         elif key == "!":
             name, items = body.split(" ", 1)
             languages[lang].lists[name] = [parse(x) for x in items.split("|")]
+        elif key == "Q":
+            number, body = body.split(" ", 1)
+            clauses[lang].passages[-1].questions.setdefault(int(number), []).append(parse(body))
         else:
-            clauses[lang].lines.append(parse(line[2:]))
+            clauses[lang].passages.append(Passage(line[2:]))
     return languages, clauses
 
 
@@ -122,8 +135,9 @@ GRAMMAR, CLAUSES = load()
 class Draw:
     """One random context: its text, the answer spans and the fillers used."""
 
-    def __init__(self, rng, lang, text):
+    def __init__(self, rng, lang, text, split="train"):
         self.rng, self.lang, self.text = rng, lang, text
+        self.names = "train" if split == "train" else "eval"
         self.fillers, self.spans = {}, {}
 
     def flat(self, sequence, on_slot, on_span=None):
@@ -171,17 +185,17 @@ class Draw:
         rng, lang = self.rng, self.lang
         if kind in VALUES:
             return VALUES[kind](rng, lang)
-        if kind == "name" or (kind in OPEN and rng.random() < 0.22):
+        if kind == "name" or (kind in OPEN and rng.random() < 0.3):
             if rng.random() < 0.4:
-                name = invented_name(rng, lang, "train")
+                name = invented_name(rng, lang, self.names)
                 if kind in ("name", "person") and rng.random() < 0.4:
-                    name += " " + invented_name(rng, lang, "train")
+                    name += " " + invented_name(rng, lang, self.names)
             else:
                 name = " ".join(rng.choice(self.text[lang].rare) for _ in range(rng.choice((1, 1, 2))))
             return name + (PLACE_ENDING[lang] if kind == "loc" else "")
         cldr = {"item": "item", "place": "cityname", "crop": "crop"}.get(kind)
         if cldr and rng.random() < 0.25:
-            return rng.choice(NAMES[lang][cldr]["train"])
+            return rng.choice(NAMES[lang][cldr][self.names])
         return self.person() if kind == "person" else self.pattern(kind)
 
     def pattern(self, kind):
@@ -193,7 +207,7 @@ class Draw:
         if rng.random() < 0.3:
             name = name.split()[0] + " " + self.pattern("person").split()[-1]
         while rng.random() < 0.22 and name.count(" ") < 4:
-            name += " " + (rng.choice(self.text[self.lang].rare) if rng.random() < 0.5 else invented_name(rng, self.lang, "train"))
+            name += " " + (rng.choice(self.text[self.lang].rare) if rng.random() < 0.5 else invented_name(rng, self.lang, self.names))
         return self.pattern("title") + " " + name if rng.random() < 0.25 else name
 
     def question(self, template, index, absent=None):
@@ -273,7 +287,7 @@ def sample(rng, lang, questions, text, split="train"):
     """(context, [(kind, question, answer)]) of one scene; split "dev" asks in held-out wordings only."""
     name = rng.choice(list(GRAMMAR[lang].scenes))
     scene = GRAMMAR[lang].scenes[name]
-    draw = Draw(rng, lang, text)
+    draw = Draw(rng, lang, text, split)
     context = draw.items(rng.choice(scene.lists)) if scene.lists and rng.random() < 0.6 else draw.context(rng.choice(scene.contexts))
     digits = NATIVE_DIGITS[lang] if lang in NATIVE_DIGITS and rng.random() < 0.35 else {}
     spans = {}
@@ -318,6 +332,6 @@ def sample(rng, lang, questions, text, split="train"):
         if wording_held_out(lang, wording) != (split == "dev") or question in asked:
             continue
         asked.add(question)
-        kind = f"{name}/{base if answer != NOTGIVEN[lang] else 'none'}"
+        kind = f"{name}/{base if answer != NOTGIVEN[lang] else 'none/name' if absent else 'none'}"
         out.append((kind, question.strip().translate(digits), answer.strip().translate(digits)))
     return context.translate(digits), out

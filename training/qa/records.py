@@ -188,8 +188,10 @@ def render(rng, lang, record, names, attrs, rows, layout):
     return " ".join(facts)
 
 
-def sample(rng, lang, split, max_records, questions, text=None):
-    """(context, [(kind, question, answer)]); `text` (of load_text) is needed for the train split only."""
+def sample(rng, lang, split, max_records, questions, text=None, alone=True):
+    """(context, [(kind, question, answer)]); `text` (of load_text) is needed for the train split only.
+
+    Where the records do not stand `alone` in their document, every question names what it asks of."""
     record = rng.choice(list(RECORDS))
     count = rng.randint(1, max_records)
     width = rng.randint(1 if count > 1 else 2, len(RECORDS[record]))
@@ -229,7 +231,7 @@ def sample(rng, lang, split, max_records, questions, text=None):
         if kind == "entity":
             question, wording = reverse_question(rng, lang, record, attr, rows[i][j], split, text)
         else:
-            question, wording = forward_question(rng, lang, record, name, attr, split, count == 1 and kind == "value", text)
+            question, wording = forward_question(rng, lang, record, name, attr, split, alone and count == 1 and kind == "value", text)
         question = question.translate(digits)
         if question not in asked:
             asked.add(question)

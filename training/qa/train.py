@@ -40,6 +40,7 @@ def parser(description):
     p.add_argument("--skip", type=int, default=0, help="with --rows: batches at its start that are left for measuring")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--mix", type=json.loads, default=documents.MIX, help="JSON: share of documents per source")
+    p.add_argument("--mean", type=float, default=0.0, help="decay per step of a running mean of the weights, saved as mean-*")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return p
 
@@ -91,6 +92,8 @@ def run(args, model, state, loss_of):
     for o, saved in zip(optims, state.get("optimizers", [])):
         o.load_state_dict(saved)
 
+    mean = [p.detach().clone() for p in model.parameters()] if args.mean else None
+
     log = open(out / "train.log", "a", encoding="utf-8")
 
     def report(**fields):
@@ -117,6 +120,8 @@ def run(args, model, state, loss_of):
         for o in optims:
             o.step()
         model.zero_grad(set_to_none=True)
+        if mean:
+            torch._foreach_lerp_(mean, list(model.parameters()), 1 - args.mean)
         step += 1
         positions += args.batch * (ROW - 1)
         if clock is None:                      # the first step compiles: the clock starts after it
@@ -139,7 +144,10 @@ def run(args, model, state, loss_of):
     report(event="end", **totals)
     torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optims], "seconds": seconds,
                 "positions": positions, "step": step}, out / "state.pt")
-    checkpoint.save_parts(model, out / "ckpt")
+    checkpoint.save_parts(model.state_dict(), out / "ckpt")
+    if mean:
+        names = [name for name, _ in model.named_parameters()]
+        checkpoint.save_parts(dict(zip(names, mean)), out / "mean")
     return totals
 
 

@@ -4,7 +4,8 @@
 
 use half::f16;
 use sarit_core::kernels::{
-    Attend, Conv, Decay, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, SsmState, TimeStep,
+    Attend, Conv, Decay, HELD, Held, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, SsmState,
+    TimeStep,
 };
 use sarit_core::plan::{Activation, Norm, NormKind};
 use sarit_core::{DType, Dense, GROUP, Matrix, STATE_GROUP, Scalar, StateDType, TILE_ROWS, Tiled};
@@ -358,14 +359,17 @@ struct Shape {
     n_groups: usize,
     tokens: usize,
     per_element: bool,
+    /// Tokens read before.
+    position: u64,
 }
 
 fn check_scan(random: &mut Random, s: Shape) {
-    let Shape { heads, head_dim, d_state, n_groups, tokens, per_element } = s;
+    let Shape { heads, head_dim, d_state, n_groups, tokens, per_element, position } = s;
     let (d_inner, bc) = (heads * head_dim, n_groups * d_state);
     let (x, b, c) =
         (random.floats(tokens * (d_inner + 3)), random.floats(tokens * (bc + 1)), random.floats(tokens * bc));
     let (dt, decay) = (random.range(tokens * heads, 1e-4, 2.0), random.range(tokens * heads, 0.0, 1.0));
+    let held = random.floats(HELD * (d_inner + bc + heads));
     let (a_log2, d) = (random.range(heads * d_state, -30.0, -0.1), random.floats(d_inner));
     let states = d_inner * d_state.div_ceil(STATE_GROUP);
     let before = Before {
@@ -378,7 +382,10 @@ fn check_scan(random: &mut Random, s: Shape) {
         compare(&(s, dtype), |kernels| {
             let decay = match per_element {
                 true => Decay::Element(&a_log2),
-                false => Decay::Head(Rows::new(&decay, tokens, heads, heads)),
+                false => Decay::Head {
+                    decay: Rows::new(&decay, tokens, heads, heads),
+                    held: Held::new(&held, d_inner, bc, heads),
+                },
             };
             let scan = Scan {
                 heads,
@@ -391,7 +398,7 @@ fn check_scan(random: &mut Random, s: Shape) {
                 b: Rows::new(&b, tokens, bc, bc + 1),
                 c: Rows::new(&c, tokens, bc, bc),
                 d: &d,
-                position: u64::from(u32::MAX) - 1,
+                position,
             };
             let (mut y, stride) = output(tokens, d_inner);
             let rows = RowsMut::new(&mut y, tokens, d_inner, stride);
@@ -429,12 +436,16 @@ fn scan_of_all_shapes() {
             for head_dim in [1, 16, 20, 64] {
                 for (heads, n_groups) in [(1, 1), (3, 1), (6, 2), (5, 5), (40, 2)] {
                     let tokens = 1 + (d_state + head_dim + heads) % 3;
-                    check_scan(random, Shape { heads, head_dim, d_state, n_groups, tokens, per_element });
+                    // A few tokens around the 2^32nd, which is the first of a block of held ones.
+                    let position = u64::from(u32::MAX) - (heads % 5) as u64;
+                    let shape = Shape { heads, head_dim, d_state, n_groups, tokens, per_element, position };
+                    check_scan(random, shape);
                 }
             }
         }
-        for tokens in TOKENS {
-            let shape = Shape { heads: 4, head_dim: 20, d_state: 16, n_groups: 2, tokens, per_element };
+        for (tokens, position) in TOKENS.iter().flat_map(|tokens| (0..HELD as u64).map(|at| (*tokens, at))) {
+            let shape =
+                Shape { heads: 4, head_dim: 20, d_state: 16, n_groups: 2, tokens, per_element, position };
             check_scan(random, shape);
         }
     }
@@ -443,11 +454,15 @@ fn scan_of_all_shapes() {
 #[test]
 fn scan_large_enough_for_threads() {
     let random = &mut Random(8);
-    let shape = Shape { heads: 0, head_dim: 1, d_state: 16, n_groups: 1, tokens: 1, per_element: true };
+    let (tokens, position) = (1, HELD as u64 - 1);
+    let shape =
+        Shape { heads: 0, head_dim: 1, d_state: 16, n_groups: 1, tokens, per_element: true, position };
     check_scan(random, Shape { heads: 1537, ..shape });
     check_scan(random, Shape { heads: 801, tokens: 9, ..shape });
     let shape = Shape { heads: 24, head_dim: 64, d_state: 128, per_element: false, ..shape };
-    check_scan(random, shape);
+    for tokens in TOKENS {
+        check_scan(random, Shape { tokens, ..shape });
+    }
     check_scan(random, Shape { heads: 14, head_dim: 20, n_groups: 2, tokens: 7, ..shape });
 }
 

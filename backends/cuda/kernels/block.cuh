@@ -2,7 +2,7 @@
 #pragma once
 #include "math.cuh"
 
-#define PARTIALS 4096  // lanes of sums of a product's units
+#define PARTIALS 4096  // lanes of sums of a product's units, or tokens of a scan
 
 // Shared memory: what a launch is asked for, the operation that runs and the next, by turns; sums; one row as floats and
 // as codes.

@@ -95,14 +95,15 @@ __device__ inline void unit_product(Run run, const Matrix& w, const Input& in, u
     if (threadIdx.x < 8 && row < w.rows) each(row, fold8(lanes + threadIdx.x, 8));
 }
 
-#define AHEAD 6  // loads of weights under way
+#define AHEAD 6         // loads of weights under way
+#define EARLY_DECAYS 4  // of a thread's elements
 
-// What a thread has asked for before the barrier after which it is used: weights of a product, or the state and the
-// convolutions of a scan.
+// What a thread has asked for before the barrier after which it is used: weights of a product, or a row of the state or of
+// the held tokens and the convolutions of a scan.
 struct Early {
     Words codes[AHEAD];
     u32 scales[AHEAD];
-    float state[16], decay[4];
+    float row[16], decay[EARLY_DECAYS], u, keep;
     Taps x, bc;
     float bias, a_log2, d;
 };

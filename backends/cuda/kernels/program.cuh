@@ -16,6 +16,7 @@ typedef long long i64;
 #define HALVES 32      // half-warps: 16 lanes, as the sums over elements have
 #define GROUP 32       // columns that share a scale
 #define GROUP_LANES 8  // of a sum over groups
+#define HELD 16        // tokens after which a state with a decay per head is taken forward
 #define FULL 0xffffffffu
 
 enum { F32, F16, Q8, Q4 };
@@ -122,9 +123,9 @@ struct Times {
     Vector raw, dt, decay;
 };
 
-// FUSED: x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`.
+// Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`.
 struct Scan {
-    u32 fused, heads, head_dim, d_state, n_groups, d, state;
+    u32 heads, head_dim, d_state, n_groups, d, state, held;
     Vector x, b, c, dt, decay, z, y;
     TimeStep time;
     Conv conv;
@@ -167,8 +168,8 @@ struct Choose {
 };
 
 enum {
-    OP_EMBED, OP_PREPARE, OP_PRODUCT, OP_CONVOLVE, OP_WINDOW, OP_TIMES, OP_SCAN, OP_ROTATE, OP_ATTEND, OP_RING,
-    OP_ROUTE, OP_EXPERTS, OP_COMBINE, OP_ARGMAX, OP_CHOOSE, OP_HISTOGRAM /* and three more: one a byte */
+    OP_EMBED, OP_PREPARE, OP_PRODUCT, OP_CONVOLVE, OP_WINDOW, OP_TIMES, OP_SCAN, OP_HOLD, OP_ROTATE, OP_ATTEND,
+    OP_RING, OP_ROUTE, OP_EXPERTS, OP_COMBINE, OP_ARGMAX, OP_CHOOSE, OP_HISTOGRAM /* and three more: one a byte */
 };
 
 #define PAYLOAD_WORDS 61

@@ -75,6 +75,7 @@ __device__ inline void run_op(Run run, const Op& op, Early& early) {
         case OP_WINDOW: return op_window(run, op, *(const Convolve*)p);
         case OP_TIMES: return op_times(run, op, *(const Times*)p);
         case OP_SCAN: return op_scan<MANY>(run, op, *(const Scan*)p, early);
+        case OP_HOLD: return op_hold(run, op, *(const Scan*)p);
         case OP_ROTATE: return op_rotate(run, op, *(const Attend*)p);
         case OP_ATTEND: return op_attend(run, op, *(const Attend*)p);
         case OP_RING: return op_ring(run, op, *(const Attend*)p);

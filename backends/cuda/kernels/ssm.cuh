@@ -110,29 +110,136 @@ __device__ inline float row_product(Run run, const Matrix& w, const Input& in, u
     return sum;
 }
 
-// Element `e` of a thread's part of a channel's state.
+// Element `e` of a thread's part of a row of `d_state` elements.
 __device__ inline u32 element(u32 e) { return half_lane() + 16 * e; }
 
-// Channels that a block scans at once of one row: as few as make use of all blocks.
-__device__ inline u32 scan_channels(const Scan& p) {
-    u32 most = div_up(p.heads * p.head_dim, gridDim.x);
-    return most < HALVES ? most : HALVES;
-}
+#define ELEMENTS_MOST 16
 
-// Asks for what a unit of the scan of one row needs and no operation before it makes.
-template <int ELEMENTS>
-__device__ inline void ask_unit(Run run, const Scan& p, u32 unit, Early& early) {
-    u32 channels = p.heads * p.head_dim, per = scan_channels(p), channel = unit * per + half_warp();
-    if (half_warp() >= per || channel >= channels) return;
-    u32 head = channel / p.head_dim, n = p.d_state;
-    const float* state = run.state(0, p.state) + (u64)channel * n;
+// `each(e, i)` for a thread's elements `i` of a row of `n`.
+template <int ELEMENTS = ELEMENTS_MOST, class Each>
+__device__ inline void for_elements(u32 n, Each each) {
 #pragma unroll
     for (int e = 0; e < ELEMENTS; e++) {
-        bool has = element(e) < n;
-        early.state[e] = has ? load_float(state + element(e)) : 0.0f;
-        if (ELEMENTS <= 4 && p.time.per_element)
-            early.decay[e % 4] = has ? load_float(run.weights(p.time.a_log2) + (u64)head * n + element(e)) : 0.0f;
+        // At 1, 2, 4 and 8: shorter rows take fewer instructions.
+        if ((e & (e - 1)) == 0 && n <= 16u * e) break;
+        if (element(e) < n) each(e, element(e));
     }
+}
+
+// Channels that a block scans at once, all of one group.
+struct Unit {
+    u32 group, first, end;
+
+    // Channel `i` of the unit; the last one where it has no more.
+    __device__ u32 channel(u32 i) const { return first + i < end ? first + i : end - 1; }
+};
+
+__device__ inline u32 group_channels(const Scan& p) { return p.heads * p.head_dim / p.n_groups; }
+
+// Number of units of up to `most` channels, and one of them.
+__device__ inline u32 unit_count(const Scan& p, u32 most) { return div_up(group_channels(p), most) * p.n_groups; }
+
+__device__ inline Unit unit_of(const Scan& p, u32 most, u32 index) {
+    u32 channels = group_channels(p), units = div_up(channels, most), group = index / units;
+    u32 first = group * channels + index % units * most, end = (group + 1) * channels;
+    return {group, first, first + most < end ? first + most : end};
+}
+
+// The held token in row `place` of the state: `[dt · x | B | decay]`.
+struct HeldToken {
+    float *u, *b, *decay;
+};
+
+__device__ inline HeldToken held_token(Run run, const Scan& p, u32 sequence, u32 place) {
+    u32 channels = p.heads * p.head_dim, bc = p.n_groups * p.d_state;
+    float* token = run.state(sequence, p.held) + (u64)place * (channels + bc + p.heads);
+    return {token, token + channels, token + channels + bc};
+}
+
+#define SCAN_CHANNELS 16  // of a unit, and of a block of tokens; half-warps that have a channel each
+
+// Tokens of a block of `HELD`, each in its place, with what the unit's channels need of them.
+struct Tokens {
+    // `keep` is dt with a decay per element, else the decay.
+    float x[HELD][SCAN_CHANNELS], u[HELD][SCAN_CHANNELS], keep[HELD][SCAN_CHANNELS];
+    // `sum_n C · h` of the channels, then with a decay per head `sum_n C · B` of the tokens.
+    float sums[HELD][SCAN_CHANNELS + HELD];
+    // What is left of the tokens' u and of the state after the last token of a block.
+    float left_u[HELD][SCAN_CHANNELS], left[SCAN_CHANNELS];
+};
+
+__device__ inline Tokens& tokens_of(Run run) {
+    static_assert(sizeof(Tokens) <= PARTIALS * sizeof(float), "no room for tokens");
+    return *(Tokens*)run.shared().partials;
+}
+
+// What token `last` of a block reads of the state and of the tokens up to it, by one thread a channel. The whole block's
+// last token leaves what `take_in` needs.
+__device__ __noinline__ float read_held(Tokens& tokens, u32 last, u32 channel) {
+    float w[HELD], left = 1.0f;
+#pragma unroll
+    for (int j = HELD - 1; j >= 0; j--) {
+        if (j > (int)last) continue;
+        w[j] = left;
+        left *= tokens.keep[j][channel];
+    }
+    float sum = left * tokens.sums[last][channel];
+#pragma unroll
+    for (int j = 0; j < HELD; j++)
+        if (j <= (int)last) sum += w[j] * tokens.sums[last][SCAN_CHANNELS + j] * tokens.u[j][channel];
+    if (last == HELD - 1) {
+        tokens.left[channel] = left;
+#pragma unroll
+        for (int j = 0; j < HELD; j++) tokens.left_u[j][channel] = w[j] * tokens.u[j][channel];
+    }
+    return sum;
+}
+
+// The state of a channel takes in a whole block; `b(j, own_b)` loads the thread's elements of B of token `j`.
+template <int ELEMENTS, class B>
+__device__ inline void take_in(const Tokens& tokens, u32 channel, u32 n, float (&h)[ELEMENTS], B b) {
+    float left = tokens.left[channel];
+    for_elements<ELEMENTS>(n, [&](int e, u32) { h[e] *= left; });
+#pragma unroll 2
+    for (u32 j = 0; j < HELD; j++) {
+        float u = tokens.left_u[j][channel], own_b[ELEMENTS];
+        b(j, own_b);
+        for_elements<ELEMENTS>(n, [&](int e, u32) { h[e] += u * own_b[e]; });
+    }
+}
+
+// Channels that a block scans at once of one row: as few as make use of all blocks. With a decay per head the other
+// half-warps have a held token each.
+__device__ inline u32 scan_channels(const Scan& p) {
+    u32 blocks = gridDim.x > p.n_groups ? gridDim.x / p.n_groups : 1, few = div_up(group_channels(p), blocks);
+    u32 most = p.time.per_element ? HALVES : SCAN_CHANNELS;
+    return few < most ? few : most;
+}
+
+// Asks for what a unit of the scan of one row needs and no operation before it makes. What is held in the place of the
+// row itself, and in those behind it, comes too and is not used.
+__device__ inline void ask_unit(Run run, const Scan& p, const Unit& unit, Early& early) {
+    u32 n = p.d_state, channel = unit.channel(half_warp()), head = channel / p.head_dim;
+    const float* row = run.state(0, p.state) + (u64)channel * n;
+    bool has_token = !p.time.per_element && half_warp() >= SCAN_CHANNELS;
+    if (!p.time.per_element) {
+        HeldToken token = held_token(run, p, 0, half_warp() % HELD);
+        if (has_token) {
+            row = token.b + unit.group * n;
+        } else {
+            u32 own = unit.channel(half_lane());
+            early.u = load_float(token.u + own);
+            early.keep = load_float(token.decay + own / p.head_dim);
+        }
+    }
+    bool has_channel = !has_token && unit.first + half_warp() < unit.end;
+    if (!has_channel && !has_token) return;
+    const float* a_log2 = run.weights(p.time.a_log2) + (u64)head * n;
+    for_elements(n, [&](int e, u32 i) {
+        early.row[e] = load_float(row + i);
+        if (e < EARLY_DECAYS && p.time.per_element) early.decay[e] = load_float(a_log2 + i);
+    });
+    if (!has_channel) return;
     if (p.conv.width <= TAPS) load_taps(run, p.conv, 0, channel, early.x);
     if (!p.time.sigmoid) {
         early.bias = load_float(run.weights(p.time.bias) + head);
@@ -141,39 +248,33 @@ __device__ inline void ask_unit(Run run, const Scan& p, u32 unit, Early& early) 
     early.d = load_float(run.weights(p.d) + channel);
 }
 
-#define BY_ELEMENTS(call)                \
-    do {                                 \
-        if (p.d_state <= 16) call(1);    \
-        else if (p.d_state <= 64) call(4); \
-        else if (p.d_state <= 128) call(8); \
-        else call(16);                   \
-    } while (0)
-
 __device__ inline void ask_scan(Run run, const Op& op, const Scan& p, Early& early) {
-    u32 bc = p.n_groups * p.d_state, first = p.heads * p.head_dim;
-    if (first_unit(op) >= div_up(first, scan_channels(p))) return;
-#define ASK(E) ask_unit<E>(run, p, first_unit(op), early)
-    BY_ELEMENTS(ASK);
-#undef ASK
+    u32 bc = p.n_groups * p.d_state, first = p.heads * p.head_dim, most = scan_channels(p);
+    if (first_unit(op) >= unit_count(p, most)) return;
+    Unit unit = unit_of(p, most, first_unit(op));
+    ask_unit(run, p, unit, early);
     if (p.dt_proj.data == NONE && p.conv.width <= TAPS && threadIdx.x < 2 * bc)
         load_taps(run, p.conv, 0, first + threadIdx.x, early.bc);
 }
 
-// `h = decay · h + (dt · x) · B; y = C · h + d · x` of one row: what is read between two barriers is asked for first.
-template <int ELEMENTS>
+// The scan of one row: what is read between two barriers is asked for first. With a decay per head a half-warp makes
+// `C · h` of a channel or `C · B` of a token, and the row becomes a held token: its place is read by nobody meanwhile.
 __device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& early) {
-    u32 channels = p.heads * p.head_dim, per = scan_channels(p), units = div_up(channels, per), n = p.d_state;
-    u32 bc = p.n_groups * n;
-    bool has_select = p.dt_proj.data != NONE, few_taps = p.conv.width <= TAPS;
+    u32 channels = p.heads * p.head_dim, most = scan_channels(p), units = unit_count(p, most), n = p.d_state;
+    u32 bc = p.n_groups * n, place = run.position(0) % HELD;
+    bool has_select = p.dt_proj.data != NONE, few_taps = p.conv.width <= TAPS, by_head = !p.time.per_element;
     const float *input = run.at(p.conv.x, 0), *raw = run.at(p.dt, 0);
-    if (first_unit(op) >= units) return;
-    for (u32 unit = first_unit(op); unit < units; unit += gridDim.x) {
-        bool is_first = unit == first_unit(op);
-        if (!is_first) ask_unit<ELEMENTS>(run, p, unit, early);
-        u32 channel = unit * per + half_warp();
-        bool has_channel = half_warp() < per && channel < channels;
-        if (!has_channel) channel = channels - 1;
-        u32 head = channel / p.head_dim, group = head / (p.heads / p.n_groups);
+    Tokens& tokens = tokens_of(run);
+    for (u32 index = first_unit(op); index < units; index += gridDim.x) {
+        bool is_first = index == first_unit(op), has_token = by_head && half_warp() >= SCAN_CHANNELS;
+        Unit unit = unit_of(p, most, index);
+        if (!is_first) {
+            ask_unit(run, p, unit, early);
+            // The tokens of the unit before have been read.
+            __syncthreads();
+        }
+        u32 channel = unit.channel(half_warp()), head = channel / p.head_dim;
+        bool has_channel = !has_token && unit.first + half_warp() < unit.end;
         float x = load_float(input + channel), z = 0.0f, dt = 0.0f, decay = 0.0f;
         if (p.z.start != NONE) z = load_float(run.at(p.z, 0) + channel);
         if (!has_select) dt = load_float(raw + head);
@@ -189,28 +290,59 @@ __device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& ear
                 __syncthreads();
             }
         }
-        if (has_select) dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, head);
-        x = few_taps ? apply_taps(p.conv, early.x, x) : convolved(run, p.conv, 0, channel);
-        time_step(p.time, dt, early.bias, early.a_log2, dt, decay);
-        const float* b = run.shared().row + (has_select ? p.rank : 0) + group * n;
+        // Warps without a channel have nothing to do with dt and x.
+        if (warp() * 2 < most) {
+            if (has_select) dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, head);
+            x = few_taps ? apply_taps(p.conv, early.x, x) : convolved(run, p.conv, 0, channel);
+            time_step(p.time, dt, early.bias, early.a_log2, dt, decay);
+        }
+        const float* b = run.shared().row + (has_select ? p.rank : 0) + unit.group * n;
         const float* c = b + bc;
         float u = dt * x, sum = 0.0f;
         float* state = run.state(0, p.state) + (u64)channel * n;
-#pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) {
-            u32 i = element(e);
-            if (i < n) {
-                float keep = decay;
-                if (p.time.per_element) {
-                    float a = ELEMENTS <= 4 ? early.decay[e % 4] : run.weights(p.time.a_log2)[(u64)head * n + i];
-                    keep = exp2_core(dt * a);
-                }
-                float h = keep * early.state[e] + u * b[i];
-                sum += c[i] * h;
+        bool is_new = has_token && half_warp() - SCAN_CHANNELS == place, takes_in = by_head && place == HELD - 1;
+        // B of all tokens, for the state that takes them in.
+        float* held_b = run.shared().row + (has_select ? p.rank : 0) + 2 * bc;
+        for_elements(n, [&](int e, u32 i) {
+            float& h = early.row[e];
+            if (is_new) h = b[i];
+            if (!by_head) {
+                float a = e < EARLY_DECAYS ? early.decay[e] : run.weights(p.time.a_log2)[(u64)head * n + i];
+                h = exp2_core(dt * a) * h + u * b[i];
                 if (has_channel) state[i] = h;
             }
-        }
+            if (takes_in && has_token) held_b[(half_warp() - SCAN_CHANNELS) * n + i] = h;
+            sum += c[i] * h;
+        });
         sum = fold16(sum);
+        if (by_head) {
+            if (!has_token && half_warp() != place) {
+                tokens.u[half_warp()][half_lane()] = early.u;
+                tokens.keep[half_warp()][half_lane()] = early.keep;
+            }
+            if (half_lane() == 0) {
+                tokens.sums[place][half_warp()] = sum;
+                if (!has_token) tokens.u[place][half_warp()] = u, tokens.keep[place][half_warp()] = decay;
+            }
+            __syncthreads();
+            if (has_channel && half_lane() == 0) sum = read_held(tokens, place, half_warp());
+            HeldToken own = held_token(run, p, 0, place);
+            if (has_channel && half_lane() == 0) {
+                own.u[channel] = u;
+                if (channel % p.head_dim == 0) own.decay[head] = decay;
+            }
+            if (unit.first % group_channels(p) == 0)
+                for (u32 i = threadIdx.x; i < n; i += THREADS) own.b[unit.group * n + i] = b[i];
+            if (takes_in) {
+                __syncthreads();
+                if (has_channel) {
+                    take_in(tokens, half_warp(), n, early.row, [&](u32 j, float(&own_b)[ELEMENTS_MOST]) {
+                        for_elements(n, [&](int e, u32 i) { own_b[e] = held_b[j * n + i]; });
+                    });
+                    for_elements(n, [&](int e, u32 i) { state[i] = early.row[e]; });
+                }
+            }
+        }
         if (has_channel && half_lane() == 0) {
             float y = sum + early.d * x;
             if (p.z.start != NONE) y *= silu(z);
@@ -219,9 +351,6 @@ __device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& ear
     }
 }
 
-#define SCAN_CHANNELS 16  // of a unit of the scan of many rows
-#define SCAN_TIMES 16     // tokens whose inputs stand in shared memory
-
 // Where element `i` of B and C stands in shared memory: each thread's next to each other, four at most.
 template <int ELEMENTS>
 __device__ inline u32 place_of(u32 i) {
@@ -229,108 +358,137 @@ __device__ inline u32 place_of(u32 i) {
     return ELEMENTS < 4 ? i : e / 4 * 64 + i % 16 * 4 + e % 4;
 }
 
-// What a unit of the scan of many rows has in shared memory: of `SCAN_TIMES` tokens.
+// The elements of a thread out of such a row.
 template <int ELEMENTS>
-struct alignas(16) Tokens {
-    float b[SCAN_TIMES][16 * ELEMENTS], c[SCAN_TIMES][16 * ELEMENTS];
-    float x[SCAN_TIMES][SCAN_CHANNELS], dt[SCAN_TIMES][SCAN_CHANNELS], decay[SCAN_TIMES][SCAN_CHANNELS];
-    float y[SCAN_TIMES][SCAN_CHANNELS];
-};
-
-// `each(e, b, c)` for the elements of a thread, their B and C from shared memory.
-template <int ELEMENTS, class Each>
-__device__ inline void for_elements(const float* b, const float* c, Each each) {
+__device__ inline void load_elements(const float* row, float (&own)[ELEMENTS]) {
     if constexpr (ELEMENTS < 4) {
-        each(0, b[half_lane()], c[half_lane()]);
+        own[0] = row[half_lane()];
     } else {
 #pragma unroll
         for (int e = 0; e < ELEMENTS; e += 4) {
-            Floats own_b = ((const Floats*)b)[e * 4 + half_lane()], own_c = ((const Floats*)c)[e * 4 + half_lane()];
-            each(e, own_b.x, own_c.x), each(e + 1, own_b.y, own_c.y);
-            each(e + 2, own_b.z, own_c.z), each(e + 3, own_b.w, own_c.w);
+            Floats four = ((const Floats*)row)[e * 4 + half_lane()];
+            own[e] = four.x, own[e + 1] = four.y, own[e + 2] = four.z, own[e + 3] = four.w;
         }
     }
 }
 
-// Units of a group's channels, so that each unit is of one group.
-__device__ inline u32 group_units(const Scan& p) { return div_up(p.heads * p.head_dim / p.n_groups, SCAN_CHANNELS); }
-
-// One unit of channels through all tokens of a sequence, the state in registers. Half the warps scan.
+// One unit of channels through all tokens of a sequence, the state in registers, in blocks as they are held. Half the
+// half-warps have a channel, the others with a decay per head a token.
 template <int ELEMENTS>
-__device__ inline void scan_unit(Run run, const Scan& p, u32 sequence, u32 unit) {
-    Tokens<ELEMENTS>& tokens = *(Tokens<ELEMENTS>*)run.shared().row;
-    u32 n = p.d_state, group = unit / group_units(p), channels = p.heads * p.head_dim / p.n_groups * (group + 1);
-    u32 first = p.heads * p.head_dim / p.n_groups * group + unit % group_units(p) * SCAN_CHANNELS;
-    u32 channel = first + half_warp() % SCAN_CHANNELS;
-    bool scans = half_warp() < SCAN_CHANNELS && channel < channels;
-    u32 head = (channel < channels ? channel : channels - 1) / p.head_dim;
+__device__ inline void scan_unit(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+    Tokens& tokens = tokens_of(run);
+    // Filled up with zeros.
+    typedef float Elements[16 * ELEMENTS];
+    Elements *b = (Elements*)run.shared().row, *c = b + HELD;
+    u32 n = p.d_state, channel = unit.channel(half_warp()), head = channel / p.head_dim;
+    bool by_head = !p.time.per_element, scans = half_warp() < SCAN_CHANNELS;
+    bool has_channel = scans && unit.first + half_warp() < unit.end, is_new = false;
+    // Of the channel's state, or of the token's B.
     float h[ELEMENTS], a[ELEMENTS];
     float* state = run.state(sequence, p.state) + (u64)channel * n;
 #pragma unroll
     for (int e = 0; e < ELEMENTS; e++) {
-        bool has = scans && element(e) < n;
+        bool has = has_channel && element(e) < n;
         h[e] = has ? state[element(e)] : 0.0f;
-        a[e] = has && p.time.per_element ? run.weights(p.time.a_log2)[(u64)head * n + element(e)] : 0.0f;
+        a[e] = has && !by_head ? run.weights(p.time.a_log2)[(u64)head * n + element(e)] : 0.0f;
     }
-    for (u32 start = 0; start < run.p().count; start += SCAN_TIMES) {
-        u32 count = run.p().count - start < SCAN_TIMES ? run.p().count - start : SCAN_TIMES;
-        u64 row = (u64)sequence * run.p().count + start;
+    u32 end;
+    for (u32 start = 0, held = run.position(sequence) % HELD; start < run.p().count; start += end - held, held = 0) {
+        u32 left = run.p().count - start;
+        end = held + left < HELD ? held + left : HELD;
+        // Of the token in place 0, which may be one before the first.
+        u64 row = (u64)sequence * run.p().count + start - held;
+        u32 from = by_head ? 0 : held;
 #pragma unroll 4
-        for (u32 i = threadIdx.x; i < count * 16 * ELEMENTS; i += THREADS) {
-            u32 t = i / (16 * ELEMENTS), j = i % (16 * ELEMENTS);
+        for (u32 i = from * 16 * ELEMENTS + threadIdx.x; i < end * 16 * ELEMENTS; i += THREADS) {
+            u32 t = i / (16 * ELEMENTS), j = i % (16 * ELEMENTS), to = place_of<ELEMENTS>(j), at = unit.group * n + j;
             bool has = j < n;
-            tokens.b[t][place_of<ELEMENTS>(j)] = has ? run.at(p.b, row + t)[group * n + j] : 0.0f;
-            tokens.c[t][place_of<ELEMENTS>(j)] = has ? run.at(p.c, row + t)[group * n + j] : 0.0f;
+            if (t < held) {
+                b[t][to] = has ? held_token(run, p, sequence, t).b[at] : 0.0f;
+            } else {
+                b[t][to] = has ? run.at(p.b, row + t)[at] : 0.0f;
+                c[t][to] = has ? run.at(p.c, row + t)[at] : 0.0f;
+            }
         }
-        for (u32 i = threadIdx.x; i < count * SCAN_CHANNELS; i += THREADS) {
-            u32 t = i / SCAN_CHANNELS, j = i % SCAN_CHANNELS, own = first + j < channels ? first + j : channels - 1;
-            tokens.x[t][j] = run.at(p.x, row + t)[own];
-            tokens.dt[t][j] = run.at(p.dt, row + t)[own / p.head_dim];
-            tokens.decay[t][j] = run.at(p.decay, row + t)[own / p.head_dim];
-        }
-        __syncthreads();
-        if (half_warp() < SCAN_CHANNELS) {
-#pragma unroll 2
-            for (u32 t = 0; t < count; t++) {
-                u32 j = half_warp();
-                float dt = tokens.dt[t][j], decay = tokens.decay[t][j], u = dt * tokens.x[t][j], sum = 0.0f;
-                for_elements<ELEMENTS>(tokens.b[t], tokens.c[t], [&](int e, float b, float c) {
-                    if (element(e) >= n) return;
-                    float keep = p.time.per_element ? exp2_core(dt * a[e]) : decay;
-                    h[e] = keep * h[e] + u * b;
-                    sum += c * h[e];
-                });
-                sum = fold16(sum);
-                if (half_lane() == 0) tokens.y[t][j] = sum;
+        for (u32 i = from * SCAN_CHANNELS + threadIdx.x; i < end * SCAN_CHANNELS; i += THREADS) {
+            u32 t = i / SCAN_CHANNELS, j = i % SCAN_CHANNELS, own = unit.channel(j), own_head = own / p.head_dim;
+            if (t < held) {
+                HeldToken token = held_token(run, p, sequence, t);
+                tokens.u[t][j] = token.u[own];
+                tokens.keep[t][j] = token.decay[own_head];
+            } else {
+                float x = run.at(p.x, row + t)[own], dt = run.at(p.dt, row + t)[own_head];
+                tokens.x[t][j] = x;
+                tokens.u[t][j] = dt * x;
+                tokens.keep[t][j] = by_head ? run.at(p.decay, row + t)[own_head] : dt;
             }
         }
         __syncthreads();
-        for (u32 i = threadIdx.x; i < count * SCAN_CHANNELS; i += THREADS) {
-            u32 t = i / SCAN_CHANNELS, j = i % SCAN_CHANNELS, own = first + j;
-            if (own >= channels) continue;
-            float y = tokens.y[t][j] + run.weights(p.d)[own] * tokens.x[t][j];
+        if (scans || by_head) {
+            if (!scans) load_elements<ELEMENTS>(b[half_warp() - SCAN_CHANNELS], h);
+#pragma unroll 2
+            for (u32 t = held; t < end; t++) {
+                float own_c[ELEMENTS], sum = 0.0f;
+                load_elements<ELEMENTS>(c[t], own_c);
+                if (!by_head) {
+                    float own_b[ELEMENTS], u = tokens.u[t][half_warp()], dt = tokens.keep[t][half_warp()];
+                    load_elements<ELEMENTS>(b[t], own_b);
+#pragma unroll
+                    for (int e = 0; e < ELEMENTS; e++) h[e] = exp2_core(dt * a[e]) * h[e] + u * own_b[e];
+                }
+#pragma unroll
+                for (int e = 0; e < ELEMENTS; e++) sum += own_c[e] * h[e];
+                sum = fold16(sum);
+                if (half_lane() == 0) tokens.sums[t][half_warp()] = sum;
+            }
+        }
+        __syncthreads();
+        u32 t = threadIdx.x / SCAN_CHANNELS, j = threadIdx.x % SCAN_CHANNELS, own = unit.first + j;
+        if (held <= t && t < end && own < unit.end) {
+            float sum = by_head ? read_held(tokens, t, j) : tokens.sums[t][j];
+            float y = sum + run.weights(p.d)[own] * tokens.x[t][j];
             if (p.z.start != NONE) y *= silu(run.at(p.z, row + t)[own]);
             run.at(p.y, row + t)[own] = y;
         }
         __syncthreads();
+        is_new |= !by_head || end == HELD;
+        if (by_head && end == HELD) {
+            if (scans)
+                take_in(tokens, half_warp(), n, h, [&](u32 j, float(&own)[ELEMENTS]) { load_elements<ELEMENTS>(b[j], own); });
+            __syncthreads();
+        }
     }
-#pragma unroll
-    for (int e = 0; e < ELEMENTS; e++)
-        if (scans && element(e) < n) state[element(e)] = h[e];
+    if (is_new && has_channel) for_elements<ELEMENTS>(n, [&](int e, u32 i) { state[i] = h[e]; });
 }
 
 template <bool MANY>
 __device__ inline void op_scan(Run run, const Op& op, const Scan& p, Early& early) {
     if constexpr (!MANY) {
-#define ONE(E) scan_one<E>(run, op, p, early)
-        BY_ELEMENTS(ONE);
-#undef ONE
+        scan_one(run, op, p, early);
     } else {
-        u32 units = group_units(p) * p.n_groups;
+        u32 units = unit_count(p, SCAN_CHANNELS);
         for (u64 n = first_unit(op); n < (u64)units * run.p().sequence_count; n += gridDim.x) {
-#define UNIT(E) scan_unit<E>(run, p, n / units, n % units)
-            BY_ELEMENTS(UNIT);
-#undef UNIT
+            Unit unit = unit_of(p, SCAN_CHANNELS, n % units);
+            u32 sequence = n / units;
+            if (p.d_state <= 16) scan_unit<1>(run, p, sequence, unit);
+            else if (p.d_state <= 64) scan_unit<4>(run, p, sequence, unit);
+            else if (p.d_state <= 128) scan_unit<8>(run, p, sequence, unit);
+            else scan_unit<16>(run, p, sequence, unit);
         }
+    }
+}
+
+// The last tokens of many rows become held ones.
+__device__ __noinline__ void op_hold(Run run, const Op& op, const Scan& p) {
+    u32 channels = p.heads * p.head_dim, bc = p.n_groups * p.d_state, len = channels + bc + p.heads;
+    u32 count = run.p().count, tokens = count < HELD ? count : HELD;
+    u64 all = (u64)run.p().sequence_count * tokens * len;
+    for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
+        u32 i = n % len, sequence = n / len / tokens, t = count - tokens + n / len % tokens;
+        u64 row = (u64)sequence * count + t;
+        HeldToken token = held_token(run, p, sequence, (run.position(sequence) + t) % HELD);
+        if (i < channels) token.u[i] = run.at(p.dt, row)[i / p.head_dim] * run.at(p.x, row)[i];
+        else if (i < channels + bc) token.b[i - channels] = run.at(p.b, row)[i - channels];
+        else token.decay[i - channels - bc] = run.at(p.decay, row)[i - channels - bc];
     }
 }

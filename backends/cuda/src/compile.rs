@@ -1,8 +1,8 @@
 //! The kernels, compiled by NVRTC for an architecture, and kept on disk.
 //!
-//! A file of the cache is named after the hash of the sources and options, the compiler's version and the architecture;
-//! it is a hash of its content followed by the content (a cubin). A file that is damaged is made again; where files
-//! cannot be kept, kernels are compiled each time.
+//! A file of the cache is named after the hash of the sources and options and the architecture; it is a hash of its
+//! content followed by the content (a cubin). A file that is damaged is made again; where files cannot be kept, kernels
+//! are compiled each time.
 
 use crate::error::CudaError;
 use cudarc::nvrtc::sys;

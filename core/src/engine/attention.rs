@@ -17,7 +17,7 @@ impl<K: Kernels> Engine<'_, K> {
         self.linear(&p.k, u, linear_buffers!(s), &mut s.proj[q_len..], qkv_len);
         self.linear(&p.v, u, linear_buffers!(s), &mut s.proj[q_len + kv_len..], qkv_len);
         for Stream { rows, position, state } in chunk.streams() {
-            let [conv_window, keys, values] = state.map(bytemuck::cast_slice_mut);
+            let [conv_window, keys, values, _] = state.map(bytemuck::cast_slice_mut);
             if p.conv_width > 1 {
                 let conv = Conv {
                     width: p.conv_width,

@@ -12,7 +12,7 @@ mod ssm;
 use crate::error::StepError;
 use crate::kernels::{Kernels, Rows, RowsMut};
 use crate::model::Model;
-use crate::plan::{Block, BlockInput, BlockOutput, Input, Join, Norm};
+use crate::plan::{BLOCK_PARTS, Block, BlockInput, BlockOutput, Input, Join, Norm};
 use crate::scratch::Scratch;
 use crate::state::{State, StatePart, split_parts};
 use core::ops::Range;
@@ -39,7 +39,7 @@ struct Chunk<'a, 'r, 's> {
     states: &'a mut [&'r mut State<'s>],
     /// Where the block's state begins, in bytes, and the parts of it.
     start: usize,
-    parts: [StatePart; 3],
+    parts: [StatePart; BLOCK_PARTS],
 }
 
 /// One stream of a chunk.
@@ -49,7 +49,7 @@ struct Stream<'a> {
     /// Tokens read before.
     position: u64,
     /// The parts of the block's state, as [`Block::state_parts`] says.
-    state: [&'a mut [u8]; 3],
+    state: [&'a mut [u8]; BLOCK_PARTS],
 }
 
 impl Chunk<'_, '_, '_> {

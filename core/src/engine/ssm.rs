@@ -2,7 +2,7 @@
 
 use super::linear::linear_buffers;
 use super::{Chunk, Engine, Stream};
-use crate::kernels::{self, Conv, Kernels, Rows, RowsMut, Scan, SsmState, TimeStep};
+use crate::kernels::{self, Conv, HELD, Held, Kernels, Rows, RowsMut, Scan, SsmState, TimeStep};
 use crate::math::sigmoid;
 use crate::plan::{Decay, NormKind, Select, Ssm};
 use crate::scratch::Scratch;
@@ -90,9 +90,10 @@ impl<K: Kernels> Engine<'_, K> {
 
     /// One stream's state through its rows of `count`.
     fn scan_stream(&self, p: &Ssm<'_>, count: usize, stream: Stream<'_>, s: &mut Scratch<'_>) {
-        let Stream { rows, position, state: [_, elements, scales] } = stream;
+        let Stream { rows, position, state: [_, elements, scales, held] } = stream;
         let (d_inner, bc) = (p.d_inner(), p.bc_len());
         let heads = |data| Rows::new(data, count, p.heads, p.heads).rows(rows.clone());
+        let held: &mut [f32] = bytemuck::cast_slice_mut(held);
         let proj = projected(p, count, s.proj).rows(rows.clone());
         let (source, first) = match &p.select {
             Some(select) => {
@@ -101,6 +102,7 @@ impl<K: Kernels> Engine<'_, K> {
             }
             None => (proj, 2 * d_inner),
         };
+        let (dt, x, b) = (heads(s.output), proj.columns(d_inner, d_inner), source.columns(first, bc));
         let scan = Scan {
             heads: p.heads,
             head_dim: p.head_dim,
@@ -108,11 +110,14 @@ impl<K: Kernels> Engine<'_, K> {
             n_groups: p.n_groups,
             decay: match p.decay {
                 Decay::Exp { a_log2, .. } if !p.decays_by_head() => kernels::Decay::Element(a_log2),
-                _ => kernels::Decay::Head(heads(s.decay)),
+                _ => kernels::Decay::Head {
+                    decay: heads(s.decay),
+                    held: Held::new(held, d_inner, bc, p.heads),
+                },
             },
-            dt: heads(s.output),
-            x: proj.columns(d_inner, d_inner),
-            b: source.columns(first, bc),
+            dt,
+            x,
+            b,
             c: source.columns(first + bc, bc),
             d: p.d,
             position,
@@ -129,6 +134,9 @@ impl<K: Kernels> Engine<'_, K> {
         };
         let y = &mut s.inner[rows.start * d_inner..];
         self.kernels.scan(&scan, state, RowsMut::new(y, rows.len(), d_inner, d_inner));
+        if p.decays_by_head() {
+            hold(held, position, dt, x, b, heads(s.decay));
+        }
     }
 
     #[inline(never)]
@@ -170,6 +178,23 @@ impl<K: Kernels> Engine<'_, K> {
                 }
             }
         }
+    }
+}
+
+/// Puts the tokens of a chunk among the held ones, each in its place; of more than [`HELD`] the last ones.
+#[inline(never)]
+fn hold(held: &mut [f32], position: u64, dt: Rows<'_>, x: Rows<'_>, b: Rows<'_>, decay: Rows<'_>) {
+    let (count, heads) = (x.count(), dt.cols());
+    let dim = x.cols() / heads;
+    for t in count.saturating_sub(HELD)..count {
+        let place = ((position + t as u64) % HELD as u64) as usize;
+        let row = &mut held[place * (x.cols() + b.cols() + heads)..];
+        let (u, rest) = row.split_at_mut(x.cols());
+        for ((u, x), dt) in u.chunks_exact_mut(dim).zip(x.row(t).chunks_exact(dim)).zip(dt.row(t)) {
+            u.iter_mut().zip(x).for_each(|(u, x)| *u = dt * x);
+        }
+        rest[..b.cols()].copy_from_slice(b.row(t));
+        rest[b.cols()..][..heads].copy_from_slice(decay.row(t));
     }
 }
 

@@ -13,8 +13,9 @@
 //! | a group's term | `(codes · codes as an integer, then f32) · (weight scale · activation scale)` |
 //! | softmax | scores of all ring rows in the order of the ring: their largest, then lanes over `exp(score - largest)`; values are summed row by row, then divided |
 //! | convolution | bias, then oldest to newest input, one after another |
-//! | state | `decay · h + (dt · x) · B`, each operation rounded; `sum_n C·h` takes it as it then is |
-//! | state in f16 or i8 | read exactly (f16) or as `code · scale` (i8) before a token, rounded after every token, also inside a chunk: [`scalar::round_to_halves`], [`scalar::round_to_codes`] |
+//! | state with a decay per element | `decay · h + (dt · x) · B`, each operation rounded; `sum_n C·h` takes it as it then is; in f16 or i8 it is rounded after every token, also inside a chunk |
+//! | state with a decay per head | taken forward every [`HELD`] tokens, the tokens since then being held: see [`Held`] |
+//! | state in f16 or i8 | read exactly (f16) or as `code · scale` (i8), rounded by [`scalar::round_to_halves`] or [`scalar::round_to_codes`] |
 //!
 //! A lane that starts at +0 never becomes -0, so filling a row up with zeros changes no bit. Elementary functions
 //! are those of [`crate::math`]. Inputs that are not finite give results that are not finite, not errors.
@@ -222,13 +223,86 @@ pub struct Conv<'a> {
     pub silu: bool,
 }
 
+/// Tokens after which a state with a decay per head is taken forward. A token's place among them is its position in the
+/// stream modulo this number.
+pub const HELD: usize = 16;
+
 /// How much of the state remains from one token to the next.
 #[derive(Debug, Clone, Copy)]
 pub enum Decay<'a> {
-    /// One factor per head: rows of `[heads]`.
-    Head(Rows<'a>),
+    /// One factor per head.
+    Head {
+        /// Rows of `[heads]`.
+        decay: Rows<'a>,
+        /// The tokens that the state has yet to take in.
+        held: Held<'a>,
+    },
     /// `exp2(dt · a_log2[head][n])`, `a_log2` being `[heads][d_state]`.
     Element(&'a [f32]),
+}
+
+/// The last [`HELD`] tokens of a stream. A state with a decay per head has taken in those up to the last position that is a
+/// multiple of [`HELD`]: it is read with every token, but written with one of sixteen.
+///
+/// Unrolling `h_t = a_t · h_(t-1) + u_t B_t`, `u = dt · x`, from the state `h` before the first held token, token 0 (the dual
+/// form of Dao & Gu 2024, arXiv 2405.21060, section 6, over a short block), gives for token `t` of the block:
+///
+/// | value | is | order |
+/// |---|---|---|
+/// | `w_j` | `a_t · a_(t-1) · … · a_(j+1)` | from the left; `w_t = 1` |
+/// | `g` | `w_0 · a_0` | |
+/// | `q_j` | `w_j · (sum_n C_t · B_j)` | sums over elements as everywhere |
+/// | `y` | `g · (sum_n C_t · h) + q_0 · u_0 + … + q_t · u_t + D · x` | from the left; of codes the sum is `sum_n C_t · code` times the scale, group by group from +0 |
+/// | `h` after the last token | `g · h + (w_0 · u_0) · B_0 + (w_1 · u_1) · B_1 + …` | from the left |
+#[derive(Debug, Clone, Copy)]
+pub struct Held<'a> {
+    /// `dt · x`, `[HELD][heads · head_dim]`.
+    pub u: Rows<'a>,
+    /// `[HELD][n_groups · d_state]`.
+    pub b: Rows<'a>,
+    /// `[HELD][heads]`.
+    pub decay: Rows<'a>,
+}
+
+impl<'a> Held<'a> {
+    /// Of `data`, `[HELD][u | b | decay]`.
+    pub fn new(data: &'a [f32], d_inner: usize, bc: usize, heads: usize) -> Self {
+        let len = d_inner + bc + heads;
+        let rows = Rows::new(data, HELD, len, len);
+        Self {
+            u: rows.columns(0, d_inner),
+            b: rows.columns(d_inner, bc),
+            decay: rows.columns(d_inner + bc, heads),
+        }
+    }
+}
+
+/// Tokens of a chunk that stand in one block of [`HELD`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldBlock {
+    /// Tokens of the block that were read before: the place of the first of `tokens`.
+    pub held: usize,
+    /// Rows of the chunk.
+    pub tokens: Range<usize>,
+}
+
+impl HeldBlock {
+    /// Cuts a chunk of `count` tokens into blocks, the first of its tokens being at `position` of the stream.
+    #[inline(always)]
+    pub fn of(position: u64, count: usize) -> impl Iterator<Item = Self> {
+        let (mut held, mut start) = ((position % HELD as u64) as usize, 0);
+        core::iter::from_fn(move || {
+            let block = Self { held, tokens: start..count.min(start + HELD - held) };
+            (held, start) = (0, block.tokens.end);
+            (!block.tokens.is_empty()).then_some(block)
+        })
+    }
+
+    /// Tokens of the block after the last of the chunk's: whether that is all of them.
+    #[inline(always)]
+    pub fn is_whole(&self) -> bool {
+        self.held + self.tokens.len() == HELD
+    }
 }
 
 /// Operands of the selective scan (see [`crate::plan::SsmRecord`]); each `Rows` has one row per token.
@@ -357,7 +431,8 @@ pub trait Kernels {
         scalar::decay(a_log2, dt, &mut y);
     }
 
-    /// Steps the state `[heads][head_dim][d_state]` through all tokens; `y` `[heads · head_dim]`.
+    /// Steps the state `[heads][head_dim][d_state]` through all tokens; `y` `[heads · head_dim]`. With a decay per head
+    /// the caller puts the tokens among the held ones afterwards.
     fn scan(&self, p: &Scan<'_>, state: SsmState<'_>, mut y: RowsMut<'_>) {
         scalar::scan(p, 0..p.heads, state, &mut y);
     }

@@ -9,8 +9,10 @@ use crate::tensor::{Dense, GROUP, Matrix, TILE_ROWS, Tiled};
 use core::ops::Range;
 use half::f16;
 
+mod held;
 mod scan;
 
+pub use held::HeldTokens;
 pub use scan::{dither, expand_codes, round_to_codes, round_to_halves, scan};
 
 /// Rows of a matrix that always stay together when a product is split.

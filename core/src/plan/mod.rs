@@ -253,6 +253,9 @@ impl BlockInput {
     }
 }
 
+/// Parts of a block's state, some of them empty.
+pub const BLOCK_PARTS: usize = 4;
+
 /// A resolved block.
 #[derive(Debug, Clone, Copy)]
 pub enum Block<'m> {
@@ -283,9 +286,9 @@ impl<'m> Block<'m> {
         }
     }
 
-    /// The parts of its state, in the order in which they lie there: window, SSM state and the scales of that with
-    /// [`StateDType::I8`]; window, keys and values; window.
-    pub fn state_parts(&self, dtype: StateDType) -> [StatePart; 3] {
+    /// The parts of its state, in the order in which they lie there: window, SSM state, the scales of that with
+    /// [`StateDType::I8`] and held tokens; window, keys and values; window.
+    pub fn state_parts(&self, dtype: StateDType) -> [StatePart; BLOCK_PARTS] {
         let none = StatePart::f32(0);
         match self {
             Self::Ssm(b) => {
@@ -294,11 +297,12 @@ impl<'m> Block<'m> {
                     StatePart::f32(b.window_len()),
                     StatePart { dtype, len: b.ssm_len() },
                     StatePart::f32(scales),
+                    StatePart::f32(b.held_len()),
                 ]
             }
-            Self::Attention(b) => [b.conv_window_len(), b.ring_len(), b.ring_len()].map(StatePart::f32),
-            Self::ShortConv(b) => [StatePart::f32(b.window_len()), none, none],
-            Self::Mlp(_) | Self::Moe(_) | Self::Linear(_) => [none; 3],
+            Self::Attention(b) => [b.conv_window_len(), b.ring_len(), b.ring_len(), 0].map(StatePart::f32),
+            Self::ShortConv(b) => [StatePart::f32(b.window_len()), none, none, none],
+            Self::Mlp(_) | Self::Moe(_) | Self::Linear(_) => [none; BLOCK_PARTS],
         }
     }
 }

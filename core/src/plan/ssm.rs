@@ -5,6 +5,7 @@ use super::{
     Block, Join, JoinRecord, Linear, LinearRecord, NONE, Norm, NormKind, NormRecord, Record, norm_kind, tag,
 };
 use crate::error::ModelError;
+use crate::kernels::HELD;
 use crate::state::STATE_GROUP;
 use crate::tensor::Matrix;
 use bytemuck::{Pod, Zeroable};
@@ -160,6 +161,11 @@ impl Ssm<'_> {
     /// Elements of the SSM state: `[heads][head_dim][d_state]`.
     pub fn ssm_len(&self) -> usize {
         self.d_inner() * self.d_state
+    }
+
+    /// Elements of the held tokens, `[HELD][d_inner + n_groups · d_state + heads]`: none with a decay per element.
+    pub fn held_len(&self) -> usize {
+        if self.decays_by_head() { HELD * (self.d_inner() + self.bc_len() + self.heads) } else { 0 }
     }
 
     /// Whether the state decays by one factor per head, rather than per element.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 HERE = Path(__file__).parents[1]
 sys.path.insert(0, str(HERE))
@@ -29,11 +30,11 @@ def texts():
     return load_text()
 
 
-def natural_rows():
-    return [json.loads(line) for line in open(HERE / "natural-dev.jsonl", encoding="utf-8")]
+def natural_rows(name="natural-dev"):
+    return [json.loads(line) for line in open(HERE / f"{name}.jsonl", encoding="utf-8")]
 
 
-@pytest.mark.parametrize("source", ["records", "scene", "clause", "cloze"])
+@pytest.mark.parametrize("source", ["records", "scene", "clause", "cloze", "long"])
 def test_every_answer_stands_in_its_context_or_is_not_given(texts, source):
     rng = random.Random(11)
     kinds = set()
@@ -79,15 +80,21 @@ def test_held_out_wordings_are_not_asked_in_training(texts):
 def test_every_grammar_line_can_be_drawn(texts):
     rng = random.Random(9)
     for lang in LANGS:
-        assert len(grammar.GRAMMAR[lang].scenes) == 12 and len(grammar.CLAUSES[lang].lines) >= 15, lang
+        assert len(grammar.GRAMMAR[lang].scenes) == 12 and len(grammar.CLAUSES[lang].passages) >= 30, lang
         for name, scene in grammar.GRAMMAR[lang].scenes.items():
             for context in scene.contexts:
                 draw = grammar.Draw(rng, lang, texts)
                 assert draw.context(context) and draw.spans, (lang, name)
             labels = {re.fullmatch(r"([a-z]+)\d?", label).group(1) for c in scene.contexts for s in c for label in spans_of(s)}
             assert set(scene.questions) <= labels, (lang, name, set(scene.questions) - labels)
-        for line in grammar.CLAUSES[lang].lines:
-            assert clauses.Sentence(grammar.Draw(rng, lang, texts), line).text()
+        for passage in grammar.CLAUSES[lang].passages:
+            drawn = clauses.Drawn(grammar.Draw(rng, lang, texts), passage)
+            assert drawn.text()
+            numbers = {n for s in drawn.sentences for n in s.numbers.values()}
+            assert set(passage.questions) <= numbers == set(range(1, len(numbers) + 1)), (lang, drawn.text())
+            for number, wordings in passage.questions.items():
+                for wording in wordings:
+                    assert drawn.filled(drawn.draw.flat(wording, lambda name: "{" + name + "}"))
 
 
 def spans_of(sequence):
@@ -100,7 +107,7 @@ def spans_of(sequence):
 
 
 def test_measuring_rows_are_not_in_the_training_text(texts):
-    rows = natural_rows()
+    rows = natural_rows() + natural_rows("natural-test")
     for lang in LANGS:
         own = {r["context"] for r in rows if r["lang"] == lang}
         lines = "\n".join(line for block in texts[lang].blocks for line in block)
@@ -115,6 +122,16 @@ def test_natural_rows_are_well_formed():
         assert sum(r["answer"] == NOTGIVEN[lang] for r in own) >= 4, lang
         for r in own:
             assert r["answer"] == NOTGIVEN[lang] or any(a in r["context"] for a in [r["answer"], *r["accept"]]), r
+
+
+def test_long_rows_are_long_and_well_formed():
+    rows, tokenizer = natural_rows("long-dev"), Tokenizer.from_file(str(HERE / "tokenizer.json"))
+    for lang in LANGS:
+        own = [r for r in rows if r["lang"] == lang]
+        assert len(own) == 11, lang
+        for r in own:
+            assert 700 <= len(tokenizer.encode(r["context"], add_special_tokens=False).ids) <= 1000
+            assert r["answer"] == NOTGIVEN[lang] if r["kind"] == "none" else r["answer"] in r["context"], r
 
 
 def test_rows_hold_whole_documents():

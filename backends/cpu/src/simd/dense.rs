@@ -13,7 +13,7 @@ use sarit_core::kernels::scalar::PART_ROWS;
 use sarit_core::kernels::{LANES, RowSink, Rows};
 
 /// Rows, and tokens, whose products are accumulated at once.
-const BLOCK: usize = 4;
+pub(super) const BLOCK: usize = 4;
 
 /// An element type of float matrices.
 pub(crate) trait Element: Copy {
@@ -69,7 +69,7 @@ pub(crate) fn matmul<S: Simd, W: Element>(
             let x = [0, 1, 2, 3].map(|j: usize| x.row(t + j.min(tokens - 1)));
             for r in (0..count).step_by(BLOCK) {
                 let mut folded = [0.0; LANES];
-                simd.store(simd.fold(flat(dots(simd, x, block(r)))), &mut folded);
+                simd.store(simd.fold(flat(dots::<_, _, _, false>(simd, x, block(r), 0))), &mut folded);
                 for (j, folded) in folded.as_chunks::<BLOCK>().0[..tokens].iter().enumerate() {
                     let rows = (count - r).min(BLOCK);
                     y.row(t + j)[i * PART_ROWS + r..][..rows].copy_from_slice(&folded[..rows]);
@@ -79,21 +79,25 @@ pub(crate) fn matmul<S: Simd, W: Element>(
         }
         if t < x.count() {
             let x = [x.row(t)];
+            // The block of rows after this one.
+            let ahead = BLOCK * w.cols * size_of::<W>();
             let mut sums = [simd.splat(0.0); LANES];
             for r in (0..count).step_by(BLOCK) {
-                [sums[r], sums[r + 1], sums[r + 2], sums[r + 3]] = dots(simd, x, block(r))[0];
+                [sums[r], sums[r + 1], sums[r + 2], sums[r + 3]] =
+                    dots::<_, _, _, true>(simd, x, block(r), ahead)[0];
             }
             simd.store_part(simd.fold(sums), &mut y.row(t)[i * PART_ROWS..][..count]);
         }
     }
 }
 
-/// The lanes of `x[t] · w[r]`, at `[t][r]`.
+/// The lanes of `x[t] · w[r]`, at `[t][r]`; with `FETCH` what lies `ahead` bytes behind `w` is asked for.
 #[inline(always)]
-fn dots<S: Simd, W: Element, const T: usize>(
+pub(super) fn dots<S: Simd, W: Element, const T: usize, const FETCH: bool>(
     simd: S,
     x: [&[f32]; T],
     w: [&[W]; BLOCK],
+    ahead: usize,
 ) -> [[S::Floats; BLOCK]; T] {
     let cols = w[0].len();
     let whole = cols / LANES;
@@ -106,12 +110,10 @@ fn dots<S: Simd, W: Element, const T: usize>(
         w16[r] = &w[r].as_chunks().0[..whole];
     }
     let mut sums = [[simd.splat(0.0); BLOCK]; T];
-    // The block of rows after this one.
-    let ahead = BLOCK * cols * size_of::<W>();
     for k in 0..whole {
         for r in 0..BLOCK {
-            if T == 1 {
-                prefetch(&w16[r][k], ahead);
+            if FETCH {
+                prefetch(&w[0][0], ahead + (k * BLOCK + r) * size_of::<[W; LANES]>());
             }
             let w = W::load(simd, &w16[r][k]);
             for t in 0..T {

@@ -11,6 +11,7 @@ use sarit_core::{GROUP, TILE_ROWS};
 
 mod compiled;
 pub(crate) mod dense;
+mod held;
 pub(crate) mod scan;
 pub(crate) mod tiled;
 

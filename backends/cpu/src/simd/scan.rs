@@ -1,8 +1,8 @@
-//! The selective scan.
+//! The selective scan with a decay per element; that with a decay per head is in [`super::held`].
 //!
 //! The sixteen lanes run along a channel's state, so each output ends in a fold across lanes. Sixteen channels are
-//! therefore stepped together, whatever heads they belong to: within one head for Mamba-2, of sixteen heads for
-//! Mamba-1, whose heads have one channel. They share B and C, so a block of channels ends where its group ends. All
+//! therefore stepped together, whatever heads they belong to: of sixteen heads for Mamba-1, whose heads have one channel.
+//! They share B and C, so a block of channels ends where its group ends. All
 //! tokens pass through a block before the next block begins: its state stays in the first-level cache.
 //!
 //! A state in f16 is converted where it is loaded and stored. One in codes, whose scale is known only at the end of a row,
@@ -30,11 +30,15 @@ pub(crate) fn scan<S: Simd>(
     state: SsmState<'_>,
     y: &mut Part<'_>,
 ) {
+    let a_log2 = match p.decay {
+        Decay::Head { decay, held } => return super::held::scan(simd, p, (decay, held), heads, state, y),
+        Decay::Element(a_log2) => a_log2,
+    };
     match state {
-        SsmState::F32(h) => scan_elements(simd, p, heads, h, y),
-        SsmState::F16(h) => scan_elements(simd, p, heads, h, y),
+        SsmState::F32(h) => scan_elements(simd, p, a_log2, heads, h, y),
+        SsmState::F16(h) => scan_elements(simd, p, a_log2, heads, h, y),
         state if p.d_state > STATE_GROUP => scalar::scan(p, heads, state, y),
-        SsmState::I8 { codes, scales } => scan_codes(simd, p, heads, codes, scales, y),
+        SsmState::I8 { codes, scales } => scan_codes(simd, p, a_log2, heads, codes, scales, y),
     }
 }
 
@@ -57,6 +61,7 @@ fn blocks(p: &Scan<'_>, heads: &Range<usize>) -> impl Iterator<Item = (usize, Ra
 fn scan_elements<S: Simd, E: StateElement>(
     simd: S,
     p: &Scan<'_>,
+    a_log2: &[f32],
     heads: Range<usize>,
     state: &mut [E],
     y: &mut Part<'_>,
@@ -66,7 +71,7 @@ fn scan_elements<S: Simd, E: StateElement>(
         let rows = block.start - first..block.end - first;
         let state = &mut state[rows.start * n..rows.end * n];
         for t in 0..p.x.count() {
-            step(simd, p, group, block.clone(), t, state, &mut y.row(t)[rows.clone()]);
+            step(simd, p, a_log2, group, block.clone(), t, state, &mut y.row(t)[rows.clone()]);
         }
     }
 }
@@ -76,6 +81,7 @@ fn scan_elements<S: Simd, E: StateElement>(
 fn scan_codes<S: Simd>(
     simd: S,
     p: &Scan<'_>,
+    a_log2: &[f32],
     heads: Range<usize>,
     codes: &mut [i8],
     scales: &mut [f32],
@@ -90,7 +96,7 @@ fn scan_codes<S: Simd>(
             for (row, h) in rows.clone().zip(floats.chunks_exact_mut(n)) {
                 scalar::expand_codes(&codes[row * n..(row + 1) * n], scales[row], h);
             }
-            step(simd, p, group, block.clone(), t, floats, &mut y.row(t)[rows.clone()]);
+            step(simd, p, a_log2, group, block.clone(), t, floats, &mut y.row(t)[rows.clone()]);
             let position = p.position + t as u64;
             for ((row, channel), h) in rows.clone().zip(block.clone()).zip(floats.chunks_exact(n)) {
                 let codes = &mut codes[row * n..(row + 1) * n];
@@ -101,7 +107,7 @@ fn scan_codes<S: Simd>(
 }
 
 /// An element of the state.
-trait StateElement: Element {
+pub(super) trait StateElement: Element {
     /// Rounds `x` to `h`.
     fn store<S: Simd>(simd: S, x: S::Floats, h: &mut [Self; LANES]);
     /// Rounds the first lanes of `x` to `h`, which has up to 16.
@@ -139,6 +145,7 @@ impl StateElement for f16 {
 fn step<S: Simd, E: StateElement>(
     simd: S,
     p: &Scan<'_>,
+    a_log2: &[f32],
     group: usize,
     channels: Range<usize>,
     t: usize,
@@ -154,16 +161,8 @@ fn step<S: Simd, E: StateElement>(
     let mut u = [0.0; LANES];
     simd.store(simd.mul(simd.load(&dt), x), &mut u);
     let (mut sums, is_first) = ([simd.splat(0.0); LANES], t == 0);
-    match p.decay {
-        Decay::Head(decay) => {
-            let decay = per_channel(decay.row(t), p.head_dim, channels.clone());
-            step_channels(simd, state, b, c, &u, &mut sums, Same { simd, decay: &decay }, is_first);
-        }
-        Decay::Element(a_log2) => {
-            let factors = Each { simd, a_log2, n, dim: p.head_dim, first: channels.start, dt: &dt };
-            step_channels(simd, state, b, c, &u, &mut sums, factors, is_first);
-        }
-    }
+    let factors = Factors { simd, a_log2, n, dim: p.head_dim, first: channels.start, dt: &dt };
+    step_channels(simd, state, b, c, &u, &mut sums, factors, is_first);
     simd.store_part(simd.add(simd.fold(sums), simd.mul(d, x)), y);
 }
 
@@ -186,41 +185,9 @@ fn per_channel(heads: &[f32], dim: usize, channels: Range<usize>) -> [f32; LANES
     out
 }
 
-/// The factors by which state remains.
-trait Factors<S: Simd>: Copy {
-    /// What is the same for all of a channel.
-    type Channel: Copy;
-
-    /// Channel `i`.
-    fn channel(self, i: usize) -> Self::Channel;
-    /// Of the elements `at` (up to 16) of a channel.
-    fn factors(self, channel: Self::Channel, at: Range<usize>) -> S::Floats;
-}
-
-/// One factor per channel.
+/// The factors by which state remains: `exp2(dt · a_log2)` per element.
 #[derive(Clone, Copy)]
-struct Same<'a, S> {
-    simd: S,
-    decay: &'a [f32; LANES],
-}
-
-impl<S: Simd> Factors<S> for Same<'_, S> {
-    type Channel = S::Floats;
-
-    #[inline(always)]
-    fn channel(self, i: usize) -> S::Floats {
-        self.simd.splat(self.decay[i])
-    }
-
-    #[inline(always)]
-    fn factors(self, channel: S::Floats, _at: Range<usize>) -> S::Floats {
-        channel
-    }
-}
-
-/// `exp2(dt · a_log2)` per element.
-#[derive(Clone, Copy)]
-struct Each<'a, S> {
+struct Factors<'a, S> {
     simd: S,
     a_log2: &'a [f32],
     n: usize,
@@ -229,15 +196,15 @@ struct Each<'a, S> {
     dt: &'a [f32; LANES],
 }
 
-impl<'a, S: Simd> Factors<S> for Each<'a, S> {
-    type Channel = (f32, &'a [f32]);
-
+impl<'a, S: Simd> Factors<'a, S> {
+    /// What is the same for all of channel `i`.
     #[inline(always)]
     fn channel(self, i: usize) -> (f32, &'a [f32]) {
         let head = (self.first + i) / self.dim;
         (self.dt[i], &self.a_log2[head * self.n..(head + 1) * self.n])
     }
 
+    /// Of the elements `at` (up to 16) of a channel.
     #[inline(always)]
     fn factors(self, (dt, a_log2): (f32, &[f32]), at: Range<usize>) -> S::Floats {
         // Of a fixed length, so that it is computed in registers.
@@ -263,38 +230,38 @@ fn step_channels<S: Simd, E: StateElement>(
     c: &[f32],
     u: &[f32; LANES],
     sums: &mut [S::Floats; LANES],
-    factors: impl Factors<S>,
+    factors: Factors<'_, S>,
     is_first: bool,
 ) {
     let (n, mut i) = (b.len(), 0);
     let mut rest = state;
     while S::REGISTERS >= 32 && rest.len() >= 4 * n {
         let (h, others) = rest.split_at_mut(4 * n);
-        let some = step_some::<S, E, _, 4>(simd, h, b, c, u, i, factors, is_first);
+        let some = step_some::<S, E, 4>(simd, h, b, c, u, i, factors, is_first);
         sums[i..i + 4].copy_from_slice(&some);
         (rest, i) = (others, i + 4);
     }
     while rest.len() >= 2 * n {
         let (h, others) = rest.split_at_mut(2 * n);
-        let some = step_some::<S, E, _, 2>(simd, h, b, c, u, i, factors, is_first);
+        let some = step_some::<S, E, 2>(simd, h, b, c, u, i, factors, is_first);
         sums[i..i + 2].copy_from_slice(&some);
         (rest, i) = (others, i + 2);
     }
     if !rest.is_empty() {
-        [sums[i]] = step_some::<S, E, _, 1>(simd, rest, b, c, u, i, factors, is_first);
+        [sums[i]] = step_some::<S, E, 1>(simd, rest, b, c, u, i, factors, is_first);
     }
 }
 
 /// [`step_channels`] for `R` channels, of which `first` is the first.
 #[inline(always)]
-fn step_some<S: Simd, E: StateElement, F: Factors<S>, const R: usize>(
+fn step_some<S: Simd, E: StateElement, const R: usize>(
     simd: S,
     h: &mut [E],
     b: &[f32],
     c: &[f32],
     u: &[f32; LANES],
     first: usize,
-    factors: F,
+    factors: Factors<'_, S>,
     is_first: bool,
 ) -> [S::Floats; R] {
     let n = b.len();

@@ -1,9 +1,13 @@
 //! Whole models on the emulated device against the scalar definition: every family, every weight type.
 
 use sarit_core::{DType, Engine, Model, Sampler, Sampling, Scalar, Scratch, State, StateDType};
+use sarit_cpu::AlignedBytes;
 use sarit_cuda::{Device, Request, Streams};
 use sarit_cuda_emulator::Emulator;
-use sarit_tests::{Lent, assert_same_bits, converted_with_window, families, golden, run, tokens};
+use sarit_tests::{
+    Lent, assert_same_bits, converted, converted_with_window, families, golden, run, tokens, write_checkpoint,
+};
+use std::collections::BTreeMap;
 
 /// Smaller than the texts, so that rings of attention wrap around.
 const WINDOW: usize = 7;
@@ -50,23 +54,68 @@ fn every_family_has_the_bits_of_scalar() {
     });
 }
 
+/// Mamba-2 with states of `d_state` elements, two groups, heads of 12 channels and units that are not full.
+fn mamba2(d_state: usize) -> AlignedBytes {
+    let (d_model, d_inner, heads, bc, vocab) = (24, 48, 4, 2 * 2 * d_state, 31);
+    let config = format!(
+        r#"{{"model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"], "hidden_size": {d_model},
+        "num_hidden_layers": 1, "vocab_size": {vocab}, "state_size": {d_state}, "expand": 2, "conv_kernel": 4,
+        "n_groups": 2, "head_dim": 12, "num_heads": {heads}, "rms_norm": true, "use_bias": false,
+        "use_conv_bias": true, "hidden_act": "silu", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": true,
+        "time_step_limit": [0.0, {{"__float__": "Infinity"}}]}}"#
+    );
+    let layer = "backbone.layers.0";
+    let tensors = [
+        ("backbone.embeddings.weight".into(), (vec![vocab, d_model], 1.0)),
+        ("backbone.norm_f.weight".into(), (vec![d_model], 1.0)),
+        (format!("{layer}.norm.weight"), (vec![d_model], 1.0)),
+        (format!("{layer}.mixer.in_proj.weight"), (vec![2 * d_inner + bc + heads, d_model], 0.5)),
+        (format!("{layer}.mixer.conv1d.weight"), (vec![d_inner + bc, 1, 4], 0.7)),
+        (format!("{layer}.mixer.conv1d.bias"), (vec![d_inner + bc], 0.2)),
+        (format!("{layer}.mixer.dt_bias"), (vec![heads], 1.0)),
+        (format!("{layer}.mixer.A_log"), (vec![heads], 1.0)),
+        (format!("{layer}.mixer.D"), (vec![heads], 1.0)),
+        (format!("{layer}.mixer.norm.weight"), (vec![d_inner], 1.0)),
+        (format!("{layer}.mixer.out_proj.weight"), (vec![d_model, d_inner], 0.5)),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    write_checkpoint(folder.path(), &config, &BTreeMap::from(tensors), d_state as u64);
+    converted(folder.path(), DType::Q8)
+}
+
+#[test]
+fn tokens_are_held_and_taken_in_as_by_scalar() {
+    // One for each number of elements that a thread may have.
+    for d_state in [9, 24, 72, 136] {
+        let file = mamba2(d_state);
+        let model = Model::from_bytes(&file).unwrap();
+        let ids = tokens(37, model.vocab_len());
+        let want = run(model, Scalar, &ids, 1);
+        for (device, chunk) in [(DEVICES[0], 1), (DEVICES[1], 5), (DEVICES[0], 21), (DEVICES[1], 37)] {
+            let got = emulated(device, &model, &ids, chunk);
+            assert_same_bits(&got.0, &want.0, &format!("{d_state}, {device:?}, chunk {chunk}: logits"));
+            assert_eq!(got.1, want.1, "{d_state}, {device:?}, chunk {chunk}: state");
+        }
+    }
+}
+
 #[test]
 fn states_go_from_host_to_device_and_back() {
     models(&[DType::Q8], |name, model| {
-        let ids = tokens(12, model.vocab_len());
+        let ids = tokens(22, model.vocab_len());
         let want = run(model, Scalar, &ids, 1);
         let mut lent = Lent::new(&model, 4);
         let mut state = State::init(&model, &mut lent.state).unwrap();
         let mut scratch = Scratch::new(&model, &mut lent.scratch, 4).unwrap();
         let engine = Engine::new(model, Scalar);
-        engine.feed(&mut state, &mut scratch, &ids[..4]).unwrap();
+        engine.feed(&mut state, &mut scratch, &ids[..14]).unwrap();
         let mut streams = Streams::new(DEVICES[1], model, 1, 3).unwrap();
         streams.import(0, &state).unwrap();
-        streams.feed(0, &ids[4..9]).unwrap();
+        streams.feed(0, &ids[14..19]).unwrap();
         streams.export(0, &mut state).unwrap();
-        engine.feed(&mut state, &mut scratch, &ids[9..11]).unwrap();
-        let logits = engine.step(&mut state, &mut scratch, ids[11]).unwrap();
-        assert_same_bits(logits, &want.0[11 * model.vocab_len()..], &format!("{name}: logits"));
+        engine.feed(&mut state, &mut scratch, &ids[19..21]).unwrap();
+        let logits = engine.step(&mut state, &mut scratch, ids[21]).unwrap();
+        assert_same_bits(logits, &want.0[21 * model.vocab_len()..], &format!("{name}: logits"));
         assert_eq!(state.hash(), want.1, "{name}: state");
     });
 }
@@ -77,9 +126,9 @@ fn streams_beside_each_other_do_not_touch() {
         let vocab = model.vocab_len();
         let ids = tokens(3 * 6, vocab);
         let mut streams = Streams::new(DEVICES[0], model, 4, 2).unwrap();
-        // Stream 2 stays as it is; the others are at different positions.
+        // Stream 2 stays as it is; the others are at different positions, and one comes to the end of a block.
         let before = exported(&streams, 2);
-        streams.feed(3, &ids[..3]).unwrap();
+        streams.feed(3, &ids[..13]).unwrap();
         let mut logits = [const { Vec::new() }; 3];
         for t in 0..6 {
             let step: Vec<_> = [0, 3, 1].iter().enumerate().map(|(i, &s)| (s, ids[6 * i + t])).collect();
@@ -89,7 +138,7 @@ fn streams_beside_each_other_do_not_touch() {
         assert_eq!(exported(&streams, 2), before, "{name}: the idle stream");
         for (i, stream) in [0, 3, 1].into_iter().enumerate() {
             let own = &ids[6 * i..6 * (i + 1)];
-            let read = if stream == 3 { [&ids[..3], own].concat() } else { own.to_vec() };
+            let read = if stream == 3 { [&ids[..13], own].concat() } else { own.to_vec() };
             let want = run(model, Scalar, &read, 1);
             let skipped = (read.len() - 6) * vocab;
             assert_same_bits(&logits[i], &want.0[skipped..], &format!("{name}: stream {stream}"));

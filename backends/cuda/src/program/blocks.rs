@@ -6,9 +6,10 @@ use super::records::{
     TimeOf, Times, Vector, source, target,
 };
 use crate::error::CudaError;
+use sarit_core::kernels::{HELD, LANES};
 use sarit_core::plan::{
-    Activation, Attention, BlockInput, BlockOutput, Decay, Join, LinearBlock, Mlp, Moe, NormKind, Routing,
-    ShortConv, Ssm,
+    Activation, Attention, BLOCK_PARTS, BlockInput, BlockOutput, Decay, Join, LinearBlock, Mlp, Moe,
+    NormKind, Routing, ShortConv, Ssm,
 };
 use sarit_core::{ALIGN, Block, GROUP, StateDType, StatePart};
 
@@ -21,11 +22,13 @@ const NORM_PARTS_MOST: usize = 256;
 /// Channels of a unit of the scan.
 const SCAN_CHANNELS: usize = 16;
 
-/// Tokens whose inputs a unit of the scan of many rows keeps in shared memory.
-const SCAN_TIMES: usize = 16;
-
 /// Activation that changes nothing.
 const LINEAR: u32 = 5;
+
+/// Units of the scan of one sequence: each is of one group.
+fn scan_units(p: &Ssm<'_>) -> usize {
+    p.n_groups * (p.d_inner() / p.n_groups).div_ceil(SCAN_CHANNELS)
+}
 
 fn activation(activation: Activation) -> u32 {
     match activation {
@@ -47,7 +50,7 @@ impl<'m> Builder<'m> {
         input_len: usize,
         shares: bool,
     ) -> Result<(), CudaError> {
-        let mut parts = [0; 3];
+        let mut parts = [0; BLOCK_PARTS];
         let mut place = state;
         for (part, StatePart { len, .. }) in parts.iter_mut().zip(block.state_parts(StateDType::F32)) {
             *part = u32::try_from(place).map_err(|_| CudaError::TooLarge)?;
@@ -115,7 +118,7 @@ impl<'m> Builder<'m> {
         p: &Ssm<'m>,
         input: &Source,
         output: Target,
-        [window, state, _]: [u32; 3],
+        [window, state, _, held]: [u32; BLOCK_PARTS],
     ) -> Result<(), CudaError> {
         let (d_inner, channels) = (p.d_inner(), p.conv_channels());
         if p.d_state > D_STATE_MOST {
@@ -142,13 +145,13 @@ impl<'m> Builder<'m> {
         let late_gate = has_norm && p.norm_before_gate;
         let inner = self.buffer(Buffer::Inner, d_inner);
         let mut scan = ScanOf {
-            fused: self.one.into(),
             heads: p.heads as u32,
             head_dim: p.head_dim as u32,
             d_state: p.d_state as u32,
             n_groups: p.n_groups as u32,
             d: self.place(p.d),
             state,
+            held,
             x: Vector::NONE,
             b: Vector::NONE,
             c: Vector::NONE,
@@ -157,7 +160,7 @@ impl<'m> Builder<'m> {
             decay: Vector::NONE,
             z: if late_gate { Vector::NONE } else { proj },
             y: inner,
-            time: self.time(&p.decay, p.heads),
+            time: self.time(p),
             conv,
             select: Vector::NONE,
             rank: 0,
@@ -197,8 +200,8 @@ impl<'m> Builder<'m> {
 
     /// Convolution, projections of Mamba-1 and scan of one row: what a block needs it makes for itself.
     fn scan_one(&mut self, p: &Ssm<'m>, scan: ScanOf) -> Result<(), CudaError> {
-        let bc = p.bc_len();
-        let units = p.d_inner().div_ceil(SCAN_CHANNELS);
+        // B and C, and B of the held tokens.
+        let len = 2 * p.bc_len() + if p.decays_by_head() { HELD * p.d_state } else { 0 };
         if let Some(select) = &p.select {
             let x = Source {
                 kind: source::CONVOLVED,
@@ -207,11 +210,11 @@ impl<'m> Builder<'m> {
             };
             let to = Map { matrix: &select.x_proj, adapter: None, to: Target::store(scan.select) };
             self.products(&x, &[to])?;
-            self.shared(scan.rank as usize + 2 * bc, (scan.rank as usize).div_ceil(GROUP))?;
+            self.shared(scan.rank as usize + len, (scan.rank as usize).div_ceil(GROUP))?;
         } else {
-            self.shared(2 * bc, 0)?;
+            self.shared(len, 0)?;
         }
-        self.op(Kind::Scan, units, &scan);
+        self.op(Kind::Scan, scan_units(p), &scan);
         Ok(())
     }
 
@@ -251,20 +254,26 @@ impl<'m> Builder<'m> {
         self.op(Kind::Times, threads(heads), &times);
         (scan.x, scan.dt, scan.decay) = (conv, dt, decay);
         let elements = [1, 4, 8, 16].into_iter().find(|e| p.d_state <= 16 * e).unwrap_or(16);
-        self.shared(SCAN_TIMES * (2 * 16 * elements + 4 * SCAN_CHANNELS), 0)?;
-        self.op(Kind::Scan, d_inner.div_ceil(SCAN_CHANNELS), &scan);
+        self.shared(HELD * 2 * LANES * elements, 0)?;
+        self.op(Kind::Scan, scan_units(p), &scan);
+        if p.decays_by_head() {
+            // Held tokens are read by the scan only, which is over.
+            let len = d_inner + bc + heads;
+            self.op(Kind::Hold, threads(len), &scan);
+            self.no_barrier();
+        }
         Ok(())
     }
 
-    fn time(&self, decay: &Decay<'m>, heads: usize) -> TimeOf {
-        match *decay {
+    fn time(&self, p: &Ssm<'m>) -> TimeOf {
+        match p.decay {
             Decay::Exp { dt_bias, dt_min, dt_max, a_log2 } => TimeOf {
                 sigmoid: 0,
                 bias: self.place(dt_bias),
                 min: dt_min,
                 max: dt_max,
                 a_log2: self.place(a_log2),
-                per_element: (a_log2.len() != heads).into(),
+                per_element: (!p.decays_by_head()).into(),
             },
             Decay::Sigmoid => {
                 TimeOf { sigmoid: 1, bias: NONE, min: 0.0, max: 0.0, a_log2: NONE, per_element: 0 }
@@ -277,7 +286,7 @@ impl<'m> Builder<'m> {
         p: &Attention<'m>,
         input: &Source,
         output: Target,
-        [window, keys, values]: [u32; 3],
+        [window, keys, values, _]: [u32; BLOCK_PARTS],
     ) -> Result<(), CudaError> {
         let (q_len, kv_len, qkv_len) = (p.q_len(), p.kv_len(), p.qkv_len());
         let rows = self.extent.rows;

@@ -36,7 +36,7 @@ records! {
     Convolve { conv: ConvOf, y: Vector }
     Times { time: TimeOf, heads: u32, raw: Vector, dt: Vector, decay: Vector }
     ScanOf {
-        fused: u32, heads: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32, state: u32,
+        heads: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32, state: u32, held: u32,
         x: Vector, b: Vector, c: Vector, dt: Vector, decay: Vector, z: Vector, y: Vector,
         time: TimeOf, conv: ConvOf, select: Vector, rank: u32,
         dt_norm: NormOf, b_norm: NormOf, c_norm: NormOf, dt_proj: Mat,
@@ -141,6 +141,7 @@ pub(crate) enum Kind {
     Window,
     Times,
     Scan,
+    Hold,
     Rotate,
     Attend,
     Ring,
@@ -253,7 +254,7 @@ pub const SIZES: [usize; 16] = [
 ];
 
 /// Bytes of shared memory before the row, `Shared` of the kernels: parameters, two numbers, two operations, 256 sums, 4,096
-/// lanes of sums.
+/// partial results.
 pub(crate) const SHARED_START_BYTES: usize =
     (size_of::<Params>() + 8 + 2 * size_of::<Op>() + 4 * 256).next_multiple_of(16) + 4 * 4096;
 

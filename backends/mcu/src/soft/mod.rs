@@ -80,9 +80,9 @@ impl Kernels for Soft {
     }
 
     fn scan(&self, p: &Scan<'_>, state: SsmState<'_>, mut y: RowsMut<'_>) {
-        let state = match state {
-            SsmState::F32(state) => state,
-            codes => return Scalar.scan(p, codes, y),
+        let (a_log2, state) = match (p.decay, state) {
+            (Decay::Element(a_log2), SsmState::F32(state)) => (a_log2, state),
+            (_, state) => return Scalar.scan(p, state, y),
         };
         let (n, dim) = (p.d_state, p.head_dim);
         for t in 0..p.x.count() {
@@ -92,16 +92,8 @@ impl Kernels for Soft {
                 let dt = p.dt.row(t)[head];
                 for (i, h) in (head * dim..).zip(state.chunks_exact_mut(n)) {
                     let x = p.x.row(t)[i];
-                    let sum = match p.decay {
-                        Decay::Head(decay) => {
-                            let decay = decay.row(t)[head];
-                            step_channel(h, mul(dt, x), b, c, |_| decay)
-                        }
-                        Decay::Element(a) => {
-                            let a = &a[head * n..(head + 1) * n];
-                            step_channel(h, mul(dt, x), b, c, |j| exp2(mul(dt, a[j])))
-                        }
-                    };
+                    let a = &a_log2[head * n..(head + 1) * n];
+                    let sum = step_channel(h, dt, mul(dt, x), a, b, c);
                     y.row(t)[i] = add(sum, mul(p.d[i], x));
                 }
             }
@@ -132,10 +124,10 @@ fn gate_rows(z: Rows<'_>, y: &mut RowsMut<'_>) {
 
 /// `h = decay(j) · h + u · b`; returns `sum_j c · h`.
 #[inline(always)]
-fn step_channel(h: &mut [f32], u: f32, b: &[f32], c: &[f32], decay: impl Fn(usize) -> f32) -> f32 {
+fn step_channel(h: &mut [f32], dt: f32, u: f32, a_log2: &[f32], b: &[f32], c: &[f32]) -> f32 {
     let mut lanes = [0.0; LANES];
     for (j, ((h, b), c)) in h.iter_mut().zip(b).zip(c).enumerate() {
-        *h = add(mul(decay(j), *h), mul(u, *b));
+        *h = add(mul(exp2(mul(dt, a_log2[j])), *h), mul(u, *b));
         lanes[j % LANES] = add(lanes[j % LANES], mul(*c, *h));
     }
     fold(lanes)

@@ -1,6 +1,6 @@
 //! The selective scan, on a state in any format.
 
-use super::{SMALLEST, largest};
+use super::{SMALLEST, dot, held, largest};
 use crate::kernels::{Decay, LANES, RowSink, Scan, SsmState, fold};
 use crate::math::{ROUND, at_least, at_most, exp2};
 use crate::state::STATE_GROUP;
@@ -48,10 +48,11 @@ pub fn dither(position: u64, channel: usize) -> u32 {
 /// (Weyl sequences), so that over any few tokens they are spread evenly, and what is too small for a code counts as
 /// often as it should. Nearest codes would hold a slow decay for ever (0.999 · 100 is 100) and lose small inputs.
 ///
-/// Measured with `sarit eval ppl models/indic-qa-natural.sarit` on the first 60 lines of `tests/data/indic-qa/lm-text.txt`
-/// (10,451 tokens), perplexity over that of a state in f32: nearest codes +0.99 %; thresholds from a hash +0.30 %; these
-/// +0.13 %. To keep a scale (times the decay) while it fits changes little (+1.11 % with nearest codes, +0.10 % with
-/// these) and is not done. A state in f16, rounded to nearest: +0.02 %.
+/// Measured with `sarit eval ppl` on the first 60 lines of `tests/data/indic-qa/lm-text.txt` (10,451 tokens), a Mamba-2 (the
+/// averaged weights of legs 2 and 3 in `training/qa/RESULTS.md`) and rounding after every token, as with a decay per element;
+/// perplexity over that of a state in f32: nearest codes +0.99 %; thresholds from a hash +0.30 %; these +0.13 %. To keep a
+/// scale (times the decay) while it fits changes little (+1.11 % with nearest codes, +0.10 % with these) and is not done. A
+/// state in f16, rounded to nearest: +0.02 %.
 #[inline(always)]
 pub fn round_to_codes(h: &[f32], codes: &mut [i8], dither: u32) -> f32 {
     let largest = largest(h);
@@ -70,13 +71,21 @@ pub fn round_to_codes(h: &[f32], codes: &mut [i8], dither: u32) -> f32 {
 }
 
 /// The state in one of its formats.
-trait Format {
+pub(super) trait Format {
+    /// `sum_n c · h` of row `row`, which has as many elements as `c`.
+    fn dot(&self, row: usize, c: &[f32]) -> f32;
+
     /// Calls `step(k, h)` for the elements `16 k..16 k + 16` of row `row`, the last ones filled up with zeros, and
     /// keeps what it has made of them, rounded. A row has `n` elements; `dither` is that of the row and token.
     fn step(&mut self, row: usize, n: usize, dither: u32, step: impl FnMut(usize, &mut [f32; LANES]));
 }
 
 impl Format for [f32] {
+    #[inline(always)]
+    fn dot(&self, row: usize, c: &[f32]) -> f32 {
+        dot(c, &self[row * c.len()..(row + 1) * c.len()])
+    }
+
     #[inline(always)]
     fn step(&mut self, row: usize, n: usize, _dither: u32, mut step: impl FnMut(usize, &mut [f32; LANES])) {
         let (whole, tail) = self[row * n..(row + 1) * n].as_chunks_mut();
@@ -92,6 +101,11 @@ impl Format for [f32] {
 }
 
 impl Format for [f16] {
+    #[inline(always)]
+    fn dot(&self, row: usize, c: &[f32]) -> f32 {
+        dot_converted(c, &self[row * c.len()..(row + 1) * c.len()], f16::to_f32)
+    }
+
     #[inline(always)]
     fn step(&mut self, row: usize, n: usize, _dither: u32, mut step: impl FnMut(usize, &mut [f32; LANES])) {
         for (k, halves) in self[row * n..(row + 1) * n].chunks_mut(LANES).enumerate() {
@@ -113,6 +127,17 @@ struct Codes<'a> {
 
 impl Format for Codes<'_> {
     #[inline(always)]
+    fn dot(&self, row: usize, c: &[f32]) -> f32 {
+        let groups = c.len().div_ceil(STATE_GROUP);
+        let codes = self.codes[row * c.len()..(row + 1) * c.len()].chunks(STATE_GROUP);
+        let mut sum = 0.0;
+        for (g, (c, codes)) in c.chunks(STATE_GROUP).zip(codes).enumerate() {
+            sum += dot_converted(c, codes, f32::from) * self.scales[row * groups + g];
+        }
+        sum
+    }
+
+    #[inline(always)]
     fn step(&mut self, row: usize, n: usize, dither: u32, mut step: impl FnMut(usize, &mut [f32; LANES])) {
         let groups = n.div_ceil(STATE_GROUP);
         let scales = &mut self.scales[row * groups..(row + 1) * groups];
@@ -129,12 +154,29 @@ impl Format for Codes<'_> {
     }
 }
 
+/// `sum_i a[i] · b[i]`, the elements of `b` being converted one by one.
+#[inline(always)]
+fn dot_converted<E: Copy>(a: &[f32], b: &[E], convert: impl Fn(E) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * convert(*b);
+        }
+    }
+    fold(lanes)
+}
+
 #[inline(always)]
 fn scan_rows(p: &Scan<'_>, heads: Range<usize>, state: &mut (impl Format + ?Sized), y: &mut impl RowSink) {
     let (n, dim) = (p.d_state, p.head_dim);
+    let a_log2 = match p.decay {
+        Decay::Head { decay, held } => return held::scan(p, (decay, held), heads, state, y),
+        Decay::Element(a_log2) => a_log2,
+    };
     for head in heads.clone() {
         let group = head / (p.heads / p.n_groups);
         let first = (head - heads.start) * dim;
+        let a = &a_log2[head * n..(head + 1) * n];
         for t in 0..p.x.count() {
             let dt = p.dt.row(t)[head];
             let b = &p.b.row(t)[group * n..(group + 1) * n];
@@ -143,48 +185,36 @@ fn scan_rows(p: &Scan<'_>, heads: Range<usize>, state: &mut (impl Format + ?Size
             let d = &p.d[head * dim..(head + 1) * dim];
             let y = &mut y.row(t)[first..first + dim];
             for i in 0..dim {
-                let (row, u) = (first + i, dt * x[i]);
                 let dither = dither(p.position + t as u64, head * dim + i);
-                let sum = match p.decay {
-                    Decay::Head(decay) => {
-                        let decay = decay.row(t)[head];
-                        step_row(state, row, dither, u, b, b, c, |_| [decay; LANES])
-                    }
-                    Decay::Element(a_log2) => {
-                        let a = &a_log2[head * n..(head + 1) * n];
-                        step_row(state, row, dither, u, a, b, c, |a| a.map(|a| exp2(dt * a)))
-                    }
-                };
-                y[i] = sum + d[i] * x[i];
+                y[i] = step_row(state, first + i, dither, dt, dt * x[i], a, b, c) + d[i] * x[i];
             }
         }
     }
 }
 
-/// `h = decay(a) · h + u · b` in a row of the state; returns `sum_n c · h`, `h` not being rounded yet. All slices have
-/// the row's length; a `decay` that is the same for all elements ignores `a`.
+/// `h = exp2(dt · a_log2) · h + u · b` in a row of the state; returns `sum_n c · h`, `h` not being rounded yet. All slices
+/// have the row's length.
 #[inline(always)]
 fn step_row(
     state: &mut (impl Format + ?Sized),
     row: usize,
     dither: u32,
+    dt: f32,
     u: f32,
-    a: &[f32],
+    a_log2: &[f32],
     b: &[f32],
     c: &[f32],
-    decay: impl Fn(&[f32; LANES]) -> [f32; LANES],
 ) -> f32 {
     let mut lanes = [0.0; LANES];
     let mut step = |h: &mut [f32; LANES], a: &[f32; LANES], b: &[f32; LANES], c: &[f32; LANES]| {
-        let decay = decay(a);
         for i in 0..LANES {
-            h[i] = decay[i] * h[i] + u * b[i];
+            h[i] = exp2(dt * a[i]) * h[i] + u * b[i];
         }
         for i in 0..LANES {
             lanes[i] += c[i] * h[i];
         }
     };
-    let ((a16, a_tail), (b16, b_tail), (c16, c_tail)) = (a.as_chunks(), b.as_chunks(), c.as_chunks());
+    let ((a16, a_tail), (b16, b_tail), (c16, c_tail)) = (a_log2.as_chunks(), b.as_chunks(), c.as_chunks());
     state.step(row, b.len(), dither, |k, h| match (a16.get(k), b16.get(k), c16.get(k)) {
         (Some(a), Some(b), Some(c)) => step(h, a, b, c),
         _ => step(h, &load(a_tail), &load(b_tail), &load(c_tail)),
@@ -194,7 +224,7 @@ fn step_row(
 
 /// Up to 16 floats, filled up with zeros.
 #[inline(always)]
-fn load(x: &[f32]) -> [f32; LANES] {
+pub(super) fn load(x: &[f32]) -> [f32; LANES] {
     match x.as_array() {
         Some(x) => *x,
         None => {
