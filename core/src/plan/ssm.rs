@@ -170,15 +170,21 @@ impl Ssm<'_> {
 
     /// Whether the state decays by one factor per head, rather than per element.
     pub fn decays_by_head(&self) -> bool {
-        match self.decay {
-            Decay::Exp { a_log2, .. } => a_log2.len() == self.heads,
-            Decay::Sigmoid => true,
-        }
+        cfg!(feature = "head-decay") && self.decay.is_by_head(self.heads)
     }
 
     /// Scales of the SSM state in 8-bit codes: `[heads][head_dim][ceil(d_state / 256)]`.
     pub fn scales_len(&self) -> usize {
         self.d_inner() * self.d_state.div_ceil(STATE_GROUP)
+    }
+}
+
+impl Decay<'_> {
+    fn is_by_head(&self, heads: usize) -> bool {
+        match self {
+            Self::Exp { a_log2, .. } => a_log2.len() == heads,
+            Self::Sigmoid => true,
+        }
     }
 }
 
@@ -228,6 +234,10 @@ impl<'m> Operands<'_, 'm> {
             decay::SIGMOID => Decay::Sigmoid,
             _ => return Err(self.field()),
         };
+        if decay.is_by_head(heads) && !cfg!(feature = "head-decay") {
+            let (tag, version) = (SsmRecord::TAG, SsmRecord::VERSION);
+            return Err(ModelError::Record { index: self.index, tag, version });
+        }
         Ok(Block::Ssm(Ssm {
             join,
             heads,

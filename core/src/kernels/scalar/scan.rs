@@ -170,7 +170,10 @@ fn dot_converted<E: Copy>(a: &[f32], b: &[E], convert: impl Fn(E) -> f32) -> f32
 fn scan_rows(p: &Scan<'_>, heads: Range<usize>, state: &mut (impl Format + ?Sized), y: &mut impl RowSink) {
     let (n, dim) = (p.d_state, p.head_dim);
     let a_log2 = match p.decay {
-        Decay::Head { decay, held } => return held::scan(p, (decay, held), heads, state, y),
+        Decay::Head { decay, held } if cfg!(feature = "head-decay") => {
+            return held::scan(p, (decay, held), heads, state, y);
+        }
+        Decay::Head { .. } => unreachable!("a model that needs it is refused when it is opened"),
         Decay::Element(a_log2) => a_log2,
     };
     for head in heads.clone() {
