@@ -120,7 +120,7 @@ enum sarit_status
    */
   SARIT_NOT_A_STATE = 30,
   /*
-   The snapshot needs a newer Sarit.
+   The snapshot was written by another version of Sarit.
    */
   SARIT_STATE_VERSION = 31,
   /*

@@ -47,7 +47,7 @@ pub enum Status {
     SaritModelTooLarge = 23,
     /// The bytes are not a snapshot of a state.
     SaritNotAState = 30,
-    /// The snapshot needs a newer Sarit.
+    /// The snapshot was written by another version of Sarit.
     SaritStateVersion = 31,
     /// The snapshot is damaged, truncated or not finite.
     SaritStateDamaged = 32,
@@ -90,7 +90,7 @@ fn message(status: i32) -> &'static CStr {
         (SaritModelDamaged, c"the model is damaged or truncated"),
         (SaritModelTooLarge, c"the model is too large for this machine"),
         (SaritNotAState, c"the bytes are not a snapshot of a state"),
-        (SaritStateVersion, c"the snapshot needs a newer Sarit"),
+        (SaritStateVersion, c"the snapshot was written by another version of Sarit"),
         (SaritStateDamaged, c"the snapshot is damaged, truncated or not finite"),
         (SaritFile, c"the file cannot be opened or mapped"),
     ];

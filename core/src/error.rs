@@ -146,7 +146,7 @@ impl fmt::Display for StateError {
             Self::Version(v) => {
                 write!(
                     f,
-                    "the state has layout version {v}, which this build does not know: a newer Sarit, or one built with all kinds of blocks, is needed"
+                    "the state has layout version {v}, which this build does not know: the Sarit that wrote it is needed, or the text once more"
                 )
             }
             Self::DType(d) => {
