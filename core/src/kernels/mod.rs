@@ -298,7 +298,7 @@ impl HeldBlock {
         })
     }
 
-    /// Tokens of the block after the last of the chunk's: whether that is all of them.
+    /// Whether the last of the tokens is the block's last: then the state takes the block in.
     #[inline(always)]
     pub fn is_whole(&self) -> bool {
         self.held + self.tokens.len() == HELD

@@ -78,22 +78,35 @@ pub(crate) fn matmul<S: Simd, W: Element>(
             t += tokens;
         }
         if t < x.count() {
-            let x = [x.row(t)];
-            // The block of rows after this one.
+            // The block of rows after the one that is read.
             let ahead = BLOCK * w.cols * size_of::<W>();
-            let mut sums = [simd.splat(0.0); LANES];
-            for r in (0..count).step_by(BLOCK) {
-                [sums[r], sums[r + 1], sums[r + 2], sums[r + 3]] =
-                    dots::<_, _, _, true>(simd, x, block(r), ahead)[0];
-            }
-            simd.store_part(simd.fold(sums), &mut y.row(t)[i * PART_ROWS..][..count]);
+            let products = products::<_, _, true>(simd, x.row(t), count, row, ahead);
+            simd.store_part(products, &mut y.row(t)[i * PART_ROWS..][..count]);
         }
     }
 }
 
+/// `x · row(r)` of `count` rows, up to 16, a lane for each; `FETCH` and `ahead` as in [`dots`].
+#[inline(always)]
+pub(super) fn products<'a, S: Simd, W: Element + 'a, const FETCH: bool>(
+    simd: S,
+    x: &[f32],
+    count: usize,
+    row: impl Fn(usize) -> &'a [W],
+    ahead: usize,
+) -> S::Floats {
+    let row = |r: usize| row(r.min(count - 1));
+    let mut sums = [simd.splat(0.0); LANES];
+    for r in (0..count).step_by(BLOCK) {
+        let rows = [row(r), row(r + 1), row(r + 2), row(r + 3)];
+        [sums[r], sums[r + 1], sums[r + 2], sums[r + 3]] = dots::<_, _, 1, FETCH>(simd, [x], rows, ahead)[0];
+    }
+    simd.fold(sums)
+}
+
 /// The lanes of `x[t] · w[r]`, at `[t][r]`; with `FETCH` what lies `ahead` bytes behind `w` is asked for.
 #[inline(always)]
-pub(super) fn dots<S: Simd, W: Element, const T: usize, const FETCH: bool>(
+fn dots<S: Simd, W: Element, const T: usize, const FETCH: bool>(
     simd: S,
     x: [&[f32]; T],
     w: [&[W]; BLOCK],

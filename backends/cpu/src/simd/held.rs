@@ -4,7 +4,7 @@
 //! folded together: their state stays in the first-level cache from the first token's sum to the rounding after the last
 //! one. Elements that are no floats are converted once for several tokens; memory sees only them.
 
-use super::dense::{BLOCK, Element, dots};
+use super::dense::{self, BLOCK, Element};
 use super::scan::StateElement;
 use super::{Simd, prefetch};
 use crate::columns::Part;
@@ -87,17 +87,12 @@ fn multiply<S: Simd>(
     group: usize,
     products: &mut [[f32; HELD]; HELD],
 ) {
-    const { assert!(HELD == LANES && HELD.is_multiple_of(BLOCK)) };
+    const { assert!(HELD == LANES) };
     let (n, block) = (p.d_state, tokens.block());
     for (products, (last, t)) in products.iter_mut().zip((block.held..).zip(block.tokens.clone())) {
         let c = &p.c.row(t)[group * n..(group + 1) * n];
-        let mut sums = [simd.splat(0.0); HELD];
-        for j in (0..=last).step_by(BLOCK) {
-            let b = |i: usize| tokens.b((j + i).min(last), group);
-            [sums[j], sums[j + 1], sums[j + 2], sums[j + 3]] =
-                dots::<_, _, 1, false>(simd, [c], [b(0), b(1), b(2), b(3)], 0)[0];
-        }
-        simd.store(simd.fold(sums), products);
+        let of_tokens = dense::products::<_, _, false>(simd, c, last + 1, |j| tokens.b(j, group), 0);
+        simd.store(of_tokens, products);
     }
 }
 
@@ -195,14 +190,8 @@ fn load_part<S: Simd>(simd: S, x: &[f32]) -> S::Floats {
 /// `sum_n c · h` of up to 16 rows.
 #[inline(always)]
 fn sums<S: Simd, E: Element, const FETCH: bool>(simd: S, h: &[E], c: &[f32]) -> S::Floats {
-    let (n, last) = (c.len(), h.len() / c.len() - 1);
-    let row = |r: usize| &h[r.min(last) * n..][..n];
-    let mut sums = [simd.splat(0.0); LANES];
-    for r in (0..=last).step_by(BLOCK) {
-        let rows = [row(r), row(r + 1), row(r + 2), row(r + 3)];
-        [sums[r], sums[r + 1], sums[r + 2], sums[r + 3]] = dots::<_, _, 1, FETCH>(simd, [c], rows, AHEAD)[0];
-    }
-    simd.fold(sums)
+    let n = c.len();
+    dense::products::<_, _, FETCH>(simd, c, h.len() / n, |r| &h[r * n..][..n], AHEAD)
 }
 
 /// The state in one of its formats.
