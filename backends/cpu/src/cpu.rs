@@ -27,6 +27,8 @@ const PIECES_PER_THREAD: usize = 4;
 mod cost {
     /// Products of codes that take the time of one of floats.
     pub(super) const CODES: usize = 4;
+    /// A weight and an input before, out of a cache far away.
+    pub(super) const FETCHED: usize = 8;
     /// An elementary function.
     pub(super) const FUNCTION: usize = 8;
     /// Normalization.
@@ -167,7 +169,8 @@ impl Kernels for Cpu {
         let before = conv.width - 1;
         let window = Columns::new(RowsMut::new(window, before, channels, channels));
         let x = Columns::new(x);
-        let cost = tokens * channels * (conv.width + if conv.silu { cost::FUNCTION } else { 0 });
+        let once = channels * conv.width * cost::FETCHED;
+        let cost = once + tokens * channels * (conv.width + if conv.silu { cost::FUNCTION } else { 0 });
         self.split_at(LANES, channels, cost, |channels| {
             // SAFETY: parts are different columns, of either.
             let (mut window, mut x) =

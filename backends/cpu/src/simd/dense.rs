@@ -4,7 +4,7 @@
 //! little more than one, so products are computed sixteen at a time: of 16 rows with one token, or of 4 rows with
 //! 4 tokens. Rows or tokens that are missing at the end repeat the last one; their products are not written.
 
-use super::{Simd, prefetch};
+use super::{LINE, Simd, prefetch};
 use crate::columns::Part;
 use core::ops::Range;
 use half::f16;
@@ -125,7 +125,8 @@ fn dots<S: Simd, W: Element, const T: usize, const FETCH: bool>(
     let mut sums = [[simd.splat(0.0); BLOCK]; T];
     for k in 0..whole {
         for r in 0..BLOCK {
-            if FETCH {
+            // Once a line, of which elements of a byte are four times sixteen.
+            if FETCH && (r * size_of::<[W; LANES]>()).is_multiple_of(LINE) {
                 prefetch(&w[0][0], ahead + (k * BLOCK + r) * size_of::<[W; LANES]>());
             }
             let w = W::load(simd, &w16[r][k]);

@@ -68,7 +68,11 @@ fn scan_heads<S: Simd>(
                 simd.store(simd.mul(simd.load(&w), simd.load(products)), &mut factors.0);
                 factors.1 = left;
             }
-            let head = Head { p, tokens: &tokens, head, group, factors: &factors };
+            let mut u = [(0.0, &[][..]); HELD];
+            for (j, u) in u.iter_mut().enumerate().take(first + tokens.block().tokens.len()) {
+                *u = tokens.u(j, head);
+            }
+            let head = Head { p, tokens: &tokens, head, group, factors: &factors, u: &u };
             for start in (0..dim).step_by(LANES) {
                 let channels = start..dim.min(start + LANES);
                 let first = (head.head - heads.start) * dim + start;
@@ -114,6 +118,8 @@ struct Head<'a> {
     group: usize,
     /// For each of the chunk's tokens: `q` of the tokens up to it, and how much of the state is left.
     factors: &'a [([f32; HELD], f32); HELD],
+    /// The factors of `dt · x` of each token of the block.
+    u: &'a [(f32, &'a [f32]); HELD],
 }
 
 impl Head<'_> {
@@ -131,12 +137,11 @@ impl Head<'_> {
         let (p, block, n) = (self.p, self.tokens.block(), self.p.d_state);
         let rows = first..first + channels.len();
         let own = self.head * p.head_dim + channels.start..self.head * p.head_dim + channels.end;
-        for (j, u) in room.u.iter_mut().enumerate().take(block.held + block.tokens.len()) {
-            let (dt, x) = self.tokens.u(j, self.head);
+        for (u, (dt, x)) in room.u.iter_mut().zip(self.u).take(block.held + block.tokens.len()) {
             let x = &x[channels.clone()];
             // A token's lie far from the next one's: too many places for the hardware to follow.
             prefetch(&x[0], U_AHEAD);
-            simd.store(simd.mul(simd.splat(dt), load_part(simd, x)), u);
+            simd.store(simd.mul(simd.splat(*dt), load_part(simd, x)), u);
         }
         let elements = state.elements(rows.start * n..rows.end * n);
         let converts =
@@ -347,23 +352,15 @@ fn take_in_some<S: Simd, E: StateElement, const R: usize>(
     let n = b[0].len();
     let left = simd.splat(left);
     let whole = n / LANES;
-    let mut b16: [&[[f32; LANES]]; HELD] = [&[]; HELD];
-    for j in 0..HELD {
-        b16[j] = &b[j].as_chunks().0[..whole];
+    let mut k = 0;
+    // Where they fit, twice as many sums: an addition waits for the one before.
+    while S::REGISTERS >= 32 && whole - k >= 2 {
+        take_in_part::<S, E, R, 2>(simd, h, left, v, first, b, k * LANES);
+        k += 2;
     }
-    for k in 0..whole {
-        let mut new = [left; R];
-        for r in 0..R {
-            let h: &[E; LANES] = h[r * n + k * LANES..][..LANES].try_into().expect("16 elements");
-            new[r] = simd.mul(left, E::load(simd, h));
-        }
-        for j in 0..HELD {
-            new = add_products(simd, new, simd.load(&b16[j][k]), spread(simd, &v[j], first));
-        }
-        for r in 0..R {
-            let h = &mut h[r * n + k * LANES..][..LANES];
-            E::store(simd, new[r], h.try_into().expect("16 elements"));
-        }
+    while k < whole {
+        take_in_part::<S, E, R, 1>(simd, h, left, v, first, b, k * LANES);
+        k += 1;
     }
     if whole * LANES < n {
         let at = whole * LANES..n;
@@ -372,7 +369,10 @@ fn take_in_some<S: Simd, E: StateElement, const R: usize>(
             new[r] = simd.mul(left, E::load_part(simd, &h[r * n..][at.clone()]));
         }
         for j in 0..HELD {
-            new = add_products(simd, new, simd.load_part(&b[j][at.clone()]), spread(simd, &v[j], first));
+            let b = simd.load_part(&b[j][at.clone()]);
+            for (new, v) in new.iter_mut().zip(spread::<_, R>(simd, &v[j], first)) {
+                *new = simd.add(*new, simd.mul(v, b));
+            }
         }
         for r in 0..R {
             E::store_part(simd, new[r], &mut h[r * n..][at.clone()]);
@@ -380,18 +380,41 @@ fn take_in_some<S: Simd, E: StateElement, const R: usize>(
     }
 }
 
-/// `sums[r] + a · b[r]`.
+/// [`take_in_some`] for `K` times sixteen elements of each row, from element `at` on.
 #[inline(always)]
-fn add_products<S: Simd, const R: usize>(
+fn take_in_part<S: Simd, E: StateElement, const R: usize, const K: usize>(
     simd: S,
-    mut sums: [S::Floats; R],
-    a: S::Floats,
-    b: [S::Floats; R],
-) -> [S::Floats; R] {
+    h: &mut [E],
+    left: S::Floats,
+    v: &[[f32; LANES]; HELD],
+    first: usize,
+    b: &[&[f32]; HELD],
+    at: usize,
+) {
+    let n = b[0].len();
+    let mut new = [[left; K]; R];
     for r in 0..R {
-        sums[r] = simd.add(sums[r], simd.mul(a, b[r]));
+        let h = h[r * n + at..].as_chunks().0[..K].iter();
+        for (new, h) in new[r].iter_mut().zip(h) {
+            *new = simd.mul(left, E::load(simd, h));
+        }
     }
-    sums
+    for j in 0..HELD {
+        let b = &b[j][at..].as_chunks().0[..K];
+        let v = spread::<_, R>(simd, &v[j], first);
+        for k in 0..K {
+            let b = simd.load(&b[k]);
+            for r in 0..R {
+                new[r][k] = simd.add(new[r][k], simd.mul(v[r], b));
+            }
+        }
+    }
+    for r in 0..R {
+        let h = h[r * n + at..].as_chunks_mut().0[..K].iter_mut();
+        for (new, h) in new[r].iter().zip(h) {
+            E::store(simd, *new, h);
+        }
+    }
 }
 
 /// `R` floats from `x[first]` on, each in all lanes of its own.

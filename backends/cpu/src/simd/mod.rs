@@ -17,6 +17,9 @@ pub(crate) mod tiled;
 
 pub(crate) use compiled::{compiled, operations};
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Asks for the cache line `bytes` behind `x`, which need not be memory of ours. On AArch64 it does nothing: what it
 /// would gain there has not been measured.
 #[inline(always)]

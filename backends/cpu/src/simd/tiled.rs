@@ -12,7 +12,7 @@
 //! the left, with at most three sums set aside. A tile row stays in the cache while all tokens pass, so memory is read
 //! once a chunk; the first tokens fetch the next tile row, for in this order the hardware does not see it coming.
 
-use super::{Simd, prefetch};
+use super::{LINE, Simd, prefetch};
 use crate::columns::Part;
 use core::ops::Range;
 use half::f16;
@@ -21,9 +21,6 @@ use sarit_core::{GROUP, TILE_ROWS, Tiled};
 
 /// How far ahead of their use weights are fetched, in bytes.
 const PREFETCH: usize = 2048;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// The order of the lanes in which their sums can be added up as they come.
 const LANE_ORDER: [usize; GROUP_LANES] = [0, 4, 2, 6, 1, 5, 3, 7];
