@@ -22,6 +22,12 @@ const PIECE_COST: usize = 16 * 1024;
 /// Pieces per thread that an operation is cut into at most, so that a thread that is held up leaves some to others.
 const PIECES_PER_THREAD: usize = 4;
 
+/// The least work of a piece where there are more of them than threads.
+///
+/// Measured on an EPYC with AVX-512 and 2 CPUs: a piece more takes each thread 0.5 µs, for the weights and the state
+/// of another place have yet to come from memory. This much work takes 40 µs, and a decoded token's operations take less.
+const SPARE_COST: usize = 64 * PIECE_COST;
+
 /// What an element costs, in multiplications of floats of a matrix product (25 a nanosecond where [`PIECE_COST`] was
 /// measured).
 mod cost {
@@ -99,7 +105,8 @@ impl Cpu {
     /// Calls `part` with ranges that make up `0..units`, on several threads if `cost` is worth it.
     fn split(&self, units: usize, cost: usize, part: impl Fn(Range<usize>) + Sync) {
         if let Some(pool) = &self.pool {
-            let pieces = (cost / PIECE_COST).min(self.threads() * PIECES_PER_THREAD).min(units);
+            let most = (cost / SPARE_COST).clamp(self.threads(), self.threads() * PIECES_PER_THREAD);
+            let pieces = (cost / PIECE_COST).min(most).min(units);
             if pieces > 1 {
                 let bound = |piece: usize| units * piece / pieces;
                 return pool.run(pieces as u32, &|piece| part(bound(piece)..bound(piece + 1)));
