@@ -4,10 +4,10 @@
 #include "block.cuh"
 
 // Norms and rotates each head of queries and keys, in place; half a warp takes a head.
-__device__ __noinline__ void op_rotate(Run run, const Op& op, const Attend& p) {
+__device__ OUTLINED void op_rotate(Run run, u32 passed, const Attend& p) {
     u32 heads = p.heads + p.kv_heads, pairs = p.rotary_dims / 2;
     u64 all = (u64)run.shared().rows * heads;
-    for (u64 base = (u64)first_unit(op) * HALVES; base < all; base += (u64)gridDim.x * HALVES) {
+    for (u64 base = (u64)first_unit(passed) * HALVES; base < all; base += (u64)gridDim.x * HALVES) {
         u64 n = base + half_warp();
         bool has = n < all;
         u32 row = has ? n / heads : 0, head = n % heads;
@@ -36,17 +36,17 @@ __device__ __noinline__ void op_rotate(Run run, const Op& op, const Attend& p) {
 }
 
 // Where the key of ring row `slot` lies for the token in `row`, whose own ring row is `now`, and the value behind it.
-__device__ inline const float* ring_row(Run run, const Attend& p, u32 row, u32 now, u32 slot, bool value) {
+__device__ INLINE const float* ring_row(Run run, const Attend& p, u32 row, u32 now, u32 slot, bool value) {
     u32 kv = p.kv_heads * p.head_dim, back = slot <= now ? now - slot : now + p.window - slot;
     if (back <= run.time(row)) return run.at(p.qkv, row - back) + p.heads * p.head_dim + (value ? kv : 0);
     return run.state(run.sequence(row), value ? p.values : p.keys) + (u64)slot * kv;
 }
 
 // A block takes one head of one token; the scores of a block lie in scratch.
-__device__ __noinline__ void op_attend(Run run, const Op& op, const Attend& p) {
+__device__ OUTLINED void op_attend(Run run, u32 passed, const Attend& p) {
     float* sums = run.shared().sums;
     float* scores = run.p().scratch + p.scores + (u64)blockIdx.x * p.window;
-    for (u64 n = first_unit(op); n < (u64)run.shared().rows * p.heads; n += gridDim.x) {
+    for (u64 n = first_unit(passed); n < (u64)run.shared().rows * p.heads; n += gridDim.x) {
         u32 row = n / p.heads, head = n % p.heads;
         u32 first = head / (p.heads / p.kv_heads) * p.head_dim;
         u64 position = run.position(run.sequence(row)) + run.time(row);
@@ -89,10 +89,10 @@ __device__ __noinline__ void op_attend(Run run, const Op& op, const Attend& p) {
 }
 
 // The last keys and values go into the ring.
-__device__ __noinline__ void op_ring(Run run, const Op& op, const Attend& p) {
+__device__ OUTLINED void op_ring(Run run, u32 passed, const Attend& p) {
     u32 kv = p.kv_heads * p.head_dim, kept = run.p().count < p.window ? run.p().count : p.window;
     u64 all = (u64)run.p().sequence_count * kept * kv;
-    for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(passed); n < all; n += grid_threads()) {
         u32 i = n % kv, sequence = n / kv / kept, t = run.p().count - kept + n / kv % kept;
         u64 slot = (run.position(sequence) + t) % p.window;
         const float* key = run.at(p.qkv, (u64)sequence * run.p().count + t) + p.heads * p.head_dim;

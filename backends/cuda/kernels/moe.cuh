@@ -6,7 +6,7 @@ enum { SOFTMAX_OF_CHOSEN, SOFTMAX_OF_ALL, SIGMOID, SIGMOID_NORMALIZED };
 
 // The index with the highest rank among those that each thread offers (NONE: nothing); of equals the first. All threads
 // of the block; all get it.
-__device__ inline u32 block_best(float* sums, float rank, u32 index) {
+__device__ INLINE u32 block_best(float* sums, float rank, u32 index) {
     u32* indices = (u32*)sums + WARPS;
     for (int half = 16; half > 0; half /= 2) {
         float other = __shfl_xor_sync(FULL, rank, half);
@@ -25,7 +25,7 @@ __device__ inline u32 block_best(float* sums, float rank, u32 index) {
 }
 
 // Sum of the two best ranks of a group, or the only one.
-__device__ inline float group_value(const float* ranks, u32 len) {
+__device__ INLINE float group_value(const float* ranks, u32 len) {
     float first = MINUS_INFINITY, second = MINUS_INFINITY;
     for (u32 e = 0; e < len; e++) {
         if (ranks[e] > first) second = first, first = ranks[e];
@@ -35,7 +35,7 @@ __device__ inline float group_value(const float* ranks, u32 len) {
 }
 
 // A block chooses a row's experts: their ids, ascending, and weights.
-__device__ __noinline__ void op_route(Run run, const Op& op, const Route& p) {
+__device__ OUTLINED void op_route(Run run, u32 passed, const Route& p) {
     bool is_sigmoid = p.routing == SIGMOID || p.routing == SIGMOID_NORMALIZED;
     u32 group_len = p.experts / p.groups;
     float* sums = run.shared().sums;
@@ -43,7 +43,7 @@ __device__ __noinline__ void op_route(Run run, const Op& op, const Route& p) {
     float* ranks = scores + p.experts;
     float* values = ranks + p.experts;
     u32* taken = (u32*)(values + p.groups);
-    for (u32 row = first_unit(op); row < run.shared().rows; row += gridDim.x) {
+    for (u32 row = first_unit(passed); row < run.shared().rows; row += gridDim.x) {
         const float* logits = run.at(p.logits, row);
         for (u32 e = threadIdx.x; e < p.experts; e += THREADS) {
             scores[e] = is_sigmoid ? sigmoid(logits[e]) : logits[e];
@@ -91,12 +91,12 @@ __device__ __noinline__ void op_route(Run run, const Op& op, const Route& p) {
     }
 }
 
-__device__ __noinline__ void op_experts(Run run, const Op& op, const Experts& p) {
+__device__ OUTLINED void op_experts(Run run, u32 passed, const Experts& p) {
     u32 flip = 0;
     const Matrix* matrices = (const Matrix*)(run.p().tables + p.table);
     u64 virtual_rows = (u64)run.shared().rows * p.chosen;
     u32 units_most = div_up(p.rows, 8);
-    for (u64 n = first_unit(op); n < virtual_rows * units_most; n += gridDim.x) {
+    for (u64 n = first_unit(passed); n < virtual_rows * units_most; n += gridDim.x) {
         u64 row = n / units_most;
         u32 unit = n % units_most, id = ((const u32*)run.at(p.ids, row / p.chosen))[row % p.chosen];
         Matrix w = matrices[id];
@@ -107,9 +107,9 @@ __device__ __noinline__ void op_experts(Run run, const Op& op, const Experts& p)
     }
 }
 
-__device__ __noinline__ void op_combine(Run run, const Op& op, const Combine& p) {
+__device__ OUTLINED void op_combine(Run run, u32 passed, const Combine& p) {
     u64 all = (u64)run.shared().rows * p.width;
-    for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(passed); n < all; n += grid_threads()) {
         u32 row = n / p.width, i = n % p.width;
         const float* weights = run.at(p.weights, row);
         float sum = 0.0f;

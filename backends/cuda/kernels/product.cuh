@@ -8,15 +8,15 @@ struct Input {
     const float* floats;
 };
 
-__device__ inline bool is_quantized(const Matrix& w) { return w.dtype >= Q8; }
+__device__ INLINE bool is_quantized(const Matrix& w) { return w.dtype >= Q8; }
 
 // Rows that a block takes at once in `unit_product`: half the rows of a tile, or as many as there are half-warps.
-__device__ inline u32 unit_rows(const Matrix& w) { return is_quantized(w) ? 8 : HALVES; }
+__device__ INLINE u32 unit_rows(const Matrix& w) { return is_quantized(w) ? 8 : HALVES; }
 
-__device__ inline u32 tile_bytes(const Matrix& w) { return w.dtype == Q8 ? 512 : 256; }
+__device__ INLINE u32 tile_bytes(const Matrix& w) { return w.dtype == Q8 ? 512 : 256; }
 
 // Scales `[tile_row][group][16]` (f16) and codes `[tile_row][group][tile_bytes]` of a tile row.
-__device__ inline void tile_row_at(const u8* model, const Matrix& w, u32 tile_row, const u16*& scales, const u8*& codes) {
+__device__ INLINE void tile_row_at(const u8* model, const Matrix& w, u32 tile_row, const u16*& scales, const u8*& codes) {
     u64 groups = div_up(w.cols, GROUP);
     u64 scale_bytes = (div_up(w.rows, 16) * groups * 32 + 63) / 64 * 64;
     const u8* data = model + (u64)w.data * 64;
@@ -32,7 +32,7 @@ __device__ inline void tile_row_at(const u8* model, const Matrix& w, u32 tile_ro
 //
 // Quantized: warp = lane of the sum over groups; in a warp, 8 rows by 4 pairs of words of a group.
 template <class Each>
-__device__ inline void unit_product(Run run, const Matrix& w, const Input& in, u32 unit, u32 flip, Each each) {
+__device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u32 unit, u32 flip, Each each) {
     if (!is_quantized(w)) {
         u32 row = unit * HALVES + half_warp();
         float sum = 0.0f;
@@ -98,14 +98,23 @@ __device__ inline void unit_product(Run run, const Matrix& w, const Input& in, u
 #define AHEAD 6         // loads of weights under way
 #define EARLY_DECAYS 4  // of a thread's elements
 
-// What a thread has asked for before the barrier after which it is used: weights of a product, or a row of the state or of
-// the held tokens and the convolutions of a scan.
-struct Early {
+// What a thread has asked for before the barrier after which it is used: weights of a product and of the norm of its input,
+// or a row of the state or of the held tokens and the convolutions of a scan.
+struct EarlyProduct {
     Words codes[AHEAD];
     u32 scales[AHEAD];
+    float norm[ROW_ELEMENTS];
+};
+
+struct EarlyScan {
     float row[16], decay[EARLY_DECAYS], u, keep;
     Taps x, bc;
     float bias, a_log2, d;
+};
+
+union Early {
+    EarlyProduct product;
+    EarlyScan scan;
 };
 
 // How a block takes a quantized product with one row: units of 8 rows, of which a warp makes some lanes of the sum over
@@ -132,8 +141,8 @@ struct Cursor {
     const u16* scales;
     u32 unit, group, units, groups, data;
 
-    __device__ Cursor(Run run, const Op& op, const Matrix& w)
-        : unit(first_unit(op) + S::slot() * gridDim.x), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)), data(w.data) {
+    __device__ Cursor(Run run, u32 passed, const Matrix& w)
+        : unit(first_unit(passed) + S::slot() * gridDim.x), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)), data(w.data) {
         start(run);
     }
 
@@ -164,7 +173,7 @@ struct Cursor {
 
 // The dot of one group and row, from the words of 4 rows in each of the threads that share the group.
 template <u32 DTYPE>
-__device__ inline int group_dot(const Words& w, const RowCodes& x, u32 group) {
+__device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group) {
     using S = Split<DTYPE>;
     u32 word = S::word();
     const u32* codes = x.codes + group * 8;
@@ -188,14 +197,14 @@ __device__ inline int group_dot(const Words& w, const RowCodes& x, u32 group) {
 
 // `w · in` for one row; the first weights have been asked for.
 template <u32 DTYPE>
-__device__ inline void product_one(Run run, const Op& op, const Product& p, const Input& in, Early& early) {
+__device__ INLINE void product_one(Run run, u32 passed, const Product& p, const Input& in, EarlyProduct& early) {
     using S = Split<DTYPE>;
     Matrix w = p.w;
-    Cursor<DTYPE> next(run, op, w);
+    Cursor<DTYPE> next(run, passed, w);
     for (u32 j = 0; j < AHEAD; j++) next.skip(run);
     u32 groups = next.groups, units = next.units, per_unit = div_up(groups, GROUP_LANES);
-    u32 left = div_up(div_up(units, gridDim.x), S::SLOTS) * per_unit, unit = first_unit(op) + S::slot() * gridDim.x;
-    u32 group = S::sum_lane(), first = first_unit(op), round = 0;
+    u32 left = div_up(div_up(units, gridDim.x), S::SLOTS) * per_unit, unit = first_unit(passed) + S::slot() * gridDim.x;
+    u32 group = S::sum_lane(), first = first_unit(passed), round = 0;
     float* partials = run.shared().partials;
     float sum = 0.0f;
     while (left > 0) {
@@ -231,22 +240,25 @@ __device__ inline void product_one(Run run, const Op& op, const Product& p, cons
 }
 
 template <u32 DTYPE>
-__device__ inline void ask_codes(Run run, const Op& op, const Matrix& w, Early& early) {
-    Cursor<DTYPE> at(run, op, w);
+__device__ INLINE void ask_codes(Run run, u32 passed, const Matrix& w, EarlyProduct& early) {
+    Cursor<DTYPE> at(run, passed, w);
 #pragma unroll
     for (u32 j = 0; j < AHEAD; j++) at.load(run, early.codes[j], early.scales[j]);
 }
 
-// Asks for the first weights of a product with one row, and brings nearer what its input is normed with.
-__device__ inline void ask_product(Run run, const Op& op, const Product& p, Early& early) {
-    if (p.w.dtype == Q8) ask_codes<Q8>(run, op, p.w, early);
-    else if (p.w.dtype == Q4) ask_codes<Q4>(run, op, p.w, early);
-    if (p.input == FUSED && p.source.norm.weight != NONE && threadIdx.x * 32 < p.source.len)
-        prefetch((const u8*)(run.weights(p.source.norm.weight) + threadIdx.x * 32));
+// Asks for the first weights of a product with one row, and for what its input is normed with.
+__device__ INLINE void ask_product(Run run, u32 passed, const Product& p, EarlyProduct& early) {
+    if (p.w.dtype == Q8) ask_codes<Q8>(run, passed, p.w, early);
+    else if (p.w.dtype == Q4) ask_codes<Q4>(run, passed, p.w, early);
+    if (p.input != FUSED || p.source.len > ROW_MOST) return;
+#pragma unroll
+    for (u32 k = 0; k < ROW_ELEMENTS; k++)
+        if (row_element(k) < p.source.len) early.norm[k] = norm_weight(run, p.source.norm, row_element(k));
 }
 
-// The input of row `row` of a product, made here or before.
-__device__ inline Input product_input(Run run, const Product& p, u32 row) {
+// The input of row `row` of a product, made here or before; `weight` as for `prepare_short`.
+template <class Weight>
+__device__ INLINE Input product_input(Run run, const Product& p, u32 row, Weight weight) {
     Codes c = p.codes;
     if (p.input == PREPARED) {
         RowCodes codes = {nullptr, nullptr, nullptr, 0};
@@ -257,20 +269,24 @@ __device__ inline Input product_input(Run run, const Product& p, u32 row) {
     bool quantized = is_quantized(p.w);
     if (p.input == FUSED) {
         u32 from = p.head ? run.p().head_row + row : row;
-        prepare_row(run, p.source, from, quantized ? &codes : nullptr, quantized ? nullptr : run.shared().row);
+        const RowCodes* to = quantized ? &codes : nullptr;
+        float* floats = quantized ? nullptr : run.shared().row;
+        if (p.source.len > ROW_MOST) prepare_long(run, p.source, from, to, floats);
+        else prepare_short(run, p.source, from, to, floats, weight);
     }
     return {codes, run.shared().row};
 }
 
 // All units of the product with one row.
-__device__ inline void product_units(Run run, const Op& op, const Product& p, const Input& in, u32 row) {
+__device__ INLINE void product_units(Run run, u32 passed, const Product& p, const Input& in, u32 row) {
     u32 units = div_up(p.w.rows, unit_rows(p.w)), flip = 0;
-    for (u32 unit = first_unit(op); unit < units; unit += gridDim.x)
+    for (u32 unit = first_unit(passed); unit < units; unit += gridDim.x)
         unit_product(run, p.w, in, unit, flip++, [&](u32 i, float v) { finish(run, p.to, row, i, v); });
 }
 
-__device__ inline void product_rows(Run run, const Op& op, const Product& p, u32 rows) {
-    for (u32 row = 0; row < rows; row++) product_units(run, op, p, product_input(run, p, row), row);
+__device__ INLINE void product_rows(Run run, u32 passed, const Product& p, u32 rows) {
+    auto weight = [&](u32, u32 i) { return norm_weight(run, p.source.norm, i); };
+    for (u32 row = 0; row < rows; row++) product_units(run, passed, p, product_input(run, p, row, weight), row);
 }
 
 #define MMA_COLUMNS 4  // tiles of 8 rows of activations that a warp takes at once
@@ -279,13 +295,13 @@ __device__ inline void product_rows(Run run, const Op& op, const Product& p, u32
 // groups one after another, in the order in which they are folded: 0+4, 2+6, 1+5, 3+7.
 //
 // The accumulator of a group starts at the bits of 1.5 · 2^23, so the sum of products, below 2^22, comes out as a float.
-__device__ inline void product_mma(Run run, const Op& op, const Product& p, u32 rows) {
+__device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows) {
     u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16);
     u64 units = (u64)tile_rows * div_up(rows, 8 * MMA_COLUMNS);
     u32 r = lane() / 4, j = lane() % 4;
     const float* x_scales = run.p().scratch + p.codes.scales;
     const u32* x_codes = (const u32*)(run.p().scratch + p.codes.codes);
-    for (u64 unit = first_unit(op) + (u64)warp() * gridDim.x; unit < units; unit += (u64)gridDim.x * WARPS) {
+    for (u64 unit = first_unit(passed) + (u64)warp() * gridDim.x; unit < units; unit += (u64)gridDim.x * WARPS) {
         u32 tile_row = unit % tile_rows, column = unit / tile_rows * 8 * MMA_COLUMNS;
         u32 tiles = rows - column < 8 * MMA_COLUMNS ? div_up(rows - column, 8) : MMA_COLUMNS;
         const u16* scales;
@@ -356,15 +372,15 @@ __device__ inline void product_mma(Run run, const Op& op, const Product& p, u32 
 }
 
 template <bool MANY>
-__device__ inline void op_product(Run run, const Op& op, const Product& p, Early& early) {
+__device__ INLINE void op_product(Run run, u32 passed, const Product& p, EarlyProduct& early) {
     u32 rows = p.head ? run.p().head_count : run.shared().rows;
     if constexpr (MANY) {
-        if (is_quantized(p.w)) product_mma(run, op, p, rows);
-        else product_rows(run, op, p, rows);
+        if (is_quantized(p.w)) product_mma(run, passed, p, rows);
+        else product_rows(run, passed, p, rows);
     } else {
-        Input in = product_input(run, p, 0);
-        if (p.w.dtype == Q8) product_one<Q8>(run, op, p, in, early);
-        else if (p.w.dtype == Q4) product_one<Q4>(run, op, p, in, early);
-        else product_units(run, op, p, in, 0);
+        Input in = product_input(run, p, 0, [&](u32 k, u32) { return early.norm[k]; });
+        if (p.w.dtype == Q8) product_one<Q8>(run, passed, p, in, early);
+        else if (p.w.dtype == Q4) product_one<Q4>(run, passed, p, in, early);
+        else product_units(run, passed, p, in, 0);
     }
 }

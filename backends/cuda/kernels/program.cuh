@@ -10,6 +10,15 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
+// How functions become code: in the kernels made for a model all are parts of its operations, whose constants they know.
+#ifdef SARIT_SPECIAL
+#define INLINE __forceinline__
+#define OUTLINED __forceinline__
+#else
+#define INLINE inline
+#define OUTLINED __noinline__
+#endif
+
 #define NONE 0xffffffffu
 #define THREADS 512
 #define WARPS 16
@@ -173,9 +182,11 @@ enum {
 };
 
 #define PAYLOAD_WORDS 61
-// `first`: units of the operations before it with no barrier between; its own go to the blocks after those.
+// `shape` is the number of the kind's case in the kernels made for a model. `first`: units of the operations before it with
+// no barrier between; its own go to the blocks after those.
 struct Op {
-    u32 kind, barrier, first;
+    u16 kind, shape;
+    u32 barrier, first;
     u32 payload[PAYLOAD_WORDS];
 };
 

@@ -3,7 +3,7 @@
 #include "block.cuh"
 
 // What the convolution sees of channel `i`, `back` tokens before token `t` of the sequence.
-__device__ inline float conv_input(Run run, const Conv& c, u32 sequence, u32 t, u32 back, u32 i) {
+__device__ INLINE float conv_input(Run run, const Conv& c, u32 sequence, u32 t, u32 back, u32 i) {
     if (back > t) return run.state(sequence, c.window)[(u64)(c.width - 1 + t - back) * c.channels + i];
     u64 row = (u64)sequence * run.p().count + t - back;
     float x = run.at(c.x, row)[i];
@@ -17,7 +17,7 @@ struct Taps {
     float weight[TAPS], window[TAPS], bias;
 };
 
-__device__ inline void load_taps(Run run, const Conv& c, u32 sequence, u32 i, Taps& taps) {
+__device__ INLINE void load_taps(Run run, const Conv& c, u32 sequence, u32 i, Taps& taps) {
     const float* weight = run.weights(c.weight) + i;
     const float* window = run.state(sequence, c.window) + i;
 #pragma unroll
@@ -29,7 +29,7 @@ __device__ inline void load_taps(Run run, const Conv& c, u32 sequence, u32 i, Ta
 }
 
 // The convolution of the input `x` after the window.
-__device__ inline float apply_taps(const Conv& c, const Taps& taps, float x) {
+__device__ INLINE float apply_taps(const Conv& c, const Taps& taps, float x) {
     float sum = taps.bias;
 #pragma unroll
     for (u32 j = 0; j < TAPS; j++)
@@ -37,7 +37,7 @@ __device__ inline float apply_taps(const Conv& c, const Taps& taps, float x) {
     return c.silu ? silu(sum) : sum;
 }
 
-__device__ __noinline__ float convolved(Run run, const Conv& c, u32 row, u32 i) {
+__device__ OUTLINED float convolved(Run run, const Conv& c, u32 row, u32 i) {
     if (c.width <= TAPS && run.time(row) == 0) {
         float x = conv_input(run, c, run.sequence(row), 0, 0, i);
         Taps taps;
@@ -55,7 +55,7 @@ __device__ __noinline__ float convolved(Run run, const Conv& c, u32 row, u32 i) 
 }
 
 // Element `i` of a row before its norm.
-__device__ __noinline__ float gather(Run run, const Source& s, u32 row, u32 i) {
+__device__ OUTLINED float gather(Run run, const Source& s, u32 row, u32 i) {
     switch (s.kind) {
         case SUM: return run.at(s.a, row)[i] + run.at(s.b, row)[i];
         case CONCAT: return i < s.split ? run.at(s.a, row)[i] : run.at(s.b, row)[i - s.split];
@@ -69,7 +69,7 @@ __device__ __noinline__ float gather(Run run, const Source& s, u32 row, u32 i) {
 }
 
 // 1 / sqrt(mean(x²) + eps) of each of `parts` equal parts of `x` into `scales`. All threads of the block.
-__device__ inline void inverse_rms(const float* x, u32 part_len, u32 parts, float eps, float* scales) {
+__device__ INLINE void inverse_rms(const float* x, u32 part_len, u32 parts, float eps, float* scales) {
     for (u32 base = 0; base < parts; base += HALVES) {
         u32 part = base + half_warp();
         float sum = 0.0f;
@@ -84,8 +84,8 @@ __device__ inline void inverse_rms(const float* x, u32 part_len, u32 parts, floa
     __syncthreads();
 }
 
-// Norms `x` `[len]` in shared memory but for the last elementwise steps, which `normed` does. All threads of the block.
-__device__ inline void norm_sums(Run run, const Norm& n, float* x, u32 len) {
+// Norms `x` `[len]` in shared memory but for the last steps, which `normed` does. All threads of the block.
+__device__ INLINE void norm_sums(Run run, const Norm& n, float* x, u32 len) {
     float* sums = run.shared().sums;
     if (n.kind == LAYER) {
         float sum = 0.0f;
@@ -100,13 +100,6 @@ __device__ inline void norm_sums(Run run, const Norm& n, float* x, u32 len) {
     inverse_rms(x, len / n.groups, n.groups, n.eps, sums);
 }
 
-__device__ inline float normed(Run run, const Norm& n, float v, u32 len, u32 i) {
-    if (n.kind != IDENTITY) v *= run.shared().sums[n.groups == 1 ? 0 : i / (len / n.groups)];
-    if (n.weight != NONE) v *= run.weights(n.weight)[i];
-    if (n.bias != NONE) v += run.weights(n.bias)[i];
-    return v;
-}
-
 // Where the codes of one row go.
 struct RowCodes {
     u32* codes;        // [groups][8], 4 codes each
@@ -115,40 +108,99 @@ struct RowCodes {
     u32 stride;
 };
 
-__device__ inline RowCodes shared_codes(Run run) {
+__device__ INLINE RowCodes shared_codes(Run run) {
     float* start = run.row_codes_start();
     u32 groups = run.p().shared_groups;
     return {(u32*)start, start + 8 * groups, (int*)(start + 9 * groups), 1};
 }
 
-__device__ inline RowCodes scratch_codes(Run run, const Codes& c, u32 len, u64 row) {
+__device__ INLINE RowCodes scratch_codes(Run run, const Codes& c, u32 len, u64 row) {
     u32* codes = (u32*)(run.p().scratch + c.codes) + row * 8 * div_up(len, GROUP);
     return {codes, run.p().scratch + c.scales + row, (int*)(run.p().scratch + c.sums) + row, c.stride};
 }
 
-// `value(i)` of `[len]` as codes; a warp takes a group. Ties round to even.
-template <class Value>
-__device__ inline void quantize(u32 len, const RowCodes& to, Value value) {
-#pragma unroll 2
-    for (u32 g = warp(); g < div_up(len, GROUP); g += WARPS) {
-        u32 i = g * GROUP + lane();
-        float x = i < len ? value(i) : 0.0f;
-        // Bits of numbers that are not negative are in the order of the numbers.
-        float largest = __uint_as_float(__reduce_max_sync(FULL, __float_as_uint(larger(x < 0.0f ? -x : x, 0.0f))));
-        bool zero = largest < 1e-36f;
-        float inverse = zero ? 0.0f : 127.0f / largest;
-        int code = zero ? 0 : (int)(signed char)__float_as_uint(x * inverse + ROUND);
-        int sum = __reduce_add_sync(FULL, code);
-        ((signed char*)(to.codes + g * 8))[lane()] = (signed char)code;
-        if (lane() == 0) {
-            to.scales[(u64)g * to.stride] = zero ? 0.0f : largest / 127.0f;
-            to.sums[(u64)g * to.stride] = sum;
-        }
+#define ROW_ELEMENTS 4  // of a row that a thread keeps in registers: rows of up to 2,048 elements
+#define ROW_MOST (ROW_ELEMENTS * THREADS)
+
+// The elements of a thread in rows of up to `ROW_MOST`: a warp has whole groups.
+__device__ INLINE u32 row_element(u32 k) { return (warp() + k * WARPS) * GROUP + lane(); }
+
+// Group `g` of a row as codes, of which this lane of a warp has element `x`. Ties round to even.
+__device__ INLINE void quantize_group(const RowCodes& to, u32 g, float x) {
+    // Bits of numbers that are not negative are in the order of the numbers.
+    float largest = __uint_as_float(__reduce_max_sync(FULL, __float_as_uint(larger(x < 0.0f ? -x : x, 0.0f))));
+    bool zero = largest < 1e-36f;
+    float inverse = zero ? 0.0f : 127.0f / largest;
+    int code = zero ? 0 : (int)(signed char)__float_as_uint(x * inverse + ROUND);
+    int sum = __reduce_add_sync(FULL, code);
+    ((signed char*)(to.codes + g * 8))[lane()] = (signed char)code;
+    if (lane() == 0) {
+        to.scales[(u64)g * to.stride] = zero ? 0.0f : largest / 127.0f;
+        to.sums[(u64)g * to.stride] = sum;
     }
 }
 
-// One row of a source: normed, gated; to `codes` and to `floats`, either of which may be absent. All threads of the block.
-__device__ inline void prepare_row(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats) {
+// `value(i)` of `[len]` as codes; a warp takes a group.
+template <class Value>
+__device__ INLINE void quantize(u32 len, const RowCodes& to, Value value) {
+#pragma unroll 2
+    for (u32 g = warp(); g < div_up(len, GROUP); g += WARPS) {
+        u32 i = g * GROUP + lane();
+        quantize_group(to, g, i < len ? value(i) : 0.0f);
+    }
+}
+
+__device__ INLINE float norm_weight(Run run, const Norm& n, u32 i) {
+    return n.weight == NONE ? 1.0f : load_float(run.weights(n.weight) + i);
+}
+
+// The last steps of a norm for `v`, element `i` of `len`, whose weight is `weight`.
+__device__ INLINE float normed(Run run, const Norm& n, float v, u32 len, u32 i, float weight) {
+    if (n.kind != IDENTITY) v *= run.shared().sums[n.groups == 1 ? 0 : i / (len / n.groups)];
+    if (n.weight != NONE) v *= weight;
+    if (n.bias != NONE) v += run.weights(n.bias)[i];
+    return v;
+}
+
+__device__ INLINE float finished(Run run, const Source& s, u32 row, float v, u32 i, float weight) {
+    v = normed(run, s.norm, v, s.len, i, weight);
+    return s.after.start == NONE ? v : v * silu(run.at(s.after, row)[i]);
+}
+
+// One row of a source: normed, gated; to `codes` and to `floats`, either of which may be absent. All threads of the block;
+// `weight(k, i)` is the norm's of the thread's element `k`, which is `i`.
+template <class Weight>
+__device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats, Weight weight) {
+    float *x = run.shared().row, own[ROW_ELEMENTS];
+    const float* a = run.at(s.a, row);
+#pragma unroll
+    for (u32 k = 0; k < ROW_ELEMENTS; k++) {
+        u32 i = row_element(k);
+        own[k] = i >= s.len ? 0.0f : s.kind == PLAIN ? load_float(a + i) : gather(run, s, row, i);
+    }
+    if (s.norm.kind != IDENTITY) {
+#pragma unroll
+        for (u32 k = 0; k < ROW_ELEMENTS; k++)
+            if (row_element(k) < s.len) x[row_element(k)] = own[k];
+        __syncthreads();
+        norm_sums(run, s.norm, x, s.len);
+    }
+#pragma unroll
+    for (u32 k = 0; k < ROW_ELEMENTS; k++) {
+        u32 i = row_element(k), g = warp() + k * WARPS;
+        if (g >= div_up(s.len, GROUP)) break;
+        bool has = i < s.len;
+        // The mean has been taken from what lies in shared memory.
+        float v = has && s.norm.kind == LAYER ? x[i] : own[k];
+        v = has ? finished(run, s, row, v, i, weight(k, i)) : 0.0f;
+        if (codes) quantize_group(*codes, g, v);
+        if (floats && has) floats[i] = v;
+    }
+    __syncthreads();
+}
+
+// The same for rows of any length.
+__device__ INLINE void prepare_long(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats) {
     float* x = run.shared().row;
     bool has_norm = s.norm.kind != IDENTITY, plain = s.kind == PLAIN;
     const float* a = run.at(s.a, row);
@@ -159,10 +211,7 @@ __device__ inline void prepare_row(Run run, const Source& s, u32 row, const RowC
         __syncthreads();
         norm_sums(run, s.norm, x, s.len);
     }
-    auto value = [&](u32 i) {
-        float v = normed(run, s.norm, has_norm ? x[i] : raw(i), s.len, i);
-        return s.after.start == NONE ? v : v * silu(run.at(s.after, row)[i]);
-    };
+    auto value = [&](u32 i) { return finished(run, s, row, has_norm ? x[i] : raw(i), i, norm_weight(run, s.norm, i)); };
     if (codes) quantize(s.len, *codes, value);
     // In place where `floats` is `x`, so after the codes.
     __syncthreads();
@@ -171,11 +220,13 @@ __device__ inline void prepare_row(Run run, const Source& s, u32 row, const RowC
     __syncthreads();
 }
 
-__device__ __noinline__ void op_prepare(Run run, const Op& op, const Prepare& p) {
+__device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
     u32 rows = p.head ? run.p().head_count : run.shared().rows * p.multiple, row_start = p.head ? run.p().head_row : 0;
-    for (u32 row = first_unit(op); row < rows; row += gridDim.x) {
+    for (u32 row = first_unit(passed); row < rows; row += gridDim.x) {
         RowCodes codes = scratch_codes(run, p.to, p.source.len, row);
         float* floats = p.to.floats.start == NONE ? nullptr : run.at(p.to.floats, row);
-        prepare_row(run, p.source, row_start + row, p.to.codes == NONE ? nullptr : &codes, floats);
+        RowCodes* to = p.to.codes == NONE ? nullptr : &codes;
+        if (p.source.len > ROW_MOST) prepare_long(run, p.source, row_start + row, to, floats);
+        else prepare_short(run, p.source, row_start + row, to, floats, [&](u32, u32 i) { return norm_weight(run, p.source.norm, i); });
     }
 }

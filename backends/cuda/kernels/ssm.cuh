@@ -2,18 +2,18 @@
 #pragma once
 #include "product.cuh"
 
-__device__ __noinline__ void op_convolve(Run run, const Op& op, const Convolve& p) {
+__device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
     u64 all = (u64)run.shared().rows * p.conv.channels;
-    for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(passed); n < all; n += grid_threads()) {
         u32 row = n / p.conv.channels, i = n % p.conv.channels;
         run.at(p.y, row)[i] = convolved(run, p.conv, row, i);
     }
 }
 
 // The last inputs of the convolution become its window.
-__device__ __noinline__ void op_window(Run run, const Op& op, const Convolve& p) {
+__device__ OUTLINED void op_window(Run run, u32 passed, const Convolve& p) {
     u64 all = (u64)run.p().sequence_count * p.conv.channels;
-    for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(passed); n < all; n += grid_threads()) {
         u32 sequence = n / p.conv.channels, i = n % p.conv.channels, before = p.conv.width - 1;
         float* window = run.state(sequence, p.conv.window) + i;
         // Row j is not read again once it is written: later rows come from rows further on.
@@ -24,7 +24,7 @@ __device__ __noinline__ void op_window(Run run, const Op& op, const Convolve& p)
 }
 
 // A raw time step as dt, and the decay where it is one per head; `bias` and `a_log2` are the head's, if it has them.
-__device__ inline void time_step(const TimeStep& p, float raw, float bias, float a_log2, float& dt, float& decay) {
+__device__ INLINE void time_step(const TimeStep& p, float raw, float bias, float a_log2, float& dt, float& decay) {
     if (p.sigmoid) {
         decay = sigmoid(-raw);
         dt = 1.0f;
@@ -36,9 +36,9 @@ __device__ inline void time_step(const TimeStep& p, float raw, float bias, float
     decay = p.per_element ? 0.0f : exp2_core(dt * a_log2);
 }
 
-__device__ __noinline__ void op_times(Run run, const Op& op, const Times& p) {
+__device__ OUTLINED void op_times(Run run, u32 passed, const Times& p) {
     u64 all = (u64)run.shared().rows * p.heads;
-    for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(passed); n < all; n += grid_threads()) {
         u32 row = n / p.heads, head = n % p.heads;
         float bias = p.time.sigmoid ? 0.0f : run.weights(p.time.bias)[head];
         float a_log2 = p.time.sigmoid || p.time.per_element ? 0.0f : run.weights(p.time.a_log2)[head];
@@ -47,18 +47,21 @@ __device__ __noinline__ void op_times(Run run, const Op& op, const Times& p) {
 }
 
 // Normed `[dt | B | C]` of Mamba-1 in shared memory, and the codes of dt. All threads of the block.
-__device__ inline void scan_select(Run run, const Scan& p) {
+__device__ INLINE void scan_select(Run run, const Scan& p) {
     u32 bc = p.n_groups * p.d_state, starts[3] = {0, p.rank, p.rank + bc}, lens[3] = {p.rank, bc, bc};
     const Norm* norms[3] = {&p.dt_norm, &p.b_norm, &p.c_norm};
     const float* raw = run.at(p.select, 0);
     float* row = run.shared().row;
     for (u32 i = threadIdx.x; i < p.rank + 2 * bc; i += THREADS) row[i] = raw[i];
     __syncthreads();
+#pragma unroll
     for (u32 part = 0; part < 3; part++) {
         float* x = row + starts[part];
-        if (norms[part]->kind == IDENTITY) continue;
-        norm_sums(run, *norms[part], x, lens[part]);
-        for (u32 i = threadIdx.x; i < lens[part]; i += THREADS) x[i] = normed(run, *norms[part], x[i], lens[part], i);
+        const Norm& norm = *norms[part];
+        if (norm.kind == IDENTITY) continue;
+        norm_sums(run, norm, x, lens[part]);
+        for (u32 i = threadIdx.x; i < lens[part]; i += THREADS)
+            x[i] = normed(run, norm, x[i], lens[part], i, norm_weight(run, norm, i));
         __syncthreads();
     }
     if (is_quantized(p.dt_proj)) {
@@ -68,7 +71,7 @@ __device__ inline void scan_select(Run run, const Scan& p) {
 }
 
 // One row of `w · in` by a half-warp; all its threads get it. Every thread of the warp takes part, with a row each half.
-__device__ inline float row_product(Run run, const Matrix& w, const Input& in, u32 row) {
+__device__ INLINE float row_product(Run run, const Matrix& w, const Input& in, u32 row) {
     float sum = 0.0f;
     if (!is_quantized(w)) {
         const u8* weights = run.p().model + (u64)w.data * 64;
@@ -111,13 +114,13 @@ __device__ inline float row_product(Run run, const Matrix& w, const Input& in, u
 }
 
 // Element `e` of a thread's part of a row of `d_state` elements.
-__device__ inline u32 element(u32 e) { return half_lane() + 16 * e; }
+__device__ INLINE u32 element(u32 e) { return half_lane() + 16 * e; }
 
 #define ELEMENTS_MOST 16
 
 // `each(e, i)` for a thread's elements `i` of a row of `n`.
 template <int ELEMENTS = ELEMENTS_MOST, class Each>
-__device__ inline void for_elements(u32 n, Each each) {
+__device__ INLINE void for_elements(u32 n, Each each) {
 #pragma unroll
     for (int e = 0; e < ELEMENTS; e++) {
         // At 1, 2, 4 and 8: shorter rows take fewer instructions.
@@ -134,12 +137,12 @@ struct Unit {
     __device__ u32 channel(u32 i) const { return first + i < end ? first + i : end - 1; }
 };
 
-__device__ inline u32 group_channels(const Scan& p) { return p.heads * p.head_dim / p.n_groups; }
+__device__ INLINE u32 group_channels(const Scan& p) { return p.heads * p.head_dim / p.n_groups; }
 
 // Number of units of up to `most` channels, and one of them.
-__device__ inline u32 unit_count(const Scan& p, u32 most) { return div_up(group_channels(p), most) * p.n_groups; }
+__device__ INLINE u32 unit_count(const Scan& p, u32 most) { return div_up(group_channels(p), most) * p.n_groups; }
 
-__device__ inline Unit unit_of(const Scan& p, u32 most, u32 index) {
+__device__ INLINE Unit unit_of(const Scan& p, u32 most, u32 index) {
     u32 channels = group_channels(p), units = div_up(channels, most), group = index / units;
     u32 first = group * channels + index % units * most, end = (group + 1) * channels;
     return {group, first, first + most < end ? first + most : end};
@@ -150,7 +153,7 @@ struct HeldToken {
     float *u, *b, *decay;
 };
 
-__device__ inline HeldToken held_token(Run run, const Scan& p, u32 sequence, u32 place) {
+__device__ INLINE HeldToken held_token(Run run, const Scan& p, u32 sequence, u32 place) {
     u32 channels = p.heads * p.head_dim, bc = p.n_groups * p.d_state;
     float* token = run.state(sequence, p.held) + (u64)place * (channels + bc + p.heads);
     return {token, token + channels, token + channels + bc};
@@ -168,14 +171,14 @@ struct Tokens {
     float left_u[HELD][SCAN_CHANNELS], left[SCAN_CHANNELS];
 };
 
-__device__ inline Tokens& tokens_of(Run run) {
+__device__ INLINE Tokens& tokens_of(Run run) {
     static_assert(sizeof(Tokens) <= PARTIALS * sizeof(float), "no room for tokens");
     return *(Tokens*)run.shared().partials;
 }
 
 // What token `last` of a block reads of the state and of the tokens up to it, by one thread a channel. The whole block's
 // last token leaves what `take_in` needs.
-__device__ __noinline__ float read_held(Tokens& tokens, u32 last, u32 channel) {
+__device__ OUTLINED float read_held(Tokens& tokens, u32 last, u32 channel) {
     float w[HELD], left = 1.0f;
 #pragma unroll
     for (int j = HELD - 1; j >= 0; j--) {
@@ -197,7 +200,7 @@ __device__ __noinline__ float read_held(Tokens& tokens, u32 last, u32 channel) {
 
 // The state of a channel takes in a whole block; `b(j, own_b)` loads the thread's elements of B of token `j`.
 template <int ELEMENTS, class B>
-__device__ inline void take_in(const Tokens& tokens, u32 channel, u32 n, float (&h)[ELEMENTS], B b) {
+__device__ INLINE void take_in(const Tokens& tokens, u32 channel, u32 n, float (&h)[ELEMENTS], B b) {
     float left = tokens.left[channel];
     for_elements<ELEMENTS>(n, [&](int e, u32) { h[e] *= left; });
 #pragma unroll 2
@@ -210,7 +213,7 @@ __device__ inline void take_in(const Tokens& tokens, u32 channel, u32 n, float (
 
 // Channels that a block scans at once of one row: as few as make use of all blocks. With a decay per head the other
 // half-warps have a held token each.
-__device__ inline u32 scan_channels(const Scan& p) {
+__device__ INLINE u32 scan_channels(const Scan& p) {
     u32 blocks = gridDim.x > p.n_groups ? gridDim.x / p.n_groups : 1, few = div_up(group_channels(p), blocks);
     u32 most = p.time.per_element ? HALVES : SCAN_CHANNELS;
     return few < most ? few : most;
@@ -218,7 +221,7 @@ __device__ inline u32 scan_channels(const Scan& p) {
 
 // Asks for what a unit of the scan of one row needs and no operation before it makes. What is held in the place of the
 // row itself, and in those behind it, comes too and is not used.
-__device__ inline void ask_unit(Run run, const Scan& p, const Unit& unit, Early& early) {
+__device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyScan& early) {
     u32 n = p.d_state, channel = unit.channel(half_warp()), head = channel / p.head_dim;
     const float* row = run.state(0, p.state) + (u64)channel * n;
     bool has_token = !p.time.per_element && half_warp() >= SCAN_CHANNELS;
@@ -248,10 +251,10 @@ __device__ inline void ask_unit(Run run, const Scan& p, const Unit& unit, Early&
     early.d = load_float(run.weights(p.d) + channel);
 }
 
-__device__ inline void ask_scan(Run run, const Op& op, const Scan& p, Early& early) {
+__device__ INLINE void ask_scan(Run run, u32 passed, const Scan& p, EarlyScan& early) {
     u32 bc = p.n_groups * p.d_state, first = p.heads * p.head_dim, most = scan_channels(p);
-    if (first_unit(op) >= unit_count(p, most)) return;
-    Unit unit = unit_of(p, most, first_unit(op));
+    if (first_unit(passed) >= unit_count(p, most)) return;
+    Unit unit = unit_of(p, most, first_unit(passed));
     ask_unit(run, p, unit, early);
     if (p.dt_proj.data == NONE && p.conv.width <= TAPS && threadIdx.x < 2 * bc)
         load_taps(run, p.conv, 0, first + threadIdx.x, early.bc);
@@ -259,14 +262,14 @@ __device__ inline void ask_scan(Run run, const Op& op, const Scan& p, Early& ear
 
 // The scan of one row: what is read between two barriers is asked for first. With a decay per head a half-warp makes
 // `C · h` of a channel or `C · B` of a token, and the row becomes a held token: its place is read by nobody meanwhile.
-__device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& early) {
+__device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& early) {
     u32 channels = p.heads * p.head_dim, most = scan_channels(p), units = unit_count(p, most), n = p.d_state;
     u32 bc = p.n_groups * n, place = run.position(0) % HELD;
     bool has_select = p.dt_proj.data != NONE, few_taps = p.conv.width <= TAPS, by_head = !p.time.per_element;
     const float *input = run.at(p.conv.x, 0), *raw = run.at(p.dt, 0);
     Tokens& tokens = tokens_of(run);
-    for (u32 index = first_unit(op); index < units; index += gridDim.x) {
-        bool is_first = index == first_unit(op), has_token = by_head && half_warp() >= SCAN_CHANNELS;
+    for (u32 index = first_unit(passed); index < units; index += gridDim.x) {
+        bool is_first = index == first_unit(passed), has_token = by_head && half_warp() >= SCAN_CHANNELS;
         Unit unit = unit_of(p, most, index);
         if (!is_first) {
             ask_unit(run, p, unit, early);
@@ -353,14 +356,14 @@ __device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& ear
 
 // Where element `i` of B and C stands in shared memory: each thread's next to each other, four at most.
 template <int ELEMENTS>
-__device__ inline u32 place_of(u32 i) {
+__device__ INLINE u32 place_of(u32 i) {
     u32 e = i / 16;
     return ELEMENTS < 4 ? i : e / 4 * 64 + i % 16 * 4 + e % 4;
 }
 
 // The elements of a thread out of such a row.
 template <int ELEMENTS>
-__device__ inline void load_elements(const float* row, float (&own)[ELEMENTS]) {
+__device__ INLINE void load_elements(const float* row, float (&own)[ELEMENTS]) {
     if constexpr (ELEMENTS < 4) {
         own[0] = row[half_lane()];
     } else {
@@ -375,7 +378,7 @@ __device__ inline void load_elements(const float* row, float (&own)[ELEMENTS]) {
 // One unit of channels through all tokens of a sequence, the state in registers, in blocks as they are held. Half the
 // half-warps have a channel, the others with a decay per head a token.
 template <int ELEMENTS>
-__device__ inline void scan_unit(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+__device__ INLINE void scan_unit(Run run, const Scan& p, u32 sequence, const Unit& unit) {
     Tokens& tokens = tokens_of(run);
     // Filled up with zeros.
     typedef float Elements[16 * ELEMENTS];
@@ -462,12 +465,12 @@ __device__ inline void scan_unit(Run run, const Scan& p, u32 sequence, const Uni
 }
 
 template <bool MANY>
-__device__ inline void op_scan(Run run, const Op& op, const Scan& p, Early& early) {
+__device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, EarlyScan& early) {
     if constexpr (!MANY) {
-        scan_one(run, op, p, early);
+        scan_one(run, passed, p, early);
     } else {
         u32 units = unit_count(p, SCAN_CHANNELS);
-        for (u64 n = first_unit(op); n < (u64)units * run.p().sequence_count; n += gridDim.x) {
+        for (u64 n = first_unit(passed); n < (u64)units * run.p().sequence_count; n += gridDim.x) {
             Unit unit = unit_of(p, SCAN_CHANNELS, n % units);
             u32 sequence = n / units;
             if (p.d_state <= 16) scan_unit<1>(run, p, sequence, unit);
@@ -479,11 +482,11 @@ __device__ inline void op_scan(Run run, const Op& op, const Scan& p, Early& earl
 }
 
 // The last tokens of many rows become held ones.
-__device__ __noinline__ void op_hold(Run run, const Op& op, const Scan& p) {
+__device__ OUTLINED void op_hold(Run run, u32 passed, const Scan& p) {
     u32 channels = p.heads * p.head_dim, bc = p.n_groups * p.d_state, len = channels + bc + p.heads;
     u32 count = run.p().count, tokens = count < HELD ? count : HELD;
     u64 all = (u64)run.p().sequence_count * tokens * len;
-    for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(passed); n < all; n += grid_threads()) {
         u32 i = n % len, sequence = n / len / tokens, t = count - tokens + n / len % tokens;
         u64 row = (u64)sequence * count + t;
         HeldToken token = held_token(run, p, sequence, (run.position(sequence) + t) % HELD);

@@ -27,7 +27,7 @@ fn without_a_device_there_is_an_error_that_says_so() {
         }
     }
     if !has_compiler() {
-        assert_eq!(compile("sm_90"), Err(CudaError::NoCompiler));
+        assert_eq!(compile("sm_90", None), Err(CudaError::NoCompiler));
     }
 }
 
@@ -37,11 +37,11 @@ fn kernels_compile_for_every_architecture() {
         return;
     }
     for arch in ARCHS {
-        let cubin = compile(arch).unwrap_or_else(|error| panic!("{error}"));
+        let cubin = compile(arch, None).unwrap_or_else(|error| panic!("{error}"));
         assert!(cubin.starts_with(b"\x7fELF"), "{arch}");
         println!("{arch}: {} bytes", cubin.len());
     }
-    assert!(matches!(compile("sm_1"), Err(CudaError::Compile { .. })));
+    assert!(matches!(compile("sm_1", None), Err(CudaError::Compile { .. })));
 }
 
 /// Nothing in the kernels is contracted, flushed to zero or approximate: it is the compiler's word, in PTX.
@@ -50,7 +50,7 @@ fn arithmetic_is_exact() {
     if !can_compile() {
         return;
     }
-    let ptx = compile("compute_87").unwrap_or_else(|error| panic!("{error}"));
+    let ptx = compile("compute_87", None).unwrap_or_else(|error| panic!("{error}"));
     let ptx = String::from_utf8(ptx).expect("PTX is text");
     for wanted in ["div.rn.f32", "mul.rn.f32", "mma.sync.aligned.m16n8k32", "dp4a"] {
         assert!(ptx.contains(wanted), "{wanted} is missing");
@@ -69,11 +69,11 @@ fn compiled_kernels_are_kept_and_damaged_ones_made_again() {
     let folder = tempfile::tempdir().unwrap();
     let cache = Some(folder.path());
     // PTX, which takes less time.
-    let first = kernels("compute_87", cache).unwrap();
-    let path = folder.path().join(file_name("compute_87"));
+    let first = kernels("compute_87", None, cache).unwrap();
+    let path = folder.path().join(file_name("compute_87", None));
     let kept = std::fs::read(&path).unwrap();
     assert!(kept.ends_with(&first));
     std::fs::write(&path, &kept[..kept.len() / 2]).unwrap();
-    assert_eq!(kernels("compute_87", cache).unwrap(), first);
+    assert_eq!(kernels("compute_87", None, cache).unwrap(), first);
     assert_eq!(std::fs::read(&path).unwrap(), kept);
 }

@@ -64,7 +64,6 @@ inline void __threadfence() {}
 inline void relax() { emulator::yield(); }
 inline u32 load_acquire(const u32* p) { return *(const volatile u32*)p; }
 inline u8* shared_memory() { return emulator::block_memory(); }
-inline void prefetch(const u8*) {}
 
 template <class T>
 inline T __ldg(const T* p) {

@@ -232,10 +232,10 @@ impl<'m> Builder<'m> {
 
     /// Adds an operation of so many units, with a barrier after it.
     pub(super) fn op(&mut self, kind: Kind, units: usize, record: &impl Pod) {
-        self.op_number(kind as u32, units, record);
+        self.op_number(kind as u16, units, record);
     }
 
-    pub(super) fn op_number(&mut self, kind: u32, units: usize, record: &impl Pod) {
+    pub(super) fn op_number(&mut self, kind: u16, units: usize, record: &impl Pod) {
         self.ops.push(Op::new(kind, self.units as u32, record));
         self.units = 0;
         // Until `no_barrier` says otherwise.
