@@ -7,7 +7,7 @@
 __device__ OUTLINED void op_rotate(Run run, u32 passed, const Attend& p) {
     u32 heads = p.heads + p.kv_heads, pairs = p.rotary_dims / 2;
     u64 all = (u64)run.shared().rows * heads;
-    for (u64 base = (u64)first_unit(passed) * HALVES; base < all; base += (u64)gridDim.x * HALVES) {
+    for (u64 base = (u64)first_unit(passed) * HALVES; base < all; base += (u64)blocks() * HALVES) {
         u64 n = base + half_warp();
         bool has = n < all;
         u32 row = has ? n / heads : 0, head = n % heads;
@@ -46,7 +46,7 @@ __device__ INLINE const float* ring_row(Run run, const Attend& p, u32 row, u32 n
 __device__ OUTLINED void op_attend(Run run, u32 passed, const Attend& p) {
     float* sums = run.shared().sums;
     float* scores = run.p().scratch + p.scores + (u64)blockIdx.x * p.window;
-    for (u64 n = first_unit(passed); n < (u64)run.shared().rows * p.heads; n += gridDim.x) {
+    for (u64 n = first_unit(passed); n < (u64)run.shared().rows * p.heads; n += blocks()) {
         u32 row = n / p.heads, head = n % p.heads;
         u32 first = head / (p.heads / p.kv_heads) * p.head_dim;
         u64 position = run.position(run.sequence(row)) + run.time(row);

@@ -40,15 +40,24 @@ __device__ INLINE u32 half_lane() { return threadIdx.x % 16; }
 __device__ INLINE u32 warp() { return threadIdx.x / 32; }
 __device__ INLINE u32 lane() { return threadIdx.x % 32; }
 
+// Blocks of the grid.
+__device__ INLINE u32 blocks() {
+#ifdef SARIT_BLOCKS
+    return SARIT_BLOCKS;
+#else
+    return gridDim.x;
+#endif
+}
+
 // The first unit of this block: units go round the grid, from the block after those that the `passed` units before took.
 __device__ INLINE u32 first_unit(u32 passed) {
-    u32 before = passed % gridDim.x;
-    return blockIdx.x >= before ? blockIdx.x - before : blockIdx.x + gridDim.x - before;
+    u32 before = passed % blocks();
+    return blockIdx.x >= before ? blockIdx.x - before : blockIdx.x + blocks() - before;
 }
 
 // This thread among those of the whole grid, and their number: for work that needs no block.
 __device__ INLINE u64 grid_thread(u32 passed) { return (u64)first_unit(passed) * THREADS + threadIdx.x; }
-__device__ INLINE u64 grid_threads() { return (u64)gridDim.x * THREADS; }
+__device__ INLINE u64 grid_threads() { return (u64)blocks() * THREADS; }
 
 // Folds the 16 lanes of a half-warp; all get the sum. Every thread of the warp takes part.
 __device__ INLINE float fold16(float lane) {

@@ -137,7 +137,7 @@ __device__ INLINE u32 sample(Sampling& s, float highest, float* weights, const u
 
 // A block chooses a sequence's token, hands it to the next step, and ends the launch at a stop token of the only one.
 __device__ OUTLINED void op_choose(Run run, u32 passed, const Choose& p) {
-    for (u32 s = first_unit(passed); s < run.p().sequence_count; s += gridDim.x) {
+    for (u32 s = first_unit(passed); s < run.p().sequence_count; s += blocks()) {
         Sampling& sampling = run.p().sampling[s];
         u32 token = 0xffffffffu - (u32)run.p().best[s];
         const float* logits = run.at(p.logits, s);

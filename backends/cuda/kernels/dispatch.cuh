@@ -11,7 +11,7 @@ __device__ INLINE void run_op(Run run, const Op& op, Early& early) {
         case OP_PREPARE: return op_prepare(run, op.first, *(const Prepare*)p);
         case OP_PRODUCT: return op_product<MANY>(run, op.first, *(const Product*)p, early.product);
         case OP_CONVOLVE: return op_convolve(run, op.first, *(const Convolve*)p);
-        case OP_WINDOW: return op_window(run, op.first, *(const Convolve*)p);
+        case OP_WINDOW: return op_window<MANY>(run, op.first, *(const Convolve*)p);
         case OP_TIMES: return op_times(run, op.first, *(const Times*)p);
         case OP_SCAN: return op_scan<MANY>(run, op.first, *(const Scan*)p, early.scan);
         case OP_HOLD: return op_hold(run, op.first, *(const Scan*)p);

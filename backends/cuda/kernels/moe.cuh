@@ -43,7 +43,7 @@ __device__ OUTLINED void op_route(Run run, u32 passed, const Route& p) {
     float* ranks = scores + p.experts;
     float* values = ranks + p.experts;
     u32* taken = (u32*)(values + p.groups);
-    for (u32 row = first_unit(passed); row < run.shared().rows; row += gridDim.x) {
+    for (u32 row = first_unit(passed); row < run.shared().rows; row += blocks()) {
         const float* logits = run.at(p.logits, row);
         for (u32 e = threadIdx.x; e < p.experts; e += THREADS) {
             scores[e] = is_sigmoid ? sigmoid(logits[e]) : logits[e];
@@ -96,7 +96,7 @@ __device__ OUTLINED void op_experts(Run run, u32 passed, const Experts& p) {
     const Matrix* matrices = (const Matrix*)(run.p().tables + p.table);
     u64 virtual_rows = (u64)run.shared().rows * p.chosen;
     u32 units_most = div_up(p.rows, 8);
-    for (u64 n = first_unit(passed); n < virtual_rows * units_most; n += gridDim.x) {
+    for (u64 n = first_unit(passed); n < virtual_rows * units_most; n += blocks()) {
         u64 row = n / units_most;
         u32 unit = n % units_most, id = ((const u32*)run.at(p.ids, row / p.chosen))[row % p.chosen];
         Matrix w = matrices[id];

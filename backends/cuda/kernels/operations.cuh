@@ -33,6 +33,14 @@ __device__ OUTLINED void op_embed(Run run, u32 passed, const Embed& p) {
     }
 }
 
+// A word of an operation that is a place, which the operation has.
+__device__ INLINE u32 place(u32 word) {
+#ifdef SARIT_SPECIAL
+    __builtin_assume(word != NONE);
+#endif
+    return word;
+}
+
 // A record of words of which the compiler may know some.
 template <class Record>
 __device__ INLINE Record record(const u32 (&words)[sizeof(Record) / 4]) {

@@ -133,41 +133,27 @@ struct Split {
     static __device__ u32 row() { return four() * 4 + word() % 2 * 2 + word() / 2 % 2; }
 };
 
-// A thread's place in a product: units `SLOTS` blocks apart, in each the groups of its lane.
+// What a thread loads of a product: in units `SLOTS` blocks apart the groups of its lane, numbered one after another.
 template <u32 DTYPE>
-struct Cursor {
+struct Loads {
     using S = Split<DTYPE>;
-    const u8* codes;
-    const u16* scales;
-    u32 unit, group, units, groups, data;
+    const u8* matrix;
+    u32 first, units, groups, per_unit, count;
 
-    __device__ Cursor(Run run, u32 passed, const Matrix& w)
-        : unit(first_unit(passed) + S::slot() * gridDim.x), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)), data(w.data) {
-        start(run);
-    }
+    __device__ Loads(Run run, u32 passed, const Matrix& w)
+        : matrix(run.p().model + (u64)w.data * 64), first(first_unit(passed)), units(div_up(w.rows, 8)),
+          groups(div_up(w.cols, GROUP)), per_unit(div_up(groups, GROUP_LANES)),
+          count(div_up(div_up(units, blocks()), S::SLOTS) * per_unit) {}
 
-    __device__ void start(Run run) {
-        group = S::sum_lane();
-        u64 scale_bytes = ((u64)(units + 1) / 2 * groups * 32 + 63) / 64 * 64, tile = (u64)(unit / 2) * groups + group;
-        const u8* matrix = run.p().model + (u64)data * 64;
-        codes = matrix + scale_bytes + tile * S::TILE_BYTES + S::word() * 64 + unit % 2 * 32 + S::four() * 16;
-        scales = (const u16*)matrix + tile * 16 + unit % 2 * 8 + S::row();
-    }
+    __device__ u32 group(u32 n) const { return S::sum_lane() + n % per_unit * GROUP_LANES; }
+    __device__ bool has_group(u32 n) const { return groups % GROUP_LANES == 0 || group(n) < groups; }
 
-    __device__ void load(Run run, Words& words, u32& scale) {
-        if (unit < units && group < groups) {
-            words = load_words(codes);
-            scale = load_half(scales);
-        }
-        skip(run);
-    }
-
-    __device__ void skip(Run run) {
-        group += GROUP_LANES, codes += GROUP_LANES * S::TILE_BYTES, scales += GROUP_LANES * 16;
-        if (group - S::sum_lane() >= groups) {
-            unit += S::SLOTS * gridDim.x;
-            start(run);
-        }
+    __device__ void load(u32 n, Words& words, u32& scale) const {
+        u32 unit = first + (S::slot() + n / per_unit * S::SLOTS) * blocks();
+        if (n >= count || unit >= units || !has_group(n)) return;
+        u64 scale_bytes = ((u64)(units + 1) / 2 * groups * 32 + 63) / 64 * 64, tile = (u64)(unit / 2) * groups + group(n);
+        words = load_words(matrix + scale_bytes + tile * S::TILE_BYTES + S::word() * 64 + unit % 2 * 32 + S::four() * 16);
+        scale = load_half((const u16*)matrix + tile * 16 + unit % 2 * 8 + S::row());
     }
 };
 
@@ -199,51 +185,44 @@ __device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group) {
 template <u32 DTYPE>
 __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const Input& in, EarlyProduct& early) {
     using S = Split<DTYPE>;
-    Matrix w = p.w;
-    Cursor<DTYPE> next(run, passed, w);
-    for (u32 j = 0; j < AHEAD; j++) next.skip(run);
-    u32 groups = next.groups, units = next.units, per_unit = div_up(groups, GROUP_LANES);
-    u32 left = div_up(div_up(units, gridDim.x), S::SLOTS) * per_unit, unit = first_unit(passed) + S::slot() * gridDim.x;
-    u32 group = S::sum_lane(), first = first_unit(passed), round = 0;
-    float* partials = run.shared().partials;
-    float sum = 0.0f;
-    while (left > 0) {
+    Loads<DTYPE> loads(run, passed, p.w);
+    float *partials = run.shared().partials, sum = 0.0f;
+    u32 done = 0;  // rounds of units whose sums have gone where they go
+    for (u32 base = 0; base < loads.count; base += AHEAD) {
 #pragma unroll
         for (u32 j = 0; j < AHEAD; j++) {
-            if (left == 0) break;
-            left--;
-            if (unit < units) {
-                u32 g = group < groups ? group : 0;
-                int dot = group_dot<DTYPE>(early.codes[j], in.codes, g);
-                float scale = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
-                if (group < groups) sum += (float)dot * scale;
-            }
-            next.load(run, early.codes[j], early.scales[j]);
-            group += GROUP_LANES;
-            if (group - S::sum_lane() >= groups) {
+            u32 n = base + j;
+            if (n >= loads.count) break;
+            // What was not loaded, and units beyond the last, come to nothing that is used.
+            u32 g = loads.has_group(n) ? loads.group(n) : 0;
+            int dot = group_dot<DTYPE>(early.codes[j], in.codes, g);
+            float scale = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
+            if (loads.has_group(n)) sum += (float)dot * scale;
+            if (loads.count > AHEAD) loads.load(n + AHEAD, early.codes[j], early.scales[j]);
+            if (n % loads.per_unit == loads.per_unit - 1) {
+                u32 round = n / loads.per_unit - done;
                 if (S::word() < 4) partials[(round * S::SLOTS + S::slot()) * 64 + S::sum_lane() * 8 + S::row()] = sum;
                 sum = 0.0f;
-                round++;
-                group = S::sum_lane(), unit += S::SLOTS * gridDim.x;
             }
         }
-        if (left > 0 && round + AHEAD <= S::ROUNDS) continue;
-        // Room is short, or this is the end.
+        bool ends = base + AHEAD >= loads.count;
+        u32 rounds = (ends ? loads.count : base + AHEAD) / loads.per_unit - done;
+        if (!ends && rounds + AHEAD <= S::ROUNDS) continue;
         __syncthreads();
-        for (u32 n = threadIdx.x; n < round * S::SLOTS * 8; n += THREADS) {
-            u32 i = (first + n / 8 * gridDim.x) * 8 + n % 8;
-            if (i < w.rows) finish(run, p.to, 0, i, fold8(partials + n / 8 * 64 + n % 8, 8));
+        for (u32 n = threadIdx.x; n < rounds * S::SLOTS * 8; n += THREADS) {
+            u32 i = (loads.first + (done * S::SLOTS + n / 8) * blocks()) * 8 + n % 8;
+            if (i < p.w.rows) finish(run, p.to, 0, i, fold8(partials + n / 8 * 64 + n % 8, 8));
         }
-        first += round * S::SLOTS * gridDim.x, round = 0;
-        __syncthreads();
+        done += rounds;
+        if (!ends) __syncthreads();
     }
 }
 
 template <u32 DTYPE>
 __device__ INLINE void ask_codes(Run run, u32 passed, const Matrix& w, EarlyProduct& early) {
-    Cursor<DTYPE> at(run, passed, w);
+    Loads<DTYPE> loads(run, passed, w);
 #pragma unroll
-    for (u32 j = 0; j < AHEAD; j++) at.load(run, early.codes[j], early.scales[j]);
+    for (u32 j = 0; j < AHEAD; j++) loads.load(j, early.codes[j], early.scales[j]);
 }
 
 // Asks for the first weights of a product with one row, and for what its input is normed with.
@@ -252,7 +231,7 @@ __device__ INLINE void ask_product(Run run, u32 passed, const Product& p, EarlyP
     else if (p.w.dtype == Q4) ask_codes<Q4>(run, passed, p.w, early);
     if (p.input != FUSED || p.source.len > ROW_MOST) return;
 #pragma unroll
-    for (u32 k = 0; k < ROW_ELEMENTS; k++)
+    for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < p.source.len; k++)
         if (row_element(k) < p.source.len) early.norm[k] = norm_weight(run, p.source.norm, row_element(k));
 }
 
@@ -280,7 +259,7 @@ __device__ INLINE Input product_input(Run run, const Product& p, u32 row, Weight
 // All units of the product with one row.
 __device__ INLINE void product_units(Run run, u32 passed, const Product& p, const Input& in, u32 row) {
     u32 units = div_up(p.w.rows, unit_rows(p.w)), flip = 0;
-    for (u32 unit = first_unit(passed); unit < units; unit += gridDim.x)
+    for (u32 unit = first_unit(passed); unit < units; unit += blocks())
         unit_product(run, p.w, in, unit, flip++, [&](u32 i, float v) { finish(run, p.to, row, i, v); });
 }
 
@@ -301,7 +280,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
     u32 r = lane() / 4, j = lane() % 4;
     const float* x_scales = run.p().scratch + p.codes.scales;
     const u32* x_codes = (const u32*)(run.p().scratch + p.codes.codes);
-    for (u64 unit = first_unit(passed) + (u64)warp() * gridDim.x; unit < units; unit += (u64)gridDim.x * WARPS) {
+    for (u64 unit = first_unit(passed) + (u64)warp() * blocks(); unit < units; unit += (u64)blocks() * WARPS) {
         u32 tile_row = unit % tile_rows, column = unit / tile_rows * 8 * MMA_COLUMNS;
         u32 tiles = rows - column < 8 * MMA_COLUMNS ? div_up(rows - column, 8) : MMA_COLUMNS;
         const u16* scales;

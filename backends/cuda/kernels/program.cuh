@@ -11,6 +11,7 @@ typedef unsigned long long u64;
 typedef long long i64;
 
 // How functions become code: in the kernels made for a model all are parts of its operations, whose constants they know.
+// SARIT_BLOCKS is then the number of blocks.
 #ifdef SARIT_SPECIAL
 #define INLINE __forceinline__
 #define OUTLINED __forceinline__

@@ -175,12 +175,13 @@ __device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const Ro
     const float* a = run.at(s.a, row);
 #pragma unroll
     for (u32 k = 0; k < ROW_ELEMENTS; k++) {
+        if (k * THREADS >= s.len) break;
         u32 i = row_element(k);
         own[k] = i >= s.len ? 0.0f : s.kind == PLAIN ? load_float(a + i) : gather(run, s, row, i);
     }
     if (s.norm.kind != IDENTITY) {
 #pragma unroll
-        for (u32 k = 0; k < ROW_ELEMENTS; k++)
+        for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < s.len; k++)
             if (row_element(k) < s.len) x[row_element(k)] = own[k];
         __syncthreads();
         norm_sums(run, s.norm, x, s.len);
@@ -188,7 +189,7 @@ __device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const Ro
 #pragma unroll
     for (u32 k = 0; k < ROW_ELEMENTS; k++) {
         u32 i = row_element(k), g = warp() + k * WARPS;
-        if (g >= div_up(s.len, GROUP)) break;
+        if (k * THREADS >= s.len || g >= div_up(s.len, GROUP)) break;
         bool has = i < s.len;
         // The mean has been taken from what lies in shared memory.
         float v = has && s.norm.kind == LAYER ? x[i] : own[k];
@@ -222,7 +223,7 @@ __device__ INLINE void prepare_long(Run run, const Source& s, u32 row, const Row
 
 __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
     u32 rows = p.head ? run.p().head_count : run.shared().rows * p.multiple, row_start = p.head ? run.p().head_row : 0;
-    for (u32 row = first_unit(passed); row < rows; row += gridDim.x) {
+    for (u32 row = first_unit(passed); row < rows; row += blocks()) {
         RowCodes codes = scratch_codes(run, p.to, p.source.len, row);
         float* floats = p.to.floats.start == NONE ? nullptr : run.at(p.to.floats, row);
         RowCodes* to = p.to.codes == NONE ? nullptr : &codes;

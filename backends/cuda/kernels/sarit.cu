@@ -16,7 +16,7 @@ struct Grid {
     __device__ void arrive() {
         __syncthreads();
         if (threadIdx.x == 0) add_release(control + CONTROL_BARRIER);
-        reached += gridDim.x;
+        reached += blocks();
     }
     __device__ void wait() {
         if (threadIdx.x == 0)
@@ -26,7 +26,7 @@ struct Grid {
     __device__ void leave() {
         // All have read whether to stop.
         __syncthreads();
-        if (threadIdx.x == 0 && atomicAdd(control + CONTROL_LEFT, 1u) == gridDim.x - 1) {
+        if (threadIdx.x == 0 && atomicAdd(control + CONTROL_LEFT, 1u) == blocks() - 1) {
             control[CONTROL_BARRIER] = 0;
             control[CONTROL_LEFT] = 0;
             control[CONTROL_STOP] = 0;

@@ -10,8 +10,21 @@ __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
     }
 }
 
+// The window of channel `i` after the one row that there is.
+__device__ INLINE void shift_window(Run run, const Conv& c, u32 i) {
+    float* window = run.state(0, c.window) + i;
+    float x = conv_input(run, c, 0, 0, 0, i);
+#pragma unroll 4
+    for (u32 j = 1; j < c.width; j++) window[(u64)(j - 1) * c.channels] = j + 1 < c.width ? window[(u64)j * c.channels] : x;
+}
+
 // The last inputs of the convolution become its window.
+template <bool MANY>
 __device__ OUTLINED void op_window(Run run, u32 passed, const Convolve& p) {
+    if constexpr (!MANY) {
+        for (u32 i = grid_thread(passed); i < p.conv.channels; i += grid_threads()) shift_window(run, p.conv, i);
+        return;
+    }
     u64 all = (u64)run.p().sequence_count * p.conv.channels;
     for (u64 n = grid_thread(passed); n < all; n += grid_threads()) {
         u32 sequence = n / p.conv.channels, i = n % p.conv.channels, before = p.conv.width - 1;
@@ -214,7 +227,7 @@ __device__ INLINE void take_in(const Tokens& tokens, u32 channel, u32 n, float (
 // Channels that a block scans at once of one row: as few as make use of all blocks. With a decay per head the other
 // half-warps have a held token each.
 __device__ INLINE u32 scan_channels(const Scan& p) {
-    u32 blocks = gridDim.x > p.n_groups ? gridDim.x / p.n_groups : 1, few = div_up(group_channels(p), blocks);
+    u32 of_group = blocks() > p.n_groups ? blocks() / p.n_groups : 1, few = div_up(group_channels(p), of_group);
     u32 most = p.time.per_element ? HALVES : SCAN_CHANNELS;
     return few < most ? few : most;
 }
@@ -268,8 +281,10 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
     bool has_select = p.dt_proj.data != NONE, few_taps = p.conv.width <= TAPS, by_head = !p.time.per_element;
     const float *input = run.at(p.conv.x, 0), *raw = run.at(p.dt, 0);
     Tokens& tokens = tokens_of(run);
-    for (u32 index = first_unit(passed); index < units; index += gridDim.x) {
-        bool is_first = index == first_unit(passed), has_token = by_head && half_warp() >= SCAN_CHANNELS;
+    for (u32 round = 0; round < div_up(units, blocks()); round++) {
+        u32 index = first_unit(passed) + round * blocks();
+        if (index >= units) break;
+        bool is_first = round == 0, has_token = by_head && half_warp() >= SCAN_CHANNELS;
         Unit unit = unit_of(p, most, index);
         if (!is_first) {
             ask_unit(run, p, unit, early);
@@ -279,7 +294,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         u32 channel = unit.channel(half_warp()), head = channel / p.head_dim;
         bool has_channel = !has_token && unit.first + half_warp() < unit.end;
         float x = load_float(input + channel), z = 0.0f, dt = 0.0f, decay = 0.0f;
-        if (p.z.start != NONE) z = load_float(run.at(p.z, 0) + channel);
+        if (p.z.start != NONE) z = silu(load_float(run.at(p.z, 0) + channel));
         if (!has_select) dt = load_float(raw + head);
         if (is_first) {
             if (has_select) {
@@ -348,7 +363,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         }
         if (has_channel && half_lane() == 0) {
             float y = sum + early.d * x;
-            if (p.z.start != NONE) y *= silu(z);
+            if (p.z.start != NONE) y *= z;
             run.at(p.y, 0)[channel] = y;
         }
     }
@@ -470,7 +485,7 @@ __device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, EarlyScan& ea
         scan_one(run, passed, p, early);
     } else {
         u32 units = unit_count(p, SCAN_CHANNELS);
-        for (u64 n = first_unit(passed); n < (u64)units * run.p().sequence_count; n += gridDim.x) {
+        for (u64 n = first_unit(passed); n < (u64)units * run.p().sequence_count; n += blocks()) {
             Unit unit = unit_of(p, SCAN_CHANNELS, n % units);
             u32 sequence = n / units;
             if (p.d_state <= 16) scan_unit<1>(run, p, sequence, unit);

@@ -1,6 +1,6 @@
 //! The kernels, compiled by NVRTC for an architecture, and kept on disk.
 //!
-//! They are made for a model's shapes ([`Special`]), or for any. A file of the cache is named after the hash of the sources
+//! They are made for a model's shapes and a grid ([`Special`]), or for any. A file of the cache is named after the hash of the sources
 //! and options and the architecture; it is a hash of its content followed by the content (a cubin). A file that is damaged
 //! is made again; where files cannot be kept, kernels are compiled each time.
 
@@ -32,14 +32,29 @@ const SOURCES: [(&CStr, &str); 13] = [
 const OPTIONS: [&CStr; 5] =
     [c"--std=c++17", c"--fmad=false", c"--ftz=false", c"--prec-div=true", c"--prec-sqrt=true"];
 
-/// Defined where the kernels are for one model.
-const SPECIAL: &CStr = c"--define-macro=SARIT_SPECIAL";
+/// What kernels are made for; without it they run any model on any grid, with more instructions.
+#[derive(Debug, Clone, Copy)]
+pub struct Special<'a> {
+    /// `dispatch.cuh` of a model ([`dispatch`](crate::dispatch)).
+    pub dispatch: &'a str,
+    /// Blocks of the grid.
+    pub blocks: usize,
+}
 
 /// The sources, with a model's own `dispatch.cuh`.
-fn sources(dispatch: Option<&str>) -> [(&'static CStr, &str); SOURCES.len()] {
+fn sources(special: Option<Special<'_>>) -> [(&'static CStr, &str); SOURCES.len()] {
     let mut sources = SOURCES;
-    sources[1].1 = dispatch.unwrap_or(sources[1].1);
+    sources[1].1 = special.map_or(sources[1].1, |special| special.dispatch);
     sources
+}
+
+/// All options but the architecture.
+fn options(special: Option<Special<'_>>) -> Vec<CString> {
+    let own = special.map(|special| {
+        let blocks = format!("--define-macro=SARIT_BLOCKS={}u", special.blocks);
+        [c"--define-macro=SARIT_SPECIAL".to_owned(), CString::new(blocks).expect("it holds no zeros")]
+    });
+    OPTIONS.into_iter().map(CStr::to_owned).chain(own.into_iter().flatten()).collect()
 }
 
 /// Bytes of the hash that a file of the cache begins with.
@@ -53,30 +68,29 @@ pub fn cache_folder() -> Option<PathBuf> {
         .or_else(|| variable("HOME").map(|folder| folder.join(".cache").join("sarit")))
 }
 
-/// The kernels for `arch`, such as `sm_90`: out of `cache`, or compiled and put there. `dispatch` is that of a model
-/// ([`dispatch`](crate::dispatch)); without one they run any model, with more instructions.
+/// The kernels for `arch`, such as `sm_90`: out of `cache`, or compiled and put there.
 ///
 /// # Errors
 /// If NVRTC is not there or refuses the kernels.
-pub fn kernels(arch: &str, dispatch: Option<&str>, cache: Option<&Path>) -> Result<Vec<u8>, CudaError> {
-    let path = cache.map(|folder| folder.join(file_name(arch, dispatch)));
-    let Some(path) = path else { return compile(arch, dispatch) };
+pub fn kernels(arch: &str, special: Option<Special<'_>>, cache: Option<&Path>) -> Result<Vec<u8>, CudaError> {
+    let path = cache.map(|folder| folder.join(file_name(arch, special)));
+    let Some(path) = path else { return compile(arch, special) };
     if let Some(cubin) = std::fs::read(&path).ok().and_then(|bytes| checked(&bytes).map(<[u8]>::to_vec)) {
         return Ok(cubin);
     }
-    let cubin = compile(arch, dispatch)?;
+    let cubin = compile(arch, special)?;
     // Whoever cannot keep it compiles it again.
     let _ = keep(&path, &cubin);
     Ok(cubin)
 }
 
 /// Name of the kernels' file in the cache.
-pub fn file_name(arch: &str, dispatch: Option<&str>) -> String {
+pub fn file_name(arch: &str, special: Option<Special<'_>>) -> String {
     let mut hasher = Hasher::new();
-    for (_, text) in sources(dispatch) {
+    for (_, text) in sources(special) {
         hasher.update(text.as_bytes());
     }
-    OPTIONS.iter().for_each(|option| hasher.update(option.to_bytes()));
+    options(special).iter().for_each(|option| hasher.update(option.to_bytes()));
     format!("kernels-{:016x}-{arch}.cubin", hasher.finish())
 }
 
@@ -107,22 +121,21 @@ pub fn has_compiler() -> bool {
 ///
 /// # Errors
 /// If NVRTC is not there or refuses them.
-pub fn compile(arch: &str, dispatch: Option<&str>) -> Result<Vec<u8>, CudaError> {
+pub fn compile(arch: &str, special: Option<Special<'_>>) -> Result<Vec<u8>, CudaError> {
     if !has_compiler() {
         return Err(CudaError::NoCompiler);
     }
     let refused = |log: String| CudaError::Compile { arch: arch.to_owned(), log };
     let text = |text: &str| CString::new(text).expect("sources and architectures hold no zeros");
-    let sources = sources(dispatch);
+    let sources = sources(special);
     let headers = sources[1..].iter();
     let texts: Vec<CString> = headers.clone().map(|(_, source)| text(source)).collect();
     let texts: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
     let names: Vec<*const c_char> = headers.map(|(name, _)| name.as_ptr()).collect();
     let (name, source) = (sources[0].0, text(sources[0].1));
     let arch_option = text(&format!("--gpu-architecture={arch}"));
-    let special = dispatch.map(|_| SPECIAL);
-    let options = OPTIONS.into_iter().chain([&*arch_option]).chain(special);
-    let options: Vec<*const c_char> = options.map(CStr::as_ptr).collect();
+    let options = options(special);
+    let options: Vec<*const c_char> = options.iter().chain([&arch_option]).map(|o| o.as_ptr()).collect();
 
     let mut program = std::ptr::null_mut();
     let call = |result: sys::nvrtcResult| result.result().map_err(|error| refused(error.to_string()));

@@ -1,6 +1,6 @@
 //! [`Cuda`]: an NVIDIA device through its driver. Found and loaded at run time.
 
-use crate::compile;
+use crate::compile::{self, Special};
 use crate::device::Device;
 use crate::error::CudaError;
 use crate::program::{Params, THREADS};
@@ -200,7 +200,9 @@ impl Device for Cuda {
     type Model<'m> = DeviceModel<'m>;
 
     fn load(&mut self, dispatch: &str) -> Result<(), CudaError> {
-        let cubin = compile::kernels(&self.info.arch, Some(dispatch), compile::cache_folder().as_deref())?;
+        // Blocks are so large that a multiprocessor has one.
+        let special = Special { dispatch, blocks: self.info.multiprocessors };
+        let cubin = compile::kernels(&self.info.arch, Some(special), compile::cache_folder().as_deref())?;
         let load = driver("load the kernels");
         let module = self.context.load_module(Ptx::from_binary(cubin)).map_err(&load)?;
         let kernel = |name| module.load_function(name).map_err(&load);
@@ -218,7 +220,7 @@ impl Device for Cuda {
         let blocks = kernel
             .occupancy_max_active_blocks_per_multiprocessor(THREADS as u32, shared_bytes, None)
             .map_err(&ask)?;
-        if blocks == 0 { Err(CudaError::RowTooLong) } else { Ok(blocks as usize * self.info.multiprocessors) }
+        if blocks == 0 { Err(CudaError::RowTooLong) } else { Ok(self.info.multiprocessors) }
     }
 
     fn model<'m>(&self, bytes: &'m [u8]) -> Result<DeviceModel<'m>, CudaError> {

@@ -18,8 +18,7 @@ pub trait Device {
     /// If they can neither be found nor compiled.
     fn load(&mut self, dispatch: &str) -> Result<(), CudaError>;
 
-    /// The most blocks of 512 threads with this much shared memory that run at the same time, for one row of activations
-    /// or many.
+    /// Blocks of 512 threads with this much shared memory that run at the same time, for one row of activations or many.
     ///
     /// # Errors
     /// If not even one does.

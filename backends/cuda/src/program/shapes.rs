@@ -28,7 +28,7 @@ impl Call {
             || Call::of::<Prepare>("op_prepare", "Prepare"),
             || Call { ask: Some(("ask_product", "early.product")), ..Call::of::<Product>("op_product<MANY>", "Product") },
             || Call::of::<Convolve>("op_convolve", "Convolve"),
-            || Call::of::<Convolve>("op_window", "Convolve"),
+            || Call::of::<Convolve>("op_window<MANY>", "Convolve"),
             || Call::of::<Times>("op_times", "Times"),
             || Call { ask: Some(("ask_scan", "early.scan")), ..Call::of::<ScanOf>("op_scan<MANY>", "Scan") },
             || Call::of::<ScanOf>("op_hold", "Scan"),
@@ -67,7 +67,7 @@ impl Shape {
 
     /// The arguments that all operations take.
     fn arguments(&self) -> String {
-        let word = |(i, word): (usize, &Option<u32>)| word.map_or(format!("op.payload[{i}]"), |w| format!("{w}u"));
+        let word = |(i, word): (usize, &Option<u32>)| word.map_or(format!("place(op.payload[{i}])"), |w| format!("{w}u"));
         let words: Vec<String> = self.words.iter().enumerate().map(word).collect();
         let first = self.first.map_or("op.first".to_owned(), |first| format!("{first}u"));
         format!("run, {first}, record<{}>({{{}}})", Call::of_kind(self.kind).record, words.join(", "))
