@@ -22,6 +22,14 @@ __device__ INLINE float load_float(const float* p) {
     return v;
 }
 
+// A pointer as it is: the compiler addresses what lies constants further from it, and does not keep a register for each
+// through all operations.
+template <class T>
+__device__ INLINE const T* settled(const T* p) {
+    asm("" : "+l"(p));
+    return p;
+}
+
 __device__ INLINE u32 load_word(const u8* p) { return __ldg((const u32*)p); }
 
 __device__ INLINE float half_to_float(u16 bits) {

@@ -98,13 +98,21 @@ __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u
 #define AHEAD 6         // loads of weights under way
 #define EARLY_DECAYS 4  // of a thread's elements
 
-// What a thread has asked for before the barrier after which it is used: weights of a product and of the norm of its input,
-// or a row of the state or of the held tokens and the convolutions of a scan.
+// What a thread has asked for before the barrier after which it is used: weights of a product, and of the norm or the
+// convolution that makes its input, or a row of the state or of the held tokens and the convolutions of a scan.
 struct EarlyProduct {
     Words codes[AHEAD];
     u32 scales[AHEAD];
-    float norm[ROW_ELEMENTS];
+    union {
+        float norm[ROW_ELEMENTS];
+        Taps taps[ROW_ELEMENTS];
+    };
 };
+
+// Whether the weights of the convolution that makes a product's input come early.
+__device__ INLINE bool has_taps(const Source& s) {
+    return s.kind == CONVOLVED && s.norm.kind == IDENTITY && s.conv.width <= TAPS && s.conv.factor.start == NONE;
+}
 
 struct EarlyScan {
     float row[16], decay[EARLY_DECAYS], u, keep;
@@ -133,27 +141,35 @@ struct Split {
     static __device__ u32 row() { return four() * 4 + word() % 2 * 2 + word() / 2 % 2; }
 };
 
-// What a thread loads of a product: in units `SLOTS` blocks apart the groups of its lane, numbered one after another.
+// What a thread loads of a product: in units `SLOTS` blocks apart, an even number, the groups of its lane, numbered one after
+// another. Each lies a distance from the first that does not depend on the thread.
 template <u32 DTYPE>
 struct Loads {
     using S = Split<DTYPE>;
-    const u8* matrix;
     u32 first, units, groups, per_unit, count;
+    const u8* codes;
+    const u16* scales;
 
     __device__ Loads(Run run, u32 passed, const Matrix& w)
-        : matrix(run.p().model + (u64)w.data * 64), first(first_unit(passed)), units(div_up(w.rows, 8)),
-          groups(div_up(w.cols, GROUP)), per_unit(div_up(groups, GROUP_LANES)),
-          count(div_up(div_up(units, blocks()), S::SLOTS) * per_unit) {}
+        : first(first_unit(passed)), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)), per_unit(div_up(groups, GROUP_LANES)),
+          count(div_up(div_up(units, blocks()), S::SLOTS) * per_unit) {
+        const u8* matrix = run.p().model + (u64)w.data * 64;
+        u64 scale_bytes = ((u64)(units + 1) / 2 * groups * 32 + 63) / 64 * 64;
+        u32 unit = first + S::slot() * blocks();
+        u64 tile = (u64)(unit / 2) * groups + S::sum_lane();
+        codes = settled(matrix + scale_bytes + tile * S::TILE_BYTES + S::word() * 64 + unit % 2 * 32 + S::four() * 16);
+        scales = settled((const u16*)matrix + tile * 16 + unit % 2 * 8 + S::row());
+    }
 
     __device__ u32 group(u32 n) const { return S::sum_lane() + n % per_unit * GROUP_LANES; }
     __device__ bool has_group(u32 n) const { return groups % GROUP_LANES == 0 || group(n) < groups; }
 
     __device__ void load(u32 n, Words& words, u32& scale) const {
-        u32 unit = first + (S::slot() + n / per_unit * S::SLOTS) * blocks();
-        if (n >= count || unit >= units || !has_group(n)) return;
-        u64 scale_bytes = ((u64)(units + 1) / 2 * groups * 32 + 63) / 64 * 64, tile = (u64)(unit / 2) * groups + group(n);
-        words = load_words(matrix + scale_bytes + tile * S::TILE_BYTES + S::word() * 64 + unit % 2 * 32 + S::four() * 16);
-        scale = load_half((const u16*)matrix + tile * 16 + unit % 2 * 8 + S::row());
+        u32 further = n / per_unit * S::SLOTS * blocks();
+        if (n >= count || first + S::slot() * blocks() + further >= units || !has_group(n)) return;
+        u64 tile = (u64)(further / 2) * groups + n % per_unit * GROUP_LANES;
+        words = load_words(codes + tile * S::TILE_BYTES);
+        scale = load_half(scales + tile * 16);
     }
 };
 
@@ -231,13 +247,16 @@ __device__ INLINE void ask_product(Run run, u32 passed, const Product& p, EarlyP
     else if (p.w.dtype == Q4) ask_codes<Q4>(run, passed, p.w, early);
     if (p.input != FUSED || p.source.len > ROW_MOST) return;
 #pragma unroll
-    for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < p.source.len; k++)
-        if (row_element(k) < p.source.len) early.norm[k] = norm_weight(run, p.source.norm, row_element(k));
+    for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < p.source.len; k++) {
+        if (row_element(k) >= p.source.len) continue;
+        if (has_taps(p.source)) load_taps(run, p.source.conv, 0, threadIdx.x, k * THREADS, early.taps[k]);
+        else early.norm[k] = norm_weight(run, p.source.norm, threadIdx.x, k * THREADS);
+    }
 }
 
-// The input of row `row` of a product, made here or before; `weight` as for `prepare_short`.
-template <class Weight>
-__device__ INLINE Input product_input(Run run, const Product& p, u32 row, Weight weight) {
+// The input of row `row` of a product, made by `make(from, codes, floats)` or before.
+template <class Make>
+__device__ INLINE Input product_input(Run run, const Product& p, u32 row, Make make) {
     Codes c = p.codes;
     if (p.input == PREPARED) {
         RowCodes codes = {nullptr, nullptr, nullptr, 0};
@@ -246,13 +265,8 @@ __device__ INLINE Input product_input(Run run, const Product& p, u32 row, Weight
     }
     RowCodes codes = shared_codes(run);
     bool quantized = is_quantized(p.w);
-    if (p.input == FUSED) {
-        u32 from = p.head ? run.p().head_row + row : row;
-        const RowCodes* to = quantized ? &codes : nullptr;
-        float* floats = quantized ? nullptr : run.shared().row;
-        if (p.source.len > ROW_MOST) prepare_long(run, p.source, from, to, floats);
-        else prepare_short(run, p.source, from, to, floats, weight);
-    }
+    if (p.input == FUSED)
+        make(p.head ? run.p().head_row + row : row, quantized ? &codes : nullptr, quantized ? nullptr : run.shared().row);
     return {codes, run.shared().row};
 }
 
@@ -264,8 +278,8 @@ __device__ INLINE void product_units(Run run, u32 passed, const Product& p, cons
 }
 
 __device__ INLINE void product_rows(Run run, u32 passed, const Product& p, u32 rows) {
-    auto weight = [&](u32, u32 i) { return norm_weight(run, p.source.norm, i); };
-    for (u32 row = 0; row < rows; row++) product_units(run, passed, p, product_input(run, p, row, weight), row);
+    auto make = [&](u32 from, const RowCodes* codes, float* floats) { prepare_row(run, p.source, from, codes, floats); };
+    for (u32 row = 0; row < rows; row++) product_units(run, passed, p, product_input(run, p, row, make), row);
 }
 
 #define MMA_COLUMNS 4  // tiles of 8 rows of activations that a warp takes at once
@@ -357,7 +371,15 @@ __device__ INLINE void op_product(Run run, u32 passed, const Product& p, EarlyPr
         if (is_quantized(p.w)) product_mma(run, passed, p, rows);
         else product_rows(run, passed, p, rows);
     } else {
-        Input in = product_input(run, p, 0, [&](u32 k, u32) { return early.norm[k]; });
+        Input in = product_input(run, p, 0, [&](u32 from, const RowCodes* codes, float* floats) {
+            const Source& s = p.source;
+            if (s.len > ROW_MOST) return prepare_long(run, s, from, codes, floats);
+            auto raw = [&](u32 k) {
+                if (!has_taps(s)) return gather(run, s, from, threadIdx.x, k * THREADS);
+                return apply_taps(s.conv, early.taps[k], load_float(run.at(s.conv.x, 0) + threadIdx.x + k * THREADS));
+            };
+            prepare_short(run, s, from, codes, floats, raw, [&](u32 k) { return early.norm[k]; });
+        });
         if (p.w.dtype == Q8) product_one<Q8>(run, passed, p, in, early);
         else if (p.w.dtype == Q4) product_one<Q4>(run, passed, p, in, early);
         else product_units(run, passed, p, in, 0);

@@ -17,15 +17,16 @@ struct Taps {
     float weight[TAPS], window[TAPS], bias;
 };
 
-__device__ INLINE void load_taps(Run run, const Conv& c, u32 sequence, u32 i, Taps& taps) {
-    const float* weight = run.weights(c.weight) + i;
-    const float* window = run.state(sequence, c.window) + i;
+// Of channel `i + offset`: constants apart from what depends on the thread, as in all that is loaded early.
+__device__ INLINE void load_taps(Run run, const Conv& c, u32 sequence, u32 i, u32 offset, Taps& taps) {
+    const float* weight = settled(run.weights(c.weight) + i) + offset;
+    const float* window = settled(run.state(sequence, c.window) + i) + offset;
 #pragma unroll
     for (u32 j = 0; j < TAPS; j++) {
         taps.weight[j] = j < c.width ? load_float(weight + (u64)j * c.channels) : 0.0f;
         taps.window[j] = j + 1 < c.width ? load_float(window + (u64)j * c.channels) : 0.0f;
     }
-    taps.bias = c.bias == NONE ? 0.0f : load_float(run.weights(c.bias) + i);
+    taps.bias = c.bias == NONE ? 0.0f : load_float(settled(run.weights(c.bias) + i) + offset);
 }
 
 // The convolution of the input `x` after the window.
@@ -41,7 +42,7 @@ __device__ OUTLINED float convolved(Run run, const Conv& c, u32 row, u32 i) {
     if (c.width <= TAPS && run.time(row) == 0) {
         float x = conv_input(run, c, run.sequence(row), 0, 0, i);
         Taps taps;
-        load_taps(run, c, run.sequence(row), i, taps);
+        load_taps(run, c, run.sequence(row), i, 0, taps);
         return apply_taps(c, taps, x);
     }
     float sum = c.bias == NONE ? 0.0f : run.weights(c.bias)[i];
@@ -55,7 +56,7 @@ __device__ OUTLINED float convolved(Run run, const Conv& c, u32 row, u32 i) {
 }
 
 // Element `i` of a row before its norm.
-__device__ OUTLINED float gather(Run run, const Source& s, u32 row, u32 i) {
+__device__ OUTLINED float gather_any(Run run, const Source& s, u32 row, u32 i) {
     switch (s.kind) {
         case SUM: return run.at(s.a, row)[i] + run.at(s.b, row)[i];
         case CONCAT: return i < s.split ? run.at(s.a, row)[i] : run.at(s.b, row)[i - s.split];
@@ -66,6 +67,10 @@ __device__ OUTLINED float gather(Run run, const Source& s, u32 row, u32 i) {
         case CONVOLVED: return convolved(run, s.conv, row, i);
         default: return run.at(s.a, row)[i];
     }
+}
+
+__device__ INLINE float gather(Run run, const Source& s, u32 row, u32 i, u32 offset) {
+    return s.kind == PLAIN ? load_float(settled((const float*)run.at(s.a, row) + i) + offset) : gather_any(run, s, row, i + offset);
 }
 
 // 1 / sqrt(mean(x²) + eps) of each of `parts` equal parts of `x` into `scales`. All threads of the block.
@@ -123,7 +128,7 @@ __device__ INLINE RowCodes scratch_codes(Run run, const Codes& c, u32 len, u64 r
 #define ROW_MOST (ROW_ELEMENTS * THREADS)
 
 // The elements of a thread in rows of up to `ROW_MOST`: a warp has whole groups.
-__device__ INLINE u32 row_element(u32 k) { return (warp() + k * WARPS) * GROUP + lane(); }
+__device__ INLINE u32 row_element(u32 k) { return threadIdx.x + k * THREADS; }
 
 // Group `g` of a row as codes, of which this lane of a warp has element `x`. Ties round to even.
 __device__ INLINE void quantize_group(const RowCodes& to, u32 g, float x) {
@@ -150,8 +155,8 @@ __device__ INLINE void quantize(u32 len, const RowCodes& to, Value value) {
     }
 }
 
-__device__ INLINE float norm_weight(Run run, const Norm& n, u32 i) {
-    return n.weight == NONE ? 1.0f : load_float(run.weights(n.weight) + i);
+__device__ INLINE float norm_weight(Run run, const Norm& n, u32 i, u32 offset) {
+    return n.weight == NONE ? 1.0f : load_float(settled(run.weights(n.weight) + i) + offset);
 }
 
 // The last steps of a norm for `v`, element `i` of `len`, whose weight is `weight`.
@@ -168,16 +173,16 @@ __device__ INLINE float finished(Run run, const Source& s, u32 row, float v, u32
 }
 
 // One row of a source: normed, gated; to `codes` and to `floats`, either of which may be absent. All threads of the block;
-// `weight(k, i)` is the norm's of the thread's element `k`, which is `i`.
-template <class Weight>
-__device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats, Weight weight) {
+// `raw(k)` is the thread's element `k` before the norm, and `weight(k)` the norm's.
+template <class Raw, class Weight>
+__device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats, Raw raw,
+                                     Weight weight) {
     float *x = run.shared().row, own[ROW_ELEMENTS];
-    const float* a = run.at(s.a, row);
 #pragma unroll
     for (u32 k = 0; k < ROW_ELEMENTS; k++) {
         if (k * THREADS >= s.len) break;
         u32 i = row_element(k);
-        own[k] = i >= s.len ? 0.0f : s.kind == PLAIN ? load_float(a + i) : gather(run, s, row, i);
+        own[k] = i < s.len ? raw(k) : 0.0f;
     }
     if (s.norm.kind != IDENTITY) {
 #pragma unroll
@@ -193,7 +198,7 @@ __device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const Ro
         bool has = i < s.len;
         // The mean has been taken from what lies in shared memory.
         float v = has && s.norm.kind == LAYER ? x[i] : own[k];
-        v = has ? finished(run, s, row, v, i, weight(k, i)) : 0.0f;
+        v = has ? finished(run, s, row, v, i, weight(k)) : 0.0f;
         if (codes) quantize_group(*codes, g, v);
         if (floats && has) floats[i] = v;
     }
@@ -203,16 +208,15 @@ __device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const Ro
 // The same for rows of any length.
 __device__ INLINE void prepare_long(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats) {
     float* x = run.shared().row;
-    bool has_norm = s.norm.kind != IDENTITY, plain = s.kind == PLAIN;
-    const float* a = run.at(s.a, row);
-    auto raw = [&](u32 i) { return plain ? a[i] : gather(run, s, row, i); };
+    bool has_norm = s.norm.kind != IDENTITY;
+    auto raw = [&](u32 i) { return gather(run, s, row, i, 0); };
     if (has_norm) {
 #pragma unroll 2
         for (u32 i = threadIdx.x; i < s.len; i += THREADS) x[i] = raw(i);
         __syncthreads();
         norm_sums(run, s.norm, x, s.len);
     }
-    auto value = [&](u32 i) { return finished(run, s, row, has_norm ? x[i] : raw(i), i, norm_weight(run, s.norm, i)); };
+    auto value = [&](u32 i) { return finished(run, s, row, has_norm ? x[i] : raw(i), i, norm_weight(run, s.norm, i, 0)); };
     if (codes) quantize(s.len, *codes, value);
     // In place where `floats` is `x`, so after the codes.
     __syncthreads();
@@ -221,13 +225,19 @@ __device__ INLINE void prepare_long(Run run, const Source& s, u32 row, const Row
     __syncthreads();
 }
 
+// The same with nothing loaded before, for rows of any length.
+__device__ INLINE void prepare_row(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats) {
+    if (s.len > ROW_MOST) return prepare_long(run, s, row, codes, floats);
+    prepare_short(run, s, row, codes, floats, [&](u32 k) { return gather(run, s, row, threadIdx.x, k * THREADS); },
+                  [&](u32 k) { return norm_weight(run, s.norm, threadIdx.x, k * THREADS); });
+}
+
 __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
     u32 rows = p.head ? run.p().head_count : run.shared().rows * p.multiple, row_start = p.head ? run.p().head_row : 0;
     for (u32 row = first_unit(passed); row < rows; row += blocks()) {
         RowCodes codes = scratch_codes(run, p.to, p.source.len, row);
         float* floats = p.to.floats.start == NONE ? nullptr : run.at(p.to.floats, row);
         RowCodes* to = p.to.codes == NONE ? nullptr : &codes;
-        if (p.source.len > ROW_MOST) prepare_long(run, p.source, row_start + row, to, floats);
-        else prepare_short(run, p.source, row_start + row, to, floats, [&](u32, u32 i) { return norm_weight(run, p.source.norm, i); });
+        prepare_row(run, p.source, row_start + row, to, floats);
     }
 }

@@ -13,9 +13,10 @@ struct Grid {
     u32* control;
     u32 reached;
 
+    // Not by the thread that waits: until its writes are seen, a warp that arrives asks for nothing.
     __device__ void arrive() {
         __syncthreads();
-        if (threadIdx.x == 0) add_release(control + CONTROL_BARRIER);
+        if (threadIdx.x == THREADS - 1) add_release(control + CONTROL_BARRIER);
         reached += blocks();
     }
     __device__ void wait() {
@@ -36,6 +37,9 @@ struct Grid {
 
 template <bool MANY>
 __device__ INLINE void run_program(const Params& p) {
+#ifdef SARIT_SPECIAL
+    __builtin_assume(threadIdx.x < THREADS);
+#endif
     Run run;
     Shared& shared = run.shared();
     if (threadIdx.x < sizeof(Params) / 4) ((u32*)&shared.params)[threadIdx.x] = ((const u32*)&p)[threadIdx.x];
@@ -46,28 +50,31 @@ __device__ INLINE void run_program(const Params& p) {
     bool has_word = threadIdx.x < sizeof(Op) / 4;
     auto word_of = [&](u32 n) { return has_word ? ((const u32*)(p.ops + n))[threadIdx.x] : 0; };
     auto after = [&](u32 n) { return n + 1 < p.last ? n + 1 : p.first; };
-    u32 turn = 0, word = word_of(p.first);
-    Early early;
+    u32 turn = 0, step = 0, n = p.first, word = word_of(n);
+    bool waits = false;
     if (has_word) ((u32*)&shared.ops[0])[threadIdx.x] = word;
-    word = word_of(after(p.first));
+    word = word_of(after(n));
     __syncthreads();
-    if (!MANY) early = ask(run, shared.ops[0]);
-    for (u32 step = 0; step < p.steps; step++) {
-        // The operation before has ended, the first of this step begins with a barrier of its own.
-        if (threadIdx.x == 0) shared.step = step;
-        for (u32 n = p.first; n < p.last; n++, turn ^= 1) {
-            const Op &op = shared.ops[turn], &next = shared.ops[turn ^ 1];
-            if (has_word) ((u32*)&next)[threadIdx.x] = word;
-            word = word_of(after(after(n)));
-            bool skipped = op.kind >= OP_HISTOGRAM && !p.sampled;
-            if (!skipped) run_op<MANY>(run, op, early);
-            bool waits = !skipped && op.barrier;
-            if (waits) grid.arrive();
-            else __syncthreads();
-            if (!MANY) early = ask(run, next);
-            if (waits) grid.wait();
+    while (true) {
+        const Op &op = shared.ops[turn], &next = shared.ops[turn ^ 1];
+        Early early;
+        if (!MANY) early = ask(run, op);
+        if (waits) grid.wait();
+        if (n == p.first) {
+            if (step > 0 && *(volatile u32*)(p.control + CONTROL_STOP)) break;
+            // The operations of the step before have ended, the first of this one begins with a barrier of its own.
+            if (threadIdx.x == 0) shared.step = step;
         }
-        if (*(volatile u32*)(p.control + CONTROL_STOP)) break;
+        if (has_word) ((u32*)&next)[threadIdx.x] = word;
+        word = word_of(after(after(n)));
+        bool skipped = op.kind >= OP_HISTOGRAM && !p.sampled;
+        if (!skipped) run_op<MANY>(run, op, early);
+        waits = !skipped && op.barrier;
+        bool is_last = n + 1 == p.last;
+        if (is_last && step + 1 == p.steps) break;
+        if (waits) grid.arrive();
+        else __syncthreads();
+        n = after(n), step += is_last, turn ^= 1;
     }
     grid.leave();
 }

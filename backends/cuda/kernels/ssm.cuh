@@ -74,7 +74,7 @@ __device__ INLINE void scan_select(Run run, const Scan& p) {
         if (norm.kind == IDENTITY) continue;
         norm_sums(run, norm, x, lens[part]);
         for (u32 i = threadIdx.x; i < lens[part]; i += THREADS)
-            x[i] = normed(run, norm, x[i], lens[part], i, norm_weight(run, norm, i));
+            x[i] = normed(run, norm, x[i], lens[part], i, norm_weight(run, norm, i, 0));
         __syncthreads();
     }
     if (is_quantized(p.dt_proj)) {
@@ -256,7 +256,7 @@ __device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyS
         if (e < EARLY_DECAYS && p.time.per_element) early.decay[e] = load_float(a_log2 + i);
     });
     if (!has_channel) return;
-    if (p.conv.width <= TAPS) load_taps(run, p.conv, 0, channel, early.x);
+    if (p.conv.width <= TAPS) load_taps(run, p.conv, 0, channel, 0, early.x);
     if (!p.time.sigmoid) {
         early.bias = load_float(run.weights(p.time.bias) + head);
         if (!p.time.per_element) early.a_log2 = load_float(run.weights(p.time.a_log2) + head);
@@ -270,7 +270,7 @@ __device__ INLINE void ask_scan(Run run, u32 passed, const Scan& p, EarlyScan& e
     Unit unit = unit_of(p, most, first_unit(passed));
     ask_unit(run, p, unit, early);
     if (p.dt_proj.data == NONE && p.conv.width <= TAPS && threadIdx.x < 2 * bc)
-        load_taps(run, p.conv, 0, first + threadIdx.x, early.bc);
+        load_taps(run, p.conv, 0, threadIdx.x, first, early.bc);
 }
 
 // The scan of one row: what is read between two barriers is asked for first. With a decay per head a half-warp makes

@@ -69,6 +69,10 @@ template <class T>
 inline T __ldg(const T* p) {
     return *p;
 }
+template <class T>
+inline const T* settled(const T* p) {
+    return p;
+}
 inline u32 load_word(const u8* p) { return *(const u32*)p; }
 inline Words load_words(const u8* p) { return *(const Words*)p; }
 inline u32 load_half(const u16* p) { return *p; }
