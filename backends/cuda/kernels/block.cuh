@@ -18,6 +18,12 @@ struct Shared {
 // Where things are. All of it is in shared memory, which a barrier of the grid leaves alone: registers that do not last
 // and parameters would come from a cache that it empties.
 struct Run {
+    u32 thread;  // of the block
+
+    __device__ u32 half_warp() const { return thread / 16; }
+    __device__ u32 half_lane() const { return thread % 16; }
+    __device__ u32 warp() const { return thread / 32; }
+    __device__ u32 lane() const { return thread % 32; }
     __device__ Shared& shared() const { return *(Shared*)shared_memory(); }
     __device__ const Params& p() const { return shared().params; }
     __device__ float* row_codes_start() const { return shared().row + p().shared_floats; }
@@ -35,10 +41,6 @@ struct Run {
 };
 
 __device__ INLINE u32 div_up(u32 n, u32 by) { return (n + by - 1) / by; }
-__device__ INLINE u32 half_warp() { return threadIdx.x / 16; }
-__device__ INLINE u32 half_lane() { return threadIdx.x % 16; }
-__device__ INLINE u32 warp() { return threadIdx.x / 32; }
-__device__ INLINE u32 lane() { return threadIdx.x % 32; }
 
 // Blocks of the grid.
 __device__ INLINE u32 blocks() {
@@ -56,7 +58,7 @@ __device__ INLINE u32 first_unit(u32 passed) {
 }
 
 // This thread among those of the whole grid, and their number: for work that needs no block.
-__device__ INLINE u64 grid_thread(u32 passed) { return (u64)first_unit(passed) * THREADS + threadIdx.x; }
+__device__ INLINE u64 grid_thread(Run run, u32 passed) { return (u64)first_unit(passed) * THREADS + run.thread; }
 __device__ INLINE u64 grid_threads() { return (u64)blocks() * THREADS; }
 
 // Folds the 16 lanes of a half-warp; all get the sum. Every thread of the warp takes part.
@@ -85,14 +87,18 @@ __device__ OUTLINED float activate(u32 activation, float x) {
     }
 }
 
-// Takes a result to where it goes.
-__device__ INLINE void finish(Run run, const Target& to, u64 row, u32 i, float v) {
+// Takes a result to where it goes; `before` is what is there, where it is added to.
+__device__ INLINE void finish(Run run, const Target& to, u64 row, u32 i, float v, float before) {
     if (to.addend.start != NONE) v += run.at(to.addend, row)[i];
     if (to.bias != NONE) v += run.weights(to.bias)[i];
     float* y = run.at(to.y, row) + i;
     switch (to.kind) {
         case STORE: *y = v; break;
-        case ADD: *y += to.scale * v; break;
+        case ADD: *y = before + to.scale * v; break;
         default: *y = to.scale * v;
     }
+}
+
+__device__ INLINE void finish(Run run, const Target& to, u64 row, u32 i, float v) {
+    finish(run, to, row, i, v, to.kind == ADD ? run.at(to.y, row)[i] : 0.0f);
 }

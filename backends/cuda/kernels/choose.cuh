@@ -20,7 +20,7 @@ __device__ OUTLINED void op_argmax(Run run, u32 passed, const Choose& p) {
     for (u32 s = 0; s < run.p().sequence_count; s++) {
         const float* logits = run.at(p.logits, s);
         u64 best = 0;
-        for (u64 i = grid_thread(passed); i < p.vocab; i += grid_threads()) {
+        for (u64 i = grid_thread(run, passed); i < p.vocab; i += grid_threads()) {
             // Adding +0 makes zeros equal. What is never chosen ranks 0, and then the first index wins.
             float x = logits[i] + 0.0f;
             u64 key = (u64)(x > MINUS_INFINITY ? rank_of(x) : 0) << 32 | (0xffffffffu - (u32)i);
@@ -30,7 +30,7 @@ __device__ OUTLINED void op_argmax(Run run, u32 passed, const Choose& p) {
             u64 other = (u64)__shfl_xor_sync(FULL, (u32)(best >> 32), half) << 32 | __shfl_xor_sync(FULL, (u32)best, half);
             best = other > best ? other : best;
         }
-        if (lane() == 0) atomicMax(run.p().best + s, best);
+        if (run.lane() == 0) atomicMax(run.p().best + s, best);
     }
 }
 
@@ -55,7 +55,7 @@ __device__ OUTLINED void op_histogram(Run run, u32 passed, const Choose& p, u32 
         u32 above, known = least_rank(run, s, pass, above), mask = pass == 0 ? 0 : FULL << (32 - 8 * pass);
         const float* logits = run.at(p.logits, s);
         u32* counts = run.p().histogram + ((u64)pass * run.p().sequence_count + s) * 256;
-        for (u64 i = grid_thread(passed); i < p.vocab; i += grid_threads()) {
+        for (u64 i = grid_thread(run, passed); i < p.vocab; i += grid_threads()) {
             u32 rank = rank_of(logits[i]);
             if ((rank & mask) == known) atomicAdd(counts + (rank >> (24 - 8 * pass) & 255), 1u);
         }
@@ -79,18 +79,18 @@ __device__ INLINE void gather_candidates(Run run, const Choose& p, u32 sequence,
     u32 equal_left = top_k - above, found = 0;
     const float* logits = run.at(p.logits, sequence);
     for (u32 base = 0; base < p.vocab; base += THREADS) {
-        u32 i = base + threadIdx.x;
+        u32 i = base + run.thread;
         u32 rank = i < p.vocab ? rank_of(logits[i]) : 0;
         bool is_equal = i < p.vocab && rank == least, is_above = i < p.vocab && rank > least;
         u32 equals = __ballot_sync(FULL, is_equal), aboves = __ballot_sync(FULL, is_above);
-        if (lane() == 0) counts[warp()] = __popc(equals), counts[WARPS + warp()] = __popc(aboves);
+        if (run.lane() == 0) counts[run.warp()] = __popc(equals), counts[WARPS + run.warp()] = __popc(aboves);
         __syncthreads();
         u32 equal_before = 0, above_before = 0, equal_all = 0, above_all = 0;
         for (u32 w = 0; w < WARPS; w++) {
-            if (w < warp()) equal_before += counts[w], above_before += counts[WARPS + w];
+            if (w < run.warp()) equal_before += counts[w], above_before += counts[WARPS + w];
             equal_all += counts[w], above_all += counts[WARPS + w];
         }
-        u32 below = (1u << lane()) - 1;
+        u32 below = (1u << run.lane()) - 1;
         equal_before += __popc(equals & below), above_before += __popc(aboves & below);
         u32 kept_before = equal_before < equal_left ? equal_before : equal_left;
         if (is_above || (is_equal && equal_before < equal_left)) {
@@ -149,9 +149,9 @@ __device__ OUTLINED void op_choose(Run run, u32 passed, const Choose& p) {
             float* weights = run.shared().row;
             u32* indices = (u32*)weights + TOP_K_MOST;
             gather_candidates(run, p, s, weights, indices);
-            if (threadIdx.x == 0) token = sample(sampling, highest, weights, indices, token);
+            if (run.thread == 0) token = sample(sampling, highest, weights, indices, token);
         }
-        if (threadIdx.x == 0) {
+        if (run.thread == 0) {
             run.p().tokens[s] = token;
             run.p().chosen[(u64)run.shared().step * run.p().sequence_count + s] = token;
             run.p().best[s] = 0;
@@ -159,7 +159,7 @@ __device__ OUTLINED void op_choose(Run run, u32 passed, const Choose& p) {
                 if (run.p().stop[i] == token && run.p().sequence_count == 1) run.p().control[CONTROL_STOP] = 1;
         }
         __syncthreads();
-        for (u32 i = threadIdx.x; i < 4 * 256; i += THREADS)
+        for (u32 i = run.thread; i < 4 * 256; i += THREADS)
             run.p().histogram[((u64)(i / 256) * run.p().sequence_count + s) * 256 + i % 256] = 0;
     }
 }

@@ -30,6 +30,17 @@ __device__ INLINE const T* settled(const T* p) {
     return p;
 }
 
+// The number of a thread, seemingly dependent on `turn` of the operations: else what depends on the thread only would be
+// computed before the first operation and kept through all, in registers that there are not.
+__device__ INLINE u32 thread_in(u32 turn) {
+    u32 thread = threadIdx.x;
+    asm("" : "+r"(thread) : "r"(turn));
+#ifdef SARIT_SPECIAL
+    __builtin_assume(thread < THREADS);
+#endif
+    return thread;
+}
+
 __device__ INLINE u32 load_word(const u8* p) { return __ldg((const u32*)p); }
 
 __device__ INLINE float half_to_float(u16 bits) {

@@ -3,17 +3,20 @@
 #pragma once
 #include "operations.cuh"
 
+// Runs operation `turn` of those in shared memory.
 template <bool MANY>
-__device__ INLINE void run_op(Run run, const Op& op, Early& early) {
+__device__ INLINE void run_op(Run run, u32 turn, Wait wait) {
+    const Op& op = run.shared().ops[turn];
     const void* p = op.payload;
+    if (op.kind == OP_PRODUCT) return op_product<MANY>(run, op.first, *(const Product*)p, wait);
+    if (op.kind == OP_SCAN) return op_scan<MANY>(run, op.first, *(const Scan*)p, wait);
+    wait();
     switch (op.kind) {
         case OP_EMBED: return op_embed(run, op.first, *(const Embed*)p);
         case OP_PREPARE: return op_prepare(run, op.first, *(const Prepare*)p);
-        case OP_PRODUCT: return op_product<MANY>(run, op.first, *(const Product*)p, early.product);
         case OP_CONVOLVE: return op_convolve(run, op.first, *(const Convolve*)p);
         case OP_WINDOW: return op_window<MANY>(run, op.first, *(const Convolve*)p);
         case OP_TIMES: return op_times(run, op.first, *(const Times*)p);
-        case OP_SCAN: return op_scan<MANY>(run, op.first, *(const Scan*)p, early.scan);
         case OP_HOLD: return op_hold(run, op.first, *(const Scan*)p);
         case OP_ROTATE: return op_rotate(run, op.first, *(const Attend*)p);
         case OP_ATTEND: return op_attend(run, op.first, *(const Attend*)p);
@@ -25,12 +28,4 @@ __device__ INLINE void run_op(Run run, const Op& op, Early& early) {
         case OP_CHOOSE: return op_choose(run, op.first, *(const Choose*)p);
         default: return op_histogram(run, op.first, *(const Choose*)p, op.kind - OP_HISTOGRAM);
     }
-}
-
-// Asks for what the next operation needs and none before it makes.
-__device__ INLINE Early ask(Run run, const Op& op) {
-    Early early;
-    if (op.kind == OP_PRODUCT) ask_product(run, op.first, *(const Product*)op.payload, early.product);
-    else if (op.kind == OP_SCAN) ask_scan(run, op.first, *(const Scan*)op.payload, early.scan);
-    return early;
 }

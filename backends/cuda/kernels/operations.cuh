@@ -2,13 +2,14 @@
 #pragma once
 #include "attention.cuh"
 #include "choose.cuh"
+#include "grid.cuh"
 #include "moe.cuh"
 #include "ssm.cuh"
 
 // `token` of each row through the embedding.
 __device__ OUTLINED void op_embed(Run run, u32 passed, const Embed& p) {
     u64 all = (u64)run.shared().rows * p.w.cols;
-    for (u64 n = grid_thread(passed); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
         u32 row = n / p.w.cols, i = n % p.w.cols, token = run.p().tokens[row];
         const u8* data = run.p().model + (u64)p.w.data * 64;
         float x;

@@ -34,23 +34,23 @@ __device__ INLINE void tile_row_at(const u8* model, const Matrix& w, u32 tile_ro
 template <class Each>
 __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u32 unit, u32 flip, Each each) {
     if (!is_quantized(w)) {
-        u32 row = unit * HALVES + half_warp();
+        u32 row = unit * HALVES + run.half_warp();
         float sum = 0.0f;
         if (row < w.rows) {
             const u8* weights = run.p().model + (u64)w.data * 64;
             u64 start = (u64)row * w.cols;
 #pragma unroll 4
-            for (u32 i = half_lane(); i < w.cols; i += 16) {
+            for (u32 i = run.half_lane(); i < w.cols; i += 16) {
                 float weight = w.dtype == F32 ? ((const float*)weights)[start + i]
                                               : half_to_float(((const u16*)weights)[start + i]);
                 sum += weight * in.floats[i];
             }
         }
         sum = fold16(sum);
-        if (row < w.rows && half_lane() == 0) each(row, sum);
+        if (row < w.rows && run.half_lane() == 0) each(row, sum);
         return;
     }
-    u32 r = lane() % 8, j = lane() / 8, groups = div_up(w.cols, GROUP);
+    u32 r = run.lane() % 8, j = run.lane() / 8, groups = div_up(w.cols, GROUP);
     const u16* scales;
     const u8* codes;
     tile_row_at(run.p().model, w, unit / 2, scales, codes);
@@ -58,7 +58,7 @@ __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u
     scales += row_in_tile;
     codes += row_in_tile * 4 + j * 64;
     float sum = 0.0f;
-    for (u32 first = warp(); warp() < GROUP_LANES && first < groups; first += GROUP_LANES * LOADS) {
+    for (u32 first = run.warp(); run.warp() < GROUP_LANES && first < groups; first += GROUP_LANES * LOADS) {
         u32 low[LOADS], high[LOADS];
         u16 scale[LOADS];
 #pragma unroll
@@ -89,17 +89,17 @@ __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u
         }
     }
     float* lanes = run.shared().sums + flip % 2 * 64;
-    if (j == 0 && warp() < GROUP_LANES) lanes[warp() * 8 + r] = sum;
+    if (j == 0 && run.warp() < GROUP_LANES) lanes[run.warp() * 8 + r] = sum;
     __syncthreads();
-    u32 row = unit * 8 + threadIdx.x;
-    if (threadIdx.x < 8 && row < w.rows) each(row, fold8(lanes + threadIdx.x, 8));
+    u32 row = unit * 8 + run.thread;
+    if (run.thread < 8 && row < w.rows) each(row, fold8(lanes + run.thread, 8));
 }
 
 #define AHEAD 6         // loads of weights under way
-#define EARLY_DECAYS 4  // of a thread's elements
 
 // What a thread has asked for before the barrier after which it is used: weights of a product, and of the norm or the
-// convolution that makes its input, or a row of the state or of the held tokens and the convolutions of a scan.
+// convolution that makes its input, and what its first result is added to. What is not loaded is zero: a register that some
+// threads do not write would be kept for them from operation to operation.
 struct EarlyProduct {
     Words codes[AHEAD];
     u32 scales[AHEAD];
@@ -107,23 +107,13 @@ struct EarlyProduct {
         float norm[ROW_ELEMENTS];
         Taps taps[ROW_ELEMENTS];
     };
+    float y;
 };
 
 // Whether the weights of the convolution that makes a product's input come early.
 __device__ INLINE bool has_taps(const Source& s) {
     return s.kind == CONVOLVED && s.norm.kind == IDENTITY && s.conv.width <= TAPS && s.conv.factor.start == NONE;
 }
-
-struct EarlyScan {
-    float row[16], decay[EARLY_DECAYS], u, keep;
-    Taps x, bc;
-    float bias, a_log2, d;
-};
-
-union Early {
-    EarlyProduct product;
-    EarlyScan scan;
-};
 
 // How a block takes a quantized product with one row: units of 8 rows, of which a warp makes some lanes of the sum over
 // groups, so that a unit is `8 / LANES` warps. In a warp a load is of 4 rows, and the threads of a lane are the two
@@ -133,12 +123,15 @@ struct Split {
     static constexpr u32 LANES = DTYPE == Q8 ? 2 : 4, WORDS = 8 / (LANES / 2), UNIT_WARPS = GROUP_LANES / LANES;
     static constexpr u32 SLOTS = WARPS / UNIT_WARPS, ROUNDS = PARTIALS / (64 * SLOTS), TILE_BYTES = DTYPE == Q8 ? 512 : 256;
 
-    static __device__ u32 slot() { return warp() / UNIT_WARPS; }
-    static __device__ u32 four() { return lane() % 2; }
-    static __device__ u32 word() { return lane() / 2 % WORDS; }
-    static __device__ u32 sum_lane() { return warp() % UNIT_WARPS * LANES + lane() / (2 * WORDS); }
-    // The row of a unit whose sum a thread has in the end.
-    static __device__ u32 row() { return four() * 4 + word() % 2 * 2 + word() / 2 % 2; }
+    // Of a thread.
+    u32 slot, four, word, sum_lane, row;  // `row` of a unit whose sum it has in the end
+
+    __device__ Split(u32 thread) {
+        u32 warp = thread / 32, lane = thread % 32;
+        slot = warp / UNIT_WARPS, four = lane % 2, word = lane / 2 % WORDS;
+        sum_lane = warp % UNIT_WARPS * LANES + lane / (2 * WORDS);
+        row = four * 4 + word % 2 * 2 + word / 2 % 2;
+    }
 };
 
 // What a thread loads of a product: in units `SLOTS` blocks apart, an even number, the groups of its lane, numbered one after
@@ -146,27 +139,32 @@ struct Split {
 template <u32 DTYPE>
 struct Loads {
     using S = Split<DTYPE>;
+    u32 thread;
+    S own;
     u32 first, units, groups, per_unit, count;
     const u8* codes;
     const u16* scales;
 
     __device__ Loads(Run run, u32 passed, const Matrix& w)
-        : first(first_unit(passed)), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)), per_unit(div_up(groups, GROUP_LANES)),
+        : thread(run.thread), own(thread), first(first_unit(passed)), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)), per_unit(div_up(groups, GROUP_LANES)),
           count(div_up(div_up(units, blocks()), S::SLOTS) * per_unit) {
         const u8* matrix = run.p().model + (u64)w.data * 64;
         u64 scale_bytes = ((u64)(units + 1) / 2 * groups * 32 + 63) / 64 * 64;
-        u32 unit = first + S::slot() * blocks();
-        u64 tile = (u64)(unit / 2) * groups + S::sum_lane();
-        codes = settled(matrix + scale_bytes + tile * S::TILE_BYTES + S::word() * 64 + unit % 2 * 32 + S::four() * 16);
-        scales = settled((const u16*)matrix + tile * 16 + unit % 2 * 8 + S::row());
+        u32 unit = first + own.slot * blocks();
+        u64 tile = (u64)(unit / 2) * groups + own.sum_lane;
+        codes = settled(matrix + scale_bytes + tile * S::TILE_BYTES + own.word * 64 + unit % 2 * 32 + own.four * 16);
+        scales = settled((const u16*)matrix + tile * 16 + unit % 2 * 8 + own.row);
     }
 
-    __device__ u32 group(u32 n) const { return S::sum_lane() + n % per_unit * GROUP_LANES; }
+    // Row of the block's result `n`.
+    __device__ u32 result(u32 n) const { return (first + n / 8 * blocks()) * 8 + n % 8; }
+    __device__ u32 group(u32 n) const { return own.sum_lane + n % per_unit * GROUP_LANES; }
     __device__ bool has_group(u32 n) const { return groups % GROUP_LANES == 0 || group(n) < groups; }
 
     __device__ void load(u32 n, Words& words, u32& scale) const {
         u32 further = n / per_unit * S::SLOTS * blocks();
-        if (n >= count || first + S::slot() * blocks() + further >= units || !has_group(n)) return;
+        words = {0, 0, 0, 0}, scale = 0;
+        if (n >= count || first + own.slot * blocks() + further >= units || !has_group(n)) return;
         u64 tile = (u64)(further / 2) * groups + n % per_unit * GROUP_LANES;
         words = load_words(codes + tile * S::TILE_BYTES);
         scale = load_half(scales + tile * 16);
@@ -175,9 +173,7 @@ struct Loads {
 
 // The dot of one group and row, from the words of 4 rows in each of the threads that share the group.
 template <u32 DTYPE>
-__device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group) {
-    using S = Split<DTYPE>;
-    u32 word = S::word();
+__device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group, u32 word) {
     const u32* codes = x.codes + group * 8;
     int d[4];
     if (DTYPE == Q8) {
@@ -202,6 +198,7 @@ template <u32 DTYPE>
 __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const Input& in, EarlyProduct& early) {
     using S = Split<DTYPE>;
     Loads<DTYPE> loads(run, passed, p.w);
+    const S& own = loads.own;
     float *partials = run.shared().partials, sum = 0.0f;
     u32 done = 0;  // rounds of units whose sums have gone where they go
     for (u32 base = 0; base < loads.count; base += AHEAD) {
@@ -211,13 +208,13 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
             if (n >= loads.count) break;
             // What was not loaded, and units beyond the last, come to nothing that is used.
             u32 g = loads.has_group(n) ? loads.group(n) : 0;
-            int dot = group_dot<DTYPE>(early.codes[j], in.codes, g);
+            int dot = group_dot<DTYPE>(early.codes[j], in.codes, g, own.word);
             float scale = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
             if (loads.has_group(n)) sum += (float)dot * scale;
             if (loads.count > AHEAD) loads.load(n + AHEAD, early.codes[j], early.scales[j]);
             if (n % loads.per_unit == loads.per_unit - 1) {
                 u32 round = n / loads.per_unit - done;
-                if (S::word() < 4) partials[(round * S::SLOTS + S::slot()) * 64 + S::sum_lane() * 8 + S::row()] = sum;
+                if (own.word < 4) partials[(round * S::SLOTS + own.slot) * 64 + own.sum_lane * 8 + own.row] = sum;
                 sum = 0.0f;
             }
         }
@@ -225,9 +222,12 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
         u32 rounds = (ends ? loads.count : base + AHEAD) / loads.per_unit - done;
         if (!ends && rounds + AHEAD <= S::ROUNDS) continue;
         __syncthreads();
-        for (u32 n = threadIdx.x; n < rounds * S::SLOTS * 8; n += THREADS) {
-            u32 i = (loads.first + (done * S::SLOTS + n / 8) * blocks()) * 8 + n % 8;
-            if (i < p.w.rows) finish(run, p.to, 0, i, fold8(partials + n / 8 * 64 + n % 8, 8));
+        for (u32 n = loads.thread; n < rounds * S::SLOTS * 8; n += THREADS) {
+            u32 i = loads.result(done * S::SLOTS * 8 + n);
+            if (i >= p.w.rows) continue;
+            float v = fold8(partials + n / 8 * 64 + n % 8, 8);
+            if (p.settled && done == 0 && n == loads.thread) finish(run, p.to, 0, i, v, early.y);
+            else finish(run, p.to, 0, i, v);
         }
         done += rounds;
         if (!ends) __syncthreads();
@@ -235,22 +235,29 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
 }
 
 template <u32 DTYPE>
-__device__ INLINE void ask_codes(Run run, u32 passed, const Matrix& w, EarlyProduct& early) {
-    Loads<DTYPE> loads(run, passed, w);
+__device__ INLINE void ask_codes(Run run, u32 passed, const Product& p, EarlyProduct& early) {
+    Loads<DTYPE> loads(run, passed, p.w);
 #pragma unroll
     for (u32 j = 0; j < AHEAD; j++) loads.load(j, early.codes[j], early.scales[j]);
+    u32 i = loads.result(loads.thread);
+    early.y = 0.0f;
+    if (p.settled && i < p.w.rows) early.y = load_float(settled((const float*)run.at(p.to.y, 0)) + i);
 }
 
 // Asks for the first weights of a product with one row, and for what its input is normed with.
 __device__ INLINE void ask_product(Run run, u32 passed, const Product& p, EarlyProduct& early) {
-    if (p.w.dtype == Q8) ask_codes<Q8>(run, passed, p.w, early);
-    else if (p.w.dtype == Q4) ask_codes<Q4>(run, passed, p.w, early);
+    if (p.w.dtype == Q8) ask_codes<Q8>(run, passed, p, early);
+    else if (p.w.dtype == Q4) ask_codes<Q4>(run, passed, p, early);
     if (p.input != FUSED || p.source.len > ROW_MOST) return;
+    u32 thread = run.thread;
 #pragma unroll
     for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < p.source.len; k++) {
-        if (row_element(k) >= p.source.len) continue;
-        if (has_taps(p.source)) load_taps(run, p.source.conv, 0, threadIdx.x, k * THREADS, early.taps[k]);
-        else early.norm[k] = norm_weight(run, p.source.norm, threadIdx.x, k * THREADS);
+        bool has = row_element(run, k) < p.source.len;
+        if (has_taps(p.source)) early.taps[k] = {};
+        else early.norm[k] = 0.0f;
+        if (!has) continue;
+        if (has_taps(p.source)) load_taps(run, p.source.conv, 0, thread, k * THREADS, early.taps[k]);
+        else early.norm[k] = norm_weight(run, p.source.norm, thread, k * THREADS);
     }
 }
 
@@ -268,6 +275,19 @@ __device__ INLINE Input product_input(Run run, const Product& p, u32 row, Make m
     if (p.input == FUSED)
         make(p.head ? run.p().head_row + row : row, quantized ? &codes : nullptr, quantized ? nullptr : run.shared().row);
     return {codes, run.shared().row};
+}
+
+// The same for the one row, with what was asked for.
+__device__ INLINE Input early_input(Run run, const Product& p, const EarlyProduct& early) {
+    return product_input(run, p, 0, [&](u32 from, const RowCodes* codes, float* floats) {
+        const Source& s = p.source;
+        if (s.len > ROW_MOST) return prepare_long(run, s, from, codes, floats);
+        auto raw = [&](u32 k) {
+            if (!has_taps(s)) return gather(run, s, from, run.thread, k * THREADS);
+            return apply_taps(s.conv, early.taps[k], load_float(run.at(s.conv.x, 0) + run.thread + k * THREADS));
+        };
+        prepare_short(run, s, from, codes, floats, raw, [&](u32 k) { return early.norm[k]; });
+    });
 }
 
 // All units of the product with one row.
@@ -291,10 +311,10 @@ __device__ INLINE void product_rows(Run run, u32 passed, const Product& p, u32 r
 __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows) {
     u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16);
     u64 units = (u64)tile_rows * div_up(rows, 8 * MMA_COLUMNS);
-    u32 r = lane() / 4, j = lane() % 4;
+    u32 r = run.lane() / 4, j = run.lane() % 4;
     const float* x_scales = run.p().scratch + p.codes.scales;
     const u32* x_codes = (const u32*)(run.p().scratch + p.codes.codes);
-    for (u64 unit = first_unit(passed) + (u64)warp() * blocks(); unit < units; unit += (u64)blocks() * WARPS) {
+    for (u64 unit = first_unit(passed) + (u64)run.warp() * blocks(); unit < units; unit += (u64)blocks() * WARPS) {
         u32 tile_row = unit % tile_rows, column = unit / tile_rows * 8 * MMA_COLUMNS;
         u32 tiles = rows - column < 8 * MMA_COLUMNS ? div_up(rows - column, 8) : MMA_COLUMNS;
         const u16* scales;
@@ -364,22 +384,19 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
     }
 }
 
-template <bool MANY>
-__device__ INLINE void op_product(Run run, u32 passed, const Product& p, EarlyProduct& early) {
+// `wait` ends when the operations before the barrier have: a `Wait`.
+template <bool MANY, class Wait>
+__device__ INLINE void op_product(Run run, u32 passed, const Product& p, Wait wait) {
     u32 rows = p.head ? run.p().head_count : run.shared().rows;
     if constexpr (MANY) {
+        wait();
         if (is_quantized(p.w)) product_mma(run, passed, p, rows);
         else product_rows(run, passed, p, rows);
     } else {
-        Input in = product_input(run, p, 0, [&](u32 from, const RowCodes* codes, float* floats) {
-            const Source& s = p.source;
-            if (s.len > ROW_MOST) return prepare_long(run, s, from, codes, floats);
-            auto raw = [&](u32 k) {
-                if (!has_taps(s)) return gather(run, s, from, threadIdx.x, k * THREADS);
-                return apply_taps(s.conv, early.taps[k], load_float(run.at(s.conv.x, 0) + threadIdx.x + k * THREADS));
-            };
-            prepare_short(run, s, from, codes, floats, raw, [&](u32 k) { return early.norm[k]; });
-        });
+        EarlyProduct early;
+        ask_product(run, passed, p, early);
+        wait();
+        Input in = early_input(run, p, early);
         if (p.w.dtype == Q8) product_one<Q8>(run, passed, p, in, early);
         else if (p.w.dtype == Q4) product_one<Q4>(run, passed, p, in, early);
         else product_units(run, passed, p, in, 0);

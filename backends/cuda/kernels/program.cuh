@@ -112,10 +112,10 @@ struct Prepare {
 };
 
 // FUSED: each block makes the input of the one row for itself; REUSED: it has it from the operation before;
-// PREPARED: it lies in scratch.
+// PREPARED: it lies in scratch. `settled`: what is added to was there before the operations that the last barrier ended.
 enum { FUSED, REUSED, PREPARED };
 struct Product {
-    u32 input, head;
+    u32 input, head, settled;
     Source source;
     Codes codes;
     Matrix w;

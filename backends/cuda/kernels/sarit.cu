@@ -8,39 +8,9 @@
 #endif
 #include "dispatch.cuh"
 
-// Barriers of the whole grid. The counter only grows during a launch; the last block to leave sets it back.
-struct Grid {
-    u32* control;
-    u32 reached;
-
-    // Not by the thread that waits: until its writes are seen, a warp that arrives asks for nothing.
-    __device__ void arrive() {
-        __syncthreads();
-        if (threadIdx.x == THREADS - 1) add_release(control + CONTROL_BARRIER);
-        reached += blocks();
-    }
-    __device__ void wait() {
-        if (threadIdx.x == 0)
-            while ((int)(load_acquire(control + CONTROL_BARRIER) - reached) < 0) relax();
-        __syncthreads();
-    }
-    __device__ void leave() {
-        // All have read whether to stop.
-        __syncthreads();
-        if (threadIdx.x == 0 && atomicAdd(control + CONTROL_LEFT, 1u) == blocks() - 1) {
-            control[CONTROL_BARRIER] = 0;
-            control[CONTROL_LEFT] = 0;
-            control[CONTROL_STOP] = 0;
-        }
-    }
-};
-
 template <bool MANY>
 __device__ INLINE void run_program(const Params& p) {
-#ifdef SARIT_SPECIAL
-    __builtin_assume(threadIdx.x < THREADS);
-#endif
-    Run run;
+    Run run = {threadIdx.x};
     Shared& shared = run.shared();
     if (threadIdx.x < sizeof(Params) / 4) ((u32*)&shared.params)[threadIdx.x] = ((const u32*)&p)[threadIdx.x];
     if (threadIdx.x == 0) shared.rows = p.sequence_count * p.count, shared.step = 0;
@@ -57,24 +27,24 @@ __device__ INLINE void run_program(const Params& p) {
     __syncthreads();
     while (true) {
         const Op &op = shared.ops[turn], &next = shared.ops[turn ^ 1];
-        Early early;
-        if (!MANY) early = ask(run, op);
-        if (waits) grid.wait();
-        if (n == p.first) {
-            if (step > 0 && *(volatile u32*)(p.control + CONTROL_STOP)) break;
-            // The operations of the step before have ended, the first of this one begins with a barrier of its own.
-            if (threadIdx.x == 0) shared.step = step;
-        }
+        if (n == p.first && threadIdx.x == 0) shared.step = step;
         if (has_word) ((u32*)&next)[threadIdx.x] = word;
         word = word_of(after(after(n)));
         bool skipped = op.kind >= OP_HISTOGRAM && !p.sampled;
-        if (!skipped) run_op<MANY>(run, op, early);
-        waits = !skipped && op.barrier;
-        bool is_last = n + 1 == p.last;
-        if (is_last && step + 1 == p.steps) break;
-        if (waits) grid.arrive();
+        if (!skipped) {
+            run_op<MANY>({thread_in(turn)}, turn, {grid, waits});
+            waits = op.barrier;
+        }
+        bool ends_step = n + 1 == p.last;
+        if (ends_step && step + 1 == p.steps) break;
+        if (waits && !skipped) grid.arrive();
         else __syncthreads();
-        n = after(n), step += is_last, turn ^= 1;
+        n = after(n), step += ends_step, turn ^= 1;
+        if (!ends_step) continue;
+        // All have read the number of the step, and the word that says whether to stop has been written.
+        if (waits) grid.wait();
+        waits = false;
+        if (*(volatile u32*)(p.control + CONTROL_STOP)) break;
     }
     grid.leave();
 }

@@ -4,7 +4,7 @@
 
 __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
     u64 all = (u64)run.shared().rows * p.conv.channels;
-    for (u64 n = grid_thread(passed); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
         u32 row = n / p.conv.channels, i = n % p.conv.channels;
         run.at(p.y, row)[i] = convolved(run, p.conv, row, i);
     }
@@ -22,11 +22,11 @@ __device__ INLINE void shift_window(Run run, const Conv& c, u32 i) {
 template <bool MANY>
 __device__ OUTLINED void op_window(Run run, u32 passed, const Convolve& p) {
     if constexpr (!MANY) {
-        for (u32 i = grid_thread(passed); i < p.conv.channels; i += grid_threads()) shift_window(run, p.conv, i);
+        for (u32 i = grid_thread(run, passed); i < p.conv.channels; i += grid_threads()) shift_window(run, p.conv, i);
         return;
     }
     u64 all = (u64)run.p().sequence_count * p.conv.channels;
-    for (u64 n = grid_thread(passed); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
         u32 sequence = n / p.conv.channels, i = n % p.conv.channels, before = p.conv.width - 1;
         float* window = run.state(sequence, p.conv.window) + i;
         // Row j is not read again once it is written: later rows come from rows further on.
@@ -51,7 +51,7 @@ __device__ INLINE void time_step(const TimeStep& p, float raw, float bias, float
 
 __device__ OUTLINED void op_times(Run run, u32 passed, const Times& p) {
     u64 all = (u64)run.shared().rows * p.heads;
-    for (u64 n = grid_thread(passed); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
         u32 row = n / p.heads, head = n % p.heads;
         float bias = p.time.sigmoid ? 0.0f : run.weights(p.time.bias)[head];
         float a_log2 = p.time.sigmoid || p.time.per_element ? 0.0f : run.weights(p.time.a_log2)[head];
@@ -65,7 +65,7 @@ __device__ INLINE void scan_select(Run run, const Scan& p) {
     const Norm* norms[3] = {&p.dt_norm, &p.b_norm, &p.c_norm};
     const float* raw = run.at(p.select, 0);
     float* row = run.shared().row;
-    for (u32 i = threadIdx.x; i < p.rank + 2 * bc; i += THREADS) row[i] = raw[i];
+    for (u32 i = run.thread; i < p.rank + 2 * bc; i += THREADS) row[i] = raw[i];
     __syncthreads();
 #pragma unroll
     for (u32 part = 0; part < 3; part++) {
@@ -73,12 +73,12 @@ __device__ INLINE void scan_select(Run run, const Scan& p) {
         const Norm& norm = *norms[part];
         if (norm.kind == IDENTITY) continue;
         norm_sums(run, norm, x, lens[part]);
-        for (u32 i = threadIdx.x; i < lens[part]; i += THREADS)
+        for (u32 i = run.thread; i < lens[part]; i += THREADS)
             x[i] = normed(run, norm, x[i], lens[part], i, norm_weight(run, norm, i, 0));
         __syncthreads();
     }
     if (is_quantized(p.dt_proj)) {
-        quantize(p.rank, shared_codes(run), [&](u32 i) { return row[i]; });
+        quantize(run, p.rank, shared_codes(run), [&](u32 i) { return row[i]; });
         __syncthreads();
     }
 }
@@ -89,7 +89,7 @@ __device__ INLINE float row_product(Run run, const Matrix& w, const Input& in, u
     if (!is_quantized(w)) {
         const u8* weights = run.p().model + (u64)w.data * 64;
         u64 start = (u64)row * w.cols;
-        for (u32 i = half_lane(); i < w.cols; i += 16) {
+        for (u32 i = run.half_lane(); i < w.cols; i += 16) {
             float weight = w.dtype == F32 ? ((const float*)weights)[start + i]
                                           : half_to_float(((const u16*)weights)[start + i]);
             sum += weight * in.floats[i];
@@ -97,7 +97,7 @@ __device__ INLINE float row_product(Run run, const Matrix& w, const Input& in, u
         return fold16(sum);
     }
     // Two threads a lane of the sum over groups, each with half the words of a group.
-    u32 groups = div_up(w.cols, GROUP), k = half_lane() / 2, part = half_lane() % 2;
+    u32 groups = div_up(w.cols, GROUP), k = run.half_lane() / 2, part = run.half_lane() % 2;
     const u16* scales;
     const u8* codes;
     tile_row_at(run.p().model, w, row / 16, scales, codes);
@@ -127,18 +127,18 @@ __device__ INLINE float row_product(Run run, const Matrix& w, const Input& in, u
 }
 
 // Element `e` of a thread's part of a row of `d_state` elements.
-__device__ INLINE u32 element(u32 e) { return half_lane() + 16 * e; }
+__device__ INLINE u32 element(Run run, u32 e) { return run.half_lane() + 16 * e; }
 
 #define ELEMENTS_MOST 16
 
 // `each(e, i)` for a thread's elements `i` of a row of `n`.
 template <int ELEMENTS = ELEMENTS_MOST, class Each>
-__device__ INLINE void for_elements(u32 n, Each each) {
+__device__ INLINE void for_elements(Run run, u32 n, Each each) {
 #pragma unroll
     for (int e = 0; e < ELEMENTS; e++) {
         // At 1, 2, 4 and 8: shorter rows take fewer instructions.
         if ((e & (e - 1)) == 0 && n <= 16u * e) break;
-        if (element(e) < n) each(e, element(e));
+        if (element(run, e) < n) each(e, element(run, e));
     }
 }
 
@@ -213,16 +213,26 @@ __device__ OUTLINED float read_held(Tokens& tokens, u32 last, u32 channel) {
 
 // The state of a channel takes in a whole block; `b(j, own_b)` loads the thread's elements of B of token `j`.
 template <int ELEMENTS, class B>
-__device__ INLINE void take_in(const Tokens& tokens, u32 channel, u32 n, float (&h)[ELEMENTS], B b) {
+__device__ INLINE void take_in(Run run, const Tokens& tokens, u32 channel, u32 n, float (&h)[ELEMENTS], B b) {
     float left = tokens.left[channel];
-    for_elements<ELEMENTS>(n, [&](int e, u32) { h[e] *= left; });
+    for_elements<ELEMENTS>(run, n, [&](int e, u32) { h[e] *= left; });
 #pragma unroll 2
     for (u32 j = 0; j < HELD; j++) {
         float u = tokens.left_u[j][channel], own_b[ELEMENTS];
         b(j, own_b);
-        for_elements<ELEMENTS>(n, [&](int e, u32) { h[e] += u * own_b[e]; });
+        for_elements<ELEMENTS>(run, n, [&](int e, u32) { h[e] += u * own_b[e]; });
     }
 }
+
+#define EARLY_DECAYS 4  // of a thread's elements
+
+// What a thread has asked for before the barrier: a row of the state or of the held tokens, and the convolutions. Zeros as in
+// `EarlyProduct`.
+struct EarlyScan {
+    float row[16], decay[EARLY_DECAYS], u, keep;
+    Taps x, bc;
+    float bias, a_log2, d;
+};
 
 // Channels that a block scans at once of one row: as few as make use of all blocks. With a decay per head the other
 // half-warps have a held token each.
@@ -235,23 +245,23 @@ __device__ INLINE u32 scan_channels(const Scan& p) {
 // Asks for what a unit of the scan of one row needs and no operation before it makes. What is held in the place of the
 // row itself, and in those behind it, comes too and is not used.
 __device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyScan& early) {
-    u32 n = p.d_state, channel = unit.channel(half_warp()), head = channel / p.head_dim;
+    u32 n = p.d_state, channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
     const float* row = run.state(0, p.state) + (u64)channel * n;
-    bool has_token = !p.time.per_element && half_warp() >= SCAN_CHANNELS;
+    bool has_token = !p.time.per_element && run.half_warp() >= SCAN_CHANNELS;
     if (!p.time.per_element) {
-        HeldToken token = held_token(run, p, 0, half_warp() % HELD);
+        HeldToken token = held_token(run, p, 0, run.half_warp() % HELD);
         if (has_token) {
             row = token.b + unit.group * n;
         } else {
-            u32 own = unit.channel(half_lane());
+            u32 own = unit.channel(run.half_lane());
             early.u = load_float(token.u + own);
             early.keep = load_float(token.decay + own / p.head_dim);
         }
     }
-    bool has_channel = !has_token && unit.first + half_warp() < unit.end;
+    bool has_channel = !has_token && unit.first + run.half_warp() < unit.end;
     if (!has_channel && !has_token) return;
     const float* a_log2 = run.weights(p.time.a_log2) + (u64)head * n;
-    for_elements(n, [&](int e, u32 i) {
+    for_elements(run, n, [&](int e, u32 i) {
         early.row[e] = load_float(row + i);
         if (e < EARLY_DECAYS && p.time.per_element) early.decay[e] = load_float(a_log2 + i);
     });
@@ -269,8 +279,8 @@ __device__ INLINE void ask_scan(Run run, u32 passed, const Scan& p, EarlyScan& e
     if (first_unit(passed) >= unit_count(p, most)) return;
     Unit unit = unit_of(p, most, first_unit(passed));
     ask_unit(run, p, unit, early);
-    if (p.dt_proj.data == NONE && p.conv.width <= TAPS && threadIdx.x < 2 * bc)
-        load_taps(run, p.conv, 0, threadIdx.x, first, early.bc);
+    if (p.dt_proj.data == NONE && p.conv.width <= TAPS && run.thread < 2 * bc)
+        load_taps(run, p.conv, 0, run.thread, first, early.bc);
 }
 
 // The scan of one row: what is read between two barriers is asked for first. With a decay per head a half-warp makes
@@ -284,15 +294,15 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
     for (u32 round = 0; round < div_up(units, blocks()); round++) {
         u32 index = first_unit(passed) + round * blocks();
         if (index >= units) break;
-        bool is_first = round == 0, has_token = by_head && half_warp() >= SCAN_CHANNELS;
+        bool is_first = round == 0, has_token = by_head && run.half_warp() >= SCAN_CHANNELS;
         Unit unit = unit_of(p, most, index);
         if (!is_first) {
             ask_unit(run, p, unit, early);
             // The tokens of the unit before have been read.
             __syncthreads();
         }
-        u32 channel = unit.channel(half_warp()), head = channel / p.head_dim;
-        bool has_channel = !has_token && unit.first + half_warp() < unit.end;
+        u32 channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
+        bool has_channel = !has_token && unit.first + run.half_warp() < unit.end;
         float x = load_float(input + channel), z = 0.0f, dt = 0.0f, decay = 0.0f;
         if (p.z.start != NONE) z = silu(load_float(run.at(p.z, 0) + channel));
         if (!has_select) dt = load_float(raw + head);
@@ -300,8 +310,8 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
             if (has_select) {
                 scan_select(run, p);
             } else {
-                for (u32 i = threadIdx.x; i < 2 * bc; i += THREADS) {
-                    bool is_early = few_taps && i == threadIdx.x;
+                for (u32 i = run.thread; i < 2 * bc; i += THREADS) {
+                    bool is_early = few_taps && i == run.thread;
                     run.shared().row[i] = is_early ? apply_taps(p.conv, early.bc, load_float(input + channels + i))
                                                  : convolved(run, p.conv, 0, channels + i);
                 }
@@ -309,7 +319,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
             }
         }
         // Warps without a channel have nothing to do with dt and x.
-        if (warp() * 2 < most) {
+        if (run.warp() * 2 < most) {
             if (has_select) dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, head);
             x = few_taps ? apply_taps(p.conv, early.x, x) : convolved(run, p.conv, 0, channel);
             time_step(p.time, dt, early.bias, early.a_log2, dt, decay);
@@ -318,10 +328,10 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         const float* c = b + bc;
         float u = dt * x, sum = 0.0f;
         float* state = run.state(0, p.state) + (u64)channel * n;
-        bool is_new = has_token && half_warp() - SCAN_CHANNELS == place, takes_in = by_head && place == HELD - 1;
+        bool is_new = has_token && run.half_warp() - SCAN_CHANNELS == place, takes_in = by_head && place == HELD - 1;
         // B of all tokens, for the state that takes them in.
         float* held_b = run.shared().row + (has_select ? p.rank : 0) + 2 * bc;
-        for_elements(n, [&](int e, u32 i) {
+        for_elements(run, n, [&](int e, u32 i) {
             float& h = early.row[e];
             if (is_new) h = b[i];
             if (!by_head) {
@@ -329,39 +339,39 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
                 h = exp2_core(dt * a) * h + u * b[i];
                 if (has_channel) state[i] = h;
             }
-            if (takes_in && has_token) held_b[(half_warp() - SCAN_CHANNELS) * n + i] = h;
+            if (takes_in && has_token) held_b[(run.half_warp() - SCAN_CHANNELS) * n + i] = h;
             sum += c[i] * h;
         });
         sum = fold16(sum);
         if (by_head) {
-            if (!has_token && half_warp() != place) {
-                tokens.u[half_warp()][half_lane()] = early.u;
-                tokens.keep[half_warp()][half_lane()] = early.keep;
+            if (!has_token && run.half_warp() != place) {
+                tokens.u[run.half_warp()][run.half_lane()] = early.u;
+                tokens.keep[run.half_warp()][run.half_lane()] = early.keep;
             }
-            if (half_lane() == 0) {
-                tokens.sums[place][half_warp()] = sum;
-                if (!has_token) tokens.u[place][half_warp()] = u, tokens.keep[place][half_warp()] = decay;
+            if (run.half_lane() == 0) {
+                tokens.sums[place][run.half_warp()] = sum;
+                if (!has_token) tokens.u[place][run.half_warp()] = u, tokens.keep[place][run.half_warp()] = decay;
             }
             __syncthreads();
-            if (has_channel && half_lane() == 0) sum = read_held(tokens, place, half_warp());
+            if (has_channel && run.half_lane() == 0) sum = read_held(tokens, place, run.half_warp());
             HeldToken own = held_token(run, p, 0, place);
-            if (has_channel && half_lane() == 0) {
+            if (has_channel && run.half_lane() == 0) {
                 own.u[channel] = u;
                 if (channel % p.head_dim == 0) own.decay[head] = decay;
             }
             if (unit.first % group_channels(p) == 0)
-                for (u32 i = threadIdx.x; i < n; i += THREADS) own.b[unit.group * n + i] = b[i];
+                for (u32 i = run.thread; i < n; i += THREADS) own.b[unit.group * n + i] = b[i];
             if (takes_in) {
                 __syncthreads();
                 if (has_channel) {
-                    take_in(tokens, half_warp(), n, early.row, [&](u32 j, float(&own_b)[ELEMENTS_MOST]) {
-                        for_elements(n, [&](int e, u32 i) { own_b[e] = held_b[j * n + i]; });
+                    take_in(run, tokens, run.half_warp(), n, early.row, [&](u32 j, float(&own_b)[ELEMENTS_MOST]) {
+                        for_elements(run, n, [&](int e, u32 i) { own_b[e] = held_b[j * n + i]; });
                     });
-                    for_elements(n, [&](int e, u32 i) { state[i] = early.row[e]; });
+                    for_elements(run, n, [&](int e, u32 i) { state[i] = early.row[e]; });
                 }
             }
         }
-        if (has_channel && half_lane() == 0) {
+        if (has_channel && run.half_lane() == 0) {
             float y = sum + early.d * x;
             if (p.z.start != NONE) y *= z;
             run.at(p.y, 0)[channel] = y;
@@ -378,13 +388,13 @@ __device__ INLINE u32 place_of(u32 i) {
 
 // The elements of a thread out of such a row.
 template <int ELEMENTS>
-__device__ INLINE void load_elements(const float* row, float (&own)[ELEMENTS]) {
+__device__ INLINE void load_elements(Run run, const float* row, float (&own)[ELEMENTS]) {
     if constexpr (ELEMENTS < 4) {
-        own[0] = row[half_lane()];
+        own[0] = row[run.half_lane()];
     } else {
 #pragma unroll
         for (int e = 0; e < ELEMENTS; e += 4) {
-            Floats four = ((const Floats*)row)[e * 4 + half_lane()];
+            Floats four = ((const Floats*)row)[e * 4 + run.half_lane()];
             own[e] = four.x, own[e + 1] = four.y, own[e + 2] = four.z, own[e + 3] = four.w;
         }
     }
@@ -398,17 +408,17 @@ __device__ INLINE void scan_unit(Run run, const Scan& p, u32 sequence, const Uni
     // Filled up with zeros.
     typedef float Elements[16 * ELEMENTS];
     Elements *b = (Elements*)run.shared().row, *c = b + HELD;
-    u32 n = p.d_state, channel = unit.channel(half_warp()), head = channel / p.head_dim;
-    bool by_head = !p.time.per_element, scans = half_warp() < SCAN_CHANNELS;
-    bool has_channel = scans && unit.first + half_warp() < unit.end, is_new = false;
+    u32 n = p.d_state, channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
+    bool by_head = !p.time.per_element, scans = run.half_warp() < SCAN_CHANNELS;
+    bool has_channel = scans && unit.first + run.half_warp() < unit.end, is_new = false;
     // Of the channel's state, or of the token's B.
     float h[ELEMENTS], a[ELEMENTS];
     float* state = run.state(sequence, p.state) + (u64)channel * n;
 #pragma unroll
     for (int e = 0; e < ELEMENTS; e++) {
-        bool has = has_channel && element(e) < n;
-        h[e] = has ? state[element(e)] : 0.0f;
-        a[e] = has && !by_head ? run.weights(p.time.a_log2)[(u64)head * n + element(e)] : 0.0f;
+        bool has = has_channel && element(run, e) < n;
+        h[e] = has ? state[element(run, e)] : 0.0f;
+        a[e] = has && !by_head ? run.weights(p.time.a_log2)[(u64)head * n + element(run, e)] : 0.0f;
     }
     u32 end;
     for (u32 start = 0, held = run.position(sequence) % HELD; start < run.p().count; start += end - held, held = 0) {
@@ -418,7 +428,7 @@ __device__ INLINE void scan_unit(Run run, const Scan& p, u32 sequence, const Uni
         u64 row = (u64)sequence * run.p().count + start - held;
         u32 from = by_head ? 0 : held;
 #pragma unroll 4
-        for (u32 i = from * 16 * ELEMENTS + threadIdx.x; i < end * 16 * ELEMENTS; i += THREADS) {
+        for (u32 i = from * 16 * ELEMENTS + run.thread; i < end * 16 * ELEMENTS; i += THREADS) {
             u32 t = i / (16 * ELEMENTS), j = i % (16 * ELEMENTS), to = place_of<ELEMENTS>(j), at = unit.group * n + j;
             bool has = j < n;
             if (t < held) {
@@ -428,7 +438,7 @@ __device__ INLINE void scan_unit(Run run, const Scan& p, u32 sequence, const Uni
                 c[t][to] = has ? run.at(p.c, row + t)[at] : 0.0f;
             }
         }
-        for (u32 i = from * SCAN_CHANNELS + threadIdx.x; i < end * SCAN_CHANNELS; i += THREADS) {
+        for (u32 i = from * SCAN_CHANNELS + run.thread; i < end * SCAN_CHANNELS; i += THREADS) {
             u32 t = i / SCAN_CHANNELS, j = i % SCAN_CHANNELS, own = unit.channel(j), own_head = own / p.head_dim;
             if (t < held) {
                 HeldToken token = held_token(run, p, sequence, t);
@@ -443,25 +453,25 @@ __device__ INLINE void scan_unit(Run run, const Scan& p, u32 sequence, const Uni
         }
         __syncthreads();
         if (scans || by_head) {
-            if (!scans) load_elements<ELEMENTS>(b[half_warp() - SCAN_CHANNELS], h);
+            if (!scans) load_elements<ELEMENTS>(run, b[run.half_warp() - SCAN_CHANNELS], h);
 #pragma unroll 2
             for (u32 t = held; t < end; t++) {
                 float own_c[ELEMENTS], sum = 0.0f;
-                load_elements<ELEMENTS>(c[t], own_c);
+                load_elements<ELEMENTS>(run, c[t], own_c);
                 if (!by_head) {
-                    float own_b[ELEMENTS], u = tokens.u[t][half_warp()], dt = tokens.keep[t][half_warp()];
-                    load_elements<ELEMENTS>(b[t], own_b);
+                    float own_b[ELEMENTS], u = tokens.u[t][run.half_warp()], dt = tokens.keep[t][run.half_warp()];
+                    load_elements<ELEMENTS>(run, b[t], own_b);
 #pragma unroll
                     for (int e = 0; e < ELEMENTS; e++) h[e] = exp2_core(dt * a[e]) * h[e] + u * own_b[e];
                 }
 #pragma unroll
                 for (int e = 0; e < ELEMENTS; e++) sum += own_c[e] * h[e];
                 sum = fold16(sum);
-                if (half_lane() == 0) tokens.sums[t][half_warp()] = sum;
+                if (run.half_lane() == 0) tokens.sums[t][run.half_warp()] = sum;
             }
         }
         __syncthreads();
-        u32 t = threadIdx.x / SCAN_CHANNELS, j = threadIdx.x % SCAN_CHANNELS, own = unit.first + j;
+        u32 t = run.thread / SCAN_CHANNELS, j = run.thread % SCAN_CHANNELS, own = unit.first + j;
         if (held <= t && t < end && own < unit.end) {
             float sum = by_head ? read_held(tokens, t, j) : tokens.sums[t][j];
             float y = sum + run.weights(p.d)[own] * tokens.x[t][j];
@@ -472,18 +482,22 @@ __device__ INLINE void scan_unit(Run run, const Scan& p, u32 sequence, const Uni
         is_new |= !by_head || end == HELD;
         if (by_head && end == HELD) {
             if (scans)
-                take_in(tokens, half_warp(), n, h, [&](u32 j, float(&own)[ELEMENTS]) { load_elements<ELEMENTS>(b[j], own); });
+                take_in(run, tokens, run.half_warp(), n, h, [&](u32 j, float(&own)[ELEMENTS]) { load_elements<ELEMENTS>(run, b[j], own); });
             __syncthreads();
         }
     }
-    if (is_new && has_channel) for_elements<ELEMENTS>(n, [&](int e, u32 i) { state[i] = h[e]; });
+    if (is_new && has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = h[e]; });
 }
 
-template <bool MANY>
-__device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, EarlyScan& early) {
+template <bool MANY, class Wait>
+__device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, Wait wait) {
     if constexpr (!MANY) {
+        EarlyScan early = {};
+        ask_scan(run, passed, p, early);
+        wait();
         scan_one(run, passed, p, early);
     } else {
+        wait();
         u32 units = unit_count(p, SCAN_CHANNELS);
         for (u64 n = first_unit(passed); n < (u64)units * run.p().sequence_count; n += blocks()) {
             Unit unit = unit_of(p, SCAN_CHANNELS, n % units);
@@ -501,7 +515,7 @@ __device__ OUTLINED void op_hold(Run run, u32 passed, const Scan& p) {
     u32 channels = p.heads * p.head_dim, bc = p.n_groups * p.d_state, len = channels + bc + p.heads;
     u32 count = run.p().count, tokens = count < HELD ? count : HELD;
     u64 all = (u64)run.p().sequence_count * tokens * len;
-    for (u64 n = grid_thread(passed); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
         u32 i = n % len, sequence = n / len / tokens, t = count - tokens + n / len % tokens;
         u64 row = (u64)sequence * count + t;
         HeldToken token = held_token(run, p, sequence, (run.position(sequence) + t) % HELD);

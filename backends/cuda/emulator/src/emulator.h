@@ -73,6 +73,7 @@ template <class T>
 inline const T* settled(const T* p) {
     return p;
 }
+inline u32 thread_in(u32) { return threadIdx.x; }
 inline u32 load_word(const u8* p) { return *(const u32*)p; }
 inline Words load_words(const u8* p) { return *(const Words*)p; }
 inline u32 load_half(const u16* p) { return *p; }
@@ -82,6 +83,10 @@ inline u32 __shfl_xor_sync(u32, u32 x, int mask) { return emulator::exchange(&x,
 inline int __shfl_xor_sync(u32 all, int x, int mask) { return (int)__shfl_xor_sync(all, (u32)x, mask); }
 inline float __shfl_xor_sync(u32 all, float x, int mask) {
     return __uint_as_float(__shfl_xor_sync(all, __float_as_uint(x), mask));
+}
+inline float __shfl_sync(u32, float x, u32 lane) {
+    u32 own = __float_as_uint(x);
+    return __uint_as_float(emulator::exchange(&own, 1)[lane]);
 }
 inline u32 __reduce_max_sync(u32, u32 x) {
     const u32* all = emulator::exchange(&x, 1);

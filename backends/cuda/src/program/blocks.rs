@@ -486,11 +486,13 @@ impl<'m> Builder<'m> {
         let mut combine = Combine { parts, weights, chosen: chosen as u32, width: width as u32, to: output };
         let units = (rows * width).div_ceil(THREADS);
         let Some((_, latent_out)) = &p.latent else {
+            self.writes(combine.to.y);
             self.op(Kind::Combine, units, &combine);
             return Ok(());
         };
         let sum = self.buffer(Buffer::Normed, width);
         combine.to = Target::store(sum);
+        self.writes(combine.to.y);
         self.op(Kind::Combine, units, &combine);
         let to = map(self, latent_out, output);
         self.products(&Source::plain(sum, width), &[to])

@@ -108,6 +108,7 @@ fn program(
     let residual = b.buffer(Buffer::Residual, d_model);
     let Input::Tokens { embedding, scale } = model.input() else { return Err(CudaError::Frames) };
     let embed = Embed { w: b.mat(embedding), scale: *scale, residual, embedded };
+    b.writes(residual);
     b.op(Kind::Embed, 1, &embed);
 
     let mut input_len = 0;

@@ -2,7 +2,6 @@
 //!
 //! A model has few shapes, as its layers are alike: the compiler then knows every length and every branch of the code
 //! that runs. Places stay numbers of the operation, so that models of one architecture share their kernels.
-
 use super::records::{
     AttendOf, Choose, Combine, Convolve, Embed, Experts, Kind, NONE, Op, Prepare, Product, Route, ScanOf, Times, Words,
 };
@@ -11,26 +10,26 @@ use std::fmt::Write;
 /// How the kernels call an operation.
 struct Call {
     function: &'static str,
-    /// What asks for its early loads, and where they go.
-    ask: Option<(&'static str, &'static str)>,
+    /// It waits for the operations before it by itself, when it has asked for what they do not make.
+    waits: bool,
     record: &'static str,
     differ: fn(&mut Vec<bool>),
 }
 
 impl Call {
     fn of<R: Words>(function: &'static str, record: &'static str) -> Self {
-        Self { function, ask: None, record, differ: R::differ }
+        Self { function, waits: false, record, differ: R::differ }
     }
 
     fn of_kind(kind: u16) -> Self {
         const KINDS: [fn() -> Call; Kind::Histogram as usize + 1] = [
             || Call::of::<Embed>("op_embed", "Embed"),
             || Call::of::<Prepare>("op_prepare", "Prepare"),
-            || Call { ask: Some(("ask_product", "early.product")), ..Call::of::<Product>("op_product<MANY>", "Product") },
+            || Call { waits: true, ..Call::of::<Product>("op_product<MANY>", "Product") },
             || Call::of::<Convolve>("op_convolve", "Convolve"),
             || Call::of::<Convolve>("op_window<MANY>", "Convolve"),
             || Call::of::<Times>("op_times", "Times"),
-            || Call { ask: Some(("ask_scan", "early.scan")), ..Call::of::<ScanOf>("op_scan<MANY>", "Scan") },
+            || Call { waits: true, ..Call::of::<ScanOf>("op_scan<MANY>", "Scan") },
             || Call::of::<ScanOf>("op_hold", "Scan"),
             || Call::of::<AttendOf>("op_rotate", "Attend"),
             || Call::of::<AttendOf>("op_attend", "Attend"),
@@ -65,26 +64,22 @@ impl Shape {
         Self { kind: op.kind, first: (!many).then_some(op.first), words }
     }
 
-    /// The arguments that all operations take.
-    fn arguments(&self) -> String {
-        let word = |(i, word): (usize, &Option<u32>)| word.map_or(format!("place(op.payload[{i}])"), |w| format!("{w}u"));
-        let words: Vec<String> = self.words.iter().enumerate().map(word).collect();
-        let first = self.first.map_or("op.first".to_owned(), |first| format!("{first}u"));
-        format!("run, {first}, record<{}>({{{}}})", Call::of_kind(self.kind).record, words.join(", "))
-    }
-
+    /// The statements that run such an operation.
     fn run(&self) -> String {
         let call = Call::of_kind(self.kind);
+        let word = |(i, word): (usize, &Option<u32>)| {
+            word.map_or_else(|| format!("place(op.payload[{i}])"), |word| format!("{word}u"))
+        };
+        let words: Vec<String> = self.words.iter().enumerate().map(word).collect();
+        let first = self.first.map_or("op.first".to_owned(), |first| format!("{first}u"));
         let last = match self.kind.checked_sub(Kind::Histogram as u16) {
             Some(byte) => format!(", {byte}"),
-            None => call.ask.map_or(String::new(), |(_, early)| format!(", {early}")),
+            None if call.waits => ", wait".to_owned(),
+            None => String::new(),
         };
-        format!("{}({}{last})", call.function, self.arguments())
-    }
-
-    fn ask(&self) -> Option<String> {
-        let (function, early) = Call::of_kind(self.kind).ask?;
-        Some(format!("{function}({}, {early})", self.arguments()))
+        let before = if call.waits { "" } else { "wait(); " };
+        let (function, record, words) = (call.function, call.record, words.join(", "));
+        format!("{before}{function}(run, {first}, record<{record}>({{{words}}}){last})")
     }
 }
 
@@ -102,28 +97,26 @@ fn number(ops: &mut [Op], many: bool) -> Vec<Shape> {
     shapes
 }
 
-fn switch(calls: impl Iterator<Item = Option<String>>, text: &mut String) {
+fn switch(shapes: &[Shape], many: bool, text: &mut String) {
     text.push_str("switch (op.shape) {\n");
-    for (number, call) in calls.enumerate() {
-        if let Some(call) = call {
-            writeln!(text, "        case {number}: {call}; break;").expect("a string takes all");
-        }
+    for (number, shape) in shapes.iter().enumerate() {
+        // As the general file has them.
+        let run = shape.run().replace("MANY", if many { "true" } else { "false" });
+        writeln!(text, "        case {number}: {run}; break;").expect("a string takes all");
     }
     text.push_str("    }\n");
 }
 
 /// `dispatch.cuh` of the kernels for one row and for many, whose operations get the numbers of their cases.
 pub(super) fn dispatch(one: &mut [Op], many: &mut [Op]) -> String {
-    let [one, many] = [number(one, false), number(many, true)];
     let mut text = String::from(
         "#pragma once\n#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
-         __device__ INLINE void run_op(Run run, const Op& op, Early& early) {\n    if constexpr (MANY) ",
+         __device__ INLINE void run_op(Run run, u32 turn, Wait wait) {\n    \
+         const Op& op = run.shared().ops[turn];\n    if constexpr (MANY) ",
     );
-    switch(many.iter().map(|shape| Some(shape.run())), &mut text);
+    switch(&number(many, true), true, &mut text);
     text.push_str("    else ");
-    switch(one.iter().map(|shape| Some(shape.run())), &mut text);
-    text.push_str("}\n\n__device__ INLINE Early ask(Run run, const Op& op) {\n    Early early;\n    ");
-    switch(one.iter().map(Shape::ask), &mut text);
-    text.push_str("    return early;\n}\n");
+    switch(&number(one, false), false, &mut text);
+    text.push_str("}\n");
     text
 }
