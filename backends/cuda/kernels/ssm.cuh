@@ -274,13 +274,16 @@ __device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyS
     early.d = load_float(run.weights(p.d) + channel);
 }
 
+// A thread's number among those that convolve B and C: first come those of the half-warps that have no channel.
+__device__ INLINE u32 mixer(Run run) { return (run.thread + THREADS / 2) % THREADS; }
+
 __device__ INLINE void ask_scan(Run run, u32 passed, const Scan& p, EarlyScan& early) {
     u32 bc = p.n_groups * p.d_state, first = p.heads * p.head_dim, most = scan_channels(p);
     if (first_unit(passed) >= unit_count(p, most)) return;
     Unit unit = unit_of(p, most, first_unit(passed));
     ask_unit(run, p, unit, early);
-    if (p.dt_proj.data == NONE && p.conv.width <= TAPS && run.thread < 2 * bc)
-        load_taps(run, p.conv, 0, run.thread, first, early.bc);
+    if (p.dt_proj.data == NONE && p.conv.width <= TAPS && mixer(run) < 2 * bc)
+        load_taps(run, p.conv, 0, mixer(run), first, early.bc);
 }
 
 // The scan of one row: what is read between two barriers is asked for first. With a decay per head a half-warp makes
@@ -303,30 +306,35 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         }
         u32 channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
         bool has_channel = !has_token && unit.first + run.half_warp() < unit.end;
-        float x = load_float(input + channel), z = 0.0f, dt = 0.0f, decay = 0.0f;
-        if (p.z.start != NONE) z = silu(load_float(run.at(p.z, 0) + channel));
+        float x = load_float(input + channel), z = 0.0f, dt = 0.0f, decay = 0.0f, bc_raw = 0.0f;
+        if (p.z.start != NONE) z = load_float(run.at(p.z, 0) + channel);
         if (!has_select) dt = load_float(raw + head);
-        if (is_first) {
-            if (has_select) {
-                scan_select(run, p);
-            } else {
-                for (u32 i = run.thread; i < 2 * bc; i += THREADS) {
-                    bool is_early = few_taps && i == run.thread;
-                    run.shared().row[i] = is_early ? apply_taps(p.conv, early.bc, load_float(input + channels + i))
-                                                 : convolved(run, p.conv, 0, channels + i);
-                }
-                __syncthreads();
-            }
-        }
+        bool has_bc = is_first && !has_select && few_taps && mixer(run) < 2 * bc;
+        if (has_bc) bc_raw = load_float(input + channels + mixer(run));
+        if (is_first && has_select) scan_select(run, p);
         // Warps without a channel have nothing to do with dt and x.
         if (run.warp() * 2 < most) {
             if (has_select) dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, head);
             x = few_taps ? apply_taps(p.conv, early.x, x) : convolved(run, p.conv, 0, channel);
             time_step(p.time, dt, early.bias, early.a_log2, dt, decay);
+            if (p.z.start != NONE) z = silu(z);
         }
+        float u = dt * x;
+        if (by_head && !has_token) {
+            if (run.half_warp() != place) {
+                tokens.u[run.half_warp()][run.half_lane()] = early.u;
+                tokens.keep[run.half_warp()][run.half_lane()] = early.keep;
+            }
+            if (run.half_lane() == 0) tokens.u[place][run.half_warp()] = u, tokens.keep[place][run.half_warp()] = decay;
+        }
+        if (has_bc) run.shared().row[mixer(run)] = apply_taps(p.conv, early.bc, bc_raw);
+        if (is_first && !has_select)
+            for (u32 i = mixer(run) + (few_taps ? THREADS : 0); i < 2 * bc; i += THREADS)
+                run.shared().row[i] = convolved(run, p.conv, 0, channels + i);
+        if (by_head || (is_first && !has_select)) __syncthreads();
         const float* b = run.shared().row + (has_select ? p.rank : 0) + unit.group * n;
         const float* c = b + bc;
-        float u = dt * x, sum = 0.0f;
+        float sum = 0.0f;
         float* state = run.state(0, p.state) + (u64)channel * n;
         bool is_new = has_token && run.half_warp() - SCAN_CHANNELS == place, takes_in = by_head && place == HELD - 1;
         // B of all tokens, for the state that takes them in.
@@ -344,16 +352,33 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         });
         sum = fold16(sum);
         if (by_head) {
-            if (!has_token && run.half_warp() != place) {
-                tokens.u[run.half_warp()][run.half_lane()] = early.u;
-                tokens.keep[run.half_warp()][run.half_lane()] = early.keep;
-            }
-            if (run.half_lane() == 0) {
-                tokens.sums[place][run.half_warp()] = sum;
-                if (!has_token) tokens.u[place][run.half_warp()] = u, tokens.keep[place][run.half_warp()] = decay;
+            // What is left, after this row, of the state and of the token whose number is the lane's; as `read_held` has it.
+            float left = 1.0f, own_left = 0.0f, own_u = 0.0f;
+            if (has_token) {
+                if (run.half_lane() == 0) tokens.sums[place][run.half_warp()] = sum;
+            } else {
+                own_u = tokens.u[run.half_lane()][run.half_warp()];
+#pragma unroll
+                for (int j = HELD - 1; j >= 0; j--) {
+                    if (j > (int)place) continue;
+                    if (j == (int)run.half_lane()) own_left = left;
+                    left *= tokens.keep[j][run.half_warp()];
+                }
             }
             __syncthreads();
-            if (has_channel && run.half_lane() == 0) sum = read_held(tokens, place, run.half_warp());
+            if (!has_token) {
+                float part = own_left * tokens.sums[place][SCAN_CHANNELS + run.half_lane()] * own_u;
+                sum = left * sum;
+#pragma unroll
+                for (u32 j = 0; j < HELD; j++) {
+                    float other = __shfl_sync(FULL, part, (run.lane() & 16) + j);
+                    if (j <= place) sum += other;
+                }
+                if (takes_in) {
+                    if (run.half_lane() == 0) tokens.left[run.half_warp()] = left;
+                    tokens.left_u[run.half_lane()][run.half_warp()] = own_left * own_u;
+                }
+            }
             HeldToken own = held_token(run, p, 0, place);
             if (has_channel && run.half_lane() == 0) {
                 own.u[channel] = u;
