@@ -396,6 +396,7 @@ __device__ INLINE void op_product(Run run, u32 passed, const Product& p, Wait wa
         EarlyProduct early;
         ask_product(run, passed, p, early);
         wait();
+        if (p.shift.window != NONE) shift_window(run, passed + div_up(p.w.rows, unit_rows(p.w)), p.shift);
         Input in = early_input(run, p, early);
         if (p.w.dtype == Q8) product_one<Q8>(run, passed, p, in, early);
         else if (p.w.dtype == Q4) product_one<Q4>(run, passed, p, in, early);

@@ -113,6 +113,7 @@ struct Prepare {
 
 // FUSED: each block makes the input of the one row for itself; REUSED: it has it from the operation before;
 // PREPARED: it lies in scratch. `settled`: what is added to was there before the operations that the last barrier ended.
+// `shift`: a convolution whose window takes in the one row meanwhile.
 enum { FUSED, REUSED, PREPARED };
 struct Product {
     u32 input, head, settled;
@@ -120,6 +121,7 @@ struct Product {
     Codes codes;
     Matrix w;
     Target to;
+    Conv shift;
 };
 
 struct Convolve {

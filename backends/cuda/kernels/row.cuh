@@ -55,6 +55,16 @@ __device__ OUTLINED float convolved(Run run, const Conv& c, u32 row, u32 i) {
     return c.silu ? silu(sum) : sum;
 }
 
+// The window of a convolution takes in the one row that there is.
+__device__ INLINE void shift_window(Run run, u32 passed, const Conv& c) {
+    for (u32 i = grid_thread(run, passed); i < c.channels; i += grid_threads()) {
+        float* window = run.state(0, c.window) + i;
+        float x = conv_input(run, c, 0, 0, 0, i);
+#pragma unroll 4
+        for (u32 j = 1; j < c.width; j++) window[(u64)(j - 1) * c.channels] = j + 1 < c.width ? window[(u64)j * c.channels] : x;
+    }
+}
+
 // Element `i` of a row before its norm.
 __device__ OUTLINED float gather_any(Run run, const Source& s, u32 row, u32 i) {
     switch (s.kind) {

@@ -10,21 +10,10 @@ __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
     }
 }
 
-// The window of channel `i` after the one row that there is.
-__device__ INLINE void shift_window(Run run, const Conv& c, u32 i) {
-    float* window = run.state(0, c.window) + i;
-    float x = conv_input(run, c, 0, 0, 0, i);
-#pragma unroll 4
-    for (u32 j = 1; j < c.width; j++) window[(u64)(j - 1) * c.channels] = j + 1 < c.width ? window[(u64)j * c.channels] : x;
-}
-
 // The last inputs of the convolution become its window.
 template <bool MANY>
 __device__ OUTLINED void op_window(Run run, u32 passed, const Convolve& p) {
-    if constexpr (!MANY) {
-        for (u32 i = grid_thread(run, passed); i < p.conv.channels; i += grid_threads()) shift_window(run, p.conv, i);
-        return;
-    }
+    if constexpr (!MANY) return shift_window(run, passed, p.conv);
     u64 all = (u64)run.p().sequence_count * p.conv.channels;
     for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
         u32 sequence = n / p.conv.channels, i = n % p.conv.channels, before = p.conv.width - 1;

@@ -192,8 +192,12 @@ impl<'m> Builder<'m> {
             gated.after = proj;
         }
         // The window is read by the convolution only, which is over.
-        self.op(Kind::Window, channels.div_ceil(THREADS), &Convolve { conv, y: Vector::NONE });
-        self.no_barrier();
+        if self.one {
+            self.shift = conv;
+        } else {
+            self.op(Kind::Window, channels.div_ceil(THREADS), &Convolve { conv, y: Vector::NONE });
+            self.no_barrier();
+        }
         let to = map(self, &p.out_proj, output);
         self.products(&gated, &[to])
     }

@@ -1,7 +1,7 @@
 //! Puts a program together: buffers in scratch, places in the model, inputs of products, barriers.
 
 use super::records::{
-    Codes, Kind, Mat, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source, Target, Vector, input, target,
+    Codes, ConvOf, Kind, Mat, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source, Target, Vector, input, target,
 };
 use crate::error::CudaError;
 use bytemuck::Pod;
@@ -156,6 +156,8 @@ pub(super) struct Builder<'m> {
     pub(super) one: bool,
     pub(super) ops: Vec<Op>,
     pub(super) tables: Vec<u32>,
+    /// A convolution whose window the next product shifts, of one row.
+    pub(super) shift: ConvOf,
     /// Where rows were written that products may add to: their start, and the number of barriers before.
     written: Vec<(u32, usize)>,
     /// Units since the last barrier.
@@ -173,6 +175,7 @@ impl<'m> Builder<'m> {
             one,
             ops: Vec::new(),
             tables: Vec::new(),
+            shift: ConvOf::NONE,
             written: Vec::new(),
             units: 0,
             last_units: 0,
@@ -396,7 +399,8 @@ impl<'m> Builder<'m> {
         let settled = (self.one && to.kind == target::ADD && self.is_settled(to.y)).into();
         self.writes(to.y);
         let codes = codes.unwrap_or(none);
-        let record = Product { input, head: head.into(), settled, source: *source, codes, w, to };
+        let shift = std::mem::replace(&mut self.shift, ConvOf::NONE);
+        let record = Product { input, head: head.into(), settled, source: *source, codes, w, to, shift };
         let unit_rows = if quantized { TILE_ROWS / 2 } else { HALF_WARPS };
         self.op(Kind::Product, matrix.rows().div_ceil(unit_rows), &record);
         Ok(())

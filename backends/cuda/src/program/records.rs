@@ -61,7 +61,7 @@ records! {
     TimeOf { sigmoid: u32, bias: u32 [place], min: f32, max: f32, a_log2: u32 [place], per_element: u32 }
     Embed { w: Mat, scale: f32, residual: Vector, embedded: Vector }
     Prepare { source: Source, multiple: u32, head: u32, to: Codes }
-    Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target }
+    Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target, shift: ConvOf }
     Convolve { conv: ConvOf, y: Vector }
     Times { time: TimeOf, heads: u32, raw: Vector, dt: Vector, decay: Vector }
     ScanOf {
