@@ -11,6 +11,8 @@
 #define __grid_constant__
 #define __device__
 #define __noinline__ static
+#define __forceinline__ inline
+#define __builtin_assume(condition)
 #define __launch_bounds__(...)
 
 #include "program.cuh"

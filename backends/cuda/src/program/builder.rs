@@ -1,7 +1,8 @@
 //! Puts a program together: buffers in scratch, places in the model, inputs of products, barriers.
 
 use super::records::{
-    Codes, ConvOf, Kind, Mat, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source, Target, Vector, input, target,
+    Codes, ConvOf, Kind, Mat, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source, Target, Vector,
+    input, target,
 };
 use crate::error::CudaError;
 use bytemuck::Pod;
@@ -418,7 +419,13 @@ fn kinds(maps: &[Map<'_, '_>]) -> (bool, bool) {
 /// Room in shared memory for the floats of a row, which a norm needs, or a product that takes `floats`.
 fn row_floats(source: &Source, floats: bool) -> usize {
     let len = source.len as usize;
-    if source.norm.kind != 0 { len + NORM_PAD } else if floats { len } else { 0 }
+    if source.norm.kind != 0 {
+        len + NORM_PAD
+    } else if floats {
+        len
+    } else {
+        0
+    }
 }
 
 /// Bytes of shared memory with room for a row of floats and one of codes.
