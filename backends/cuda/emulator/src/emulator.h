@@ -81,6 +81,10 @@ inline Words load_words(const u8* p) { return *(const Words*)p; }
 inline u32 load_half(const u16* p) { return *p; }
 inline float load_float(const float* p) { return *p; }
 
+inline void copy_async(void* to, const void* from) { memcpy(to, from, 16); }
+inline void commit_copies() {}
+inline void await_copies() {}
+
 inline u32 __shfl_xor_sync(u32, u32 x, int mask) { return emulator::exchange(&x, 1)[threadIdx.x % 32 ^ mask]; }
 inline int __shfl_xor_sync(u32 all, int x, int mask) { return (int)__shfl_xor_sync(all, (u32)x, mask); }
 inline float __shfl_xor_sync(u32 all, float x, int mask) {

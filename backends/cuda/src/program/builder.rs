@@ -17,6 +17,9 @@ const SHARED_BYTES: usize = 96 << 10;
 /// Floats beside a row in shared memory, so that the lanes of its norm's sum lie apart.
 const NORM_PAD: usize = 64;
 
+/// Floats that the groups of a product with many rows take in shared memory beyond the place of partial sums.
+const MMA_FLOATS: usize = 1024;
+
 /// Bytes of a group in shared memory: codes, scale, sum of codes.
 const SHARED_GROUP_BYTES: usize = GROUP + 8;
 
@@ -395,6 +398,9 @@ impl<'m> Builder<'m> {
                 input::FUSED
             }
         };
+        if !self.one && quantized {
+            self.shared(MMA_FLOATS, 0)?;
+        }
         *held = Some(quantized);
         let w = self.mat(matrix);
         let settled = (self.one && to.kind == target::ADD && self.is_settled(to.y)).into();
