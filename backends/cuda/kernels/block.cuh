@@ -18,6 +18,12 @@ struct Shared {
 // Where things are. All of it is in shared memory, which a barrier of the grid leaves alone: registers that do not last
 // and parameters would come from a cache that it empties.
 struct Run {
+    u32 thread;  // of the block
+
+    __device__ u32 half_warp() const { return thread / 16; }
+    __device__ u32 half_lane() const { return thread % 16; }
+    __device__ u32 warp() const { return thread / 32; }
+    __device__ u32 lane() const { return thread % 32; }
     __device__ Shared& shared() const { return *(Shared*)shared_memory(); }
     __device__ const Params& p() const { return shared().params; }
     __device__ float* row_codes_start() const { return shared().row + p().shared_floats; }
@@ -34,35 +40,43 @@ struct Run {
     }
 };
 
-__device__ inline u32 div_up(u32 n, u32 by) { return (n + by - 1) / by; }
-__device__ inline u32 half_warp() { return threadIdx.x / 16; }
-__device__ inline u32 half_lane() { return threadIdx.x % 16; }
-__device__ inline u32 warp() { return threadIdx.x / 32; }
-__device__ inline u32 lane() { return threadIdx.x % 32; }
+__device__ INLINE u32 div_up(u32 n, u32 by) { return (n + by - 1) / by; }
 
-// The first unit of this block: units go round the grid, from the block after the last unit of the operation before.
-__device__ inline u32 first_unit(const Op& op) { return (blockIdx.x + gridDim.x - op.first % gridDim.x) % gridDim.x; }
+// Blocks of the grid.
+__device__ INLINE u32 blocks() {
+#ifdef SARIT_BLOCKS
+    return SARIT_BLOCKS;
+#else
+    return gridDim.x;
+#endif
+}
+
+// The first unit of this block: units go round the grid, from the block after those that the `passed` units before took.
+__device__ INLINE u32 first_unit(u32 passed) {
+    u32 before = passed % blocks();
+    return blockIdx.x >= before ? blockIdx.x - before : blockIdx.x + blocks() - before;
+}
 
 // This thread among those of the whole grid, and their number: for work that needs no block.
-__device__ inline u64 grid_thread(const Op& op) { return (u64)first_unit(op) * THREADS + threadIdx.x; }
-__device__ inline u64 grid_threads() { return (u64)gridDim.x * THREADS; }
+__device__ INLINE u64 grid_thread(Run run, u32 passed) { return (u64)first_unit(passed) * THREADS + run.thread; }
+__device__ INLINE u64 grid_threads() { return (u64)blocks() * THREADS; }
 
 // Folds the 16 lanes of a half-warp; all get the sum. Every thread of the warp takes part.
-__device__ inline float fold16(float lane) {
+__device__ INLINE float fold16(float lane) {
     for (int half = 8; half > 0; half /= 2) lane += __shfl_xor_sync(FULL, lane, half);
     return lane;
 }
 
-__device__ inline float fold8(const float* lanes, u32 stride) {
+__device__ INLINE float fold8(const float* lanes, u32 stride) {
     float a0 = lanes[0] + lanes[4 * stride], a1 = lanes[stride] + lanes[5 * stride];
     float a2 = lanes[2 * stride] + lanes[6 * stride], a3 = lanes[3 * stride] + lanes[7 * stride];
     return (a0 + a2) + (a1 + a3);
 }
 
 // The larger number; NaN counts as less than all.
-__device__ inline float larger(float a, float b) { return a > b ? a : b; }
+__device__ INLINE float larger(float a, float b) { return a > b ? a : b; }
 
-__device__ __noinline__ float activate(u32 activation, float x) {
+__device__ OUTLINED float activate(u32 activation, float x) {
     switch (activation) {
         case SILU: return silu(x);
         case GELU: return gelu(x);
@@ -73,14 +87,18 @@ __device__ __noinline__ float activate(u32 activation, float x) {
     }
 }
 
-// Takes a result to where it goes.
-__device__ inline void finish(Run run, const Target& to, u64 row, u32 i, float v) {
+// Takes a result to where it goes; `before` is what is there, where it is added to.
+__device__ INLINE void finish(Run run, const Target& to, u64 row, u32 i, float v, float before) {
     if (to.addend.start != NONE) v += run.at(to.addend, row)[i];
     if (to.bias != NONE) v += run.weights(to.bias)[i];
     float* y = run.at(to.y, row) + i;
     switch (to.kind) {
         case STORE: *y = v; break;
-        case ADD: *y += to.scale * v; break;
+        case ADD: *y = before + to.scale * v; break;
         default: *y = to.scale * v;
     }
+}
+
+__device__ INLINE void finish(Run run, const Target& to, u64 row, u32 i, float v) {
+    finish(run, to, row, i, v, to.kind == ADD ? run.at(to.y, row)[i] : 0.0f);
 }

@@ -5,22 +5,22 @@
 #define TOP_K_MOST 256
 
 // Bits in the order of the values, NaN below all.
-__device__ inline u32 rank_of(float x) {
+__device__ INLINE u32 rank_of(float x) {
     u32 bits = __float_as_uint(x);
     if (x != x) return 0;
     return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
-__device__ inline const float* choose_logits(Run run, const Choose& p, u32 sequence) {
+__device__ INLINE const float* choose_logits(Run run, const Choose& p, u32 sequence) {
     return run.at(p.logits, sequence);
 }
 
 // The largest logit and the first index that has it, as one number per sequence.
-__device__ __noinline__ void op_argmax(Run run, const Op& op, const Choose& p) {
+__device__ OUTLINED void op_argmax(Run run, u32 passed, const Choose& p) {
     for (u32 s = 0; s < run.p().sequence_count; s++) {
         const float* logits = run.at(p.logits, s);
         u64 best = 0;
-        for (u64 i = grid_thread(op); i < p.vocab; i += grid_threads()) {
+        for (u64 i = grid_thread(run, passed); i < p.vocab; i += grid_threads()) {
             // Adding +0 makes zeros equal. What is never chosen ranks 0, and then the first index wins.
             float x = logits[i] + 0.0f;
             u64 key = (u64)(x > MINUS_INFINITY ? rank_of(x) : 0) << 32 | (0xffffffffu - (u32)i);
@@ -30,13 +30,13 @@ __device__ __noinline__ void op_argmax(Run run, const Op& op, const Choose& p) {
             u64 other = (u64)__shfl_xor_sync(FULL, (u32)(best >> 32), half) << 32 | __shfl_xor_sync(FULL, (u32)best, half);
             best = other > best ? other : best;
         }
-        if (lane() == 0) atomicMax(run.p().best + s, best);
+        if (run.lane() == 0) atomicMax(run.p().best + s, best);
     }
 }
 
 // The largest rank that at least `top_k` logits reach, byte by byte: `pass` bytes of it are known. Also gives how many
 // logits are above those that share the known bytes. All threads of the block.
-__device__ inline u32 least_rank(Run run, u32 sequence, u32 passes, u32& above) {
+__device__ INLINE u32 least_rank(Run run, u32 sequence, u32 passes, u32& above) {
     u32 rank = 0;
     above = 0;
     for (u32 pass = 0; pass < passes; pass++) {
@@ -49,13 +49,13 @@ __device__ inline u32 least_rank(Run run, u32 sequence, u32 passes, u32& above) 
 }
 
 // Counts the next byte of the ranks of the logits that share the bytes known so far.
-__device__ __noinline__ void op_histogram(Run run, const Op& op, const Choose& p, u32 pass) {
+__device__ OUTLINED void op_histogram(Run run, u32 passed, const Choose& p, u32 pass) {
     for (u32 s = 0; s < run.p().sequence_count; s++) {
         if (run.p().sampling[s].temperature == 0.0f) continue;
         u32 above, known = least_rank(run, s, pass, above), mask = pass == 0 ? 0 : FULL << (32 - 8 * pass);
         const float* logits = run.at(p.logits, s);
         u32* counts = run.p().histogram + ((u64)pass * run.p().sequence_count + s) * 256;
-        for (u64 i = grid_thread(op); i < p.vocab; i += grid_threads()) {
+        for (u64 i = grid_thread(run, passed); i < p.vocab; i += grid_threads()) {
             u32 rank = rank_of(logits[i]);
             if ((rank & mask) == known) atomicAdd(counts + (rank >> (24 - 8 * pass) & 255), 1u);
         }
@@ -63,7 +63,7 @@ __device__ __noinline__ void op_histogram(Run run, const Op& op, const Choose& p
 }
 
 // SplitMix64, as a number 0 <= x < 1.
-__device__ inline double uniform(u64& random) {
+__device__ INLINE double uniform(u64& random) {
     random += 0x9e3779b97f4a7c15ull;
     u64 z = random;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
@@ -73,24 +73,24 @@ __device__ inline double uniform(u64& random) {
 
 // The `top_k` candidates into shared memory, in order of their index: of equals at the end the first. All threads of
 // the block.
-__device__ inline void gather_candidates(Run run, const Choose& p, u32 sequence, float* weights, u32* indices) {
+__device__ INLINE void gather_candidates(Run run, const Choose& p, u32 sequence, float* weights, u32* indices) {
     u32* counts = (u32*)run.shared().sums;  // per warp: above, equal; then the totals
     u32 above, least = least_rank(run, sequence, 4, above), top_k = run.p().sampling[sequence].top_k;
     u32 equal_left = top_k - above, found = 0;
     const float* logits = run.at(p.logits, sequence);
     for (u32 base = 0; base < p.vocab; base += THREADS) {
-        u32 i = base + threadIdx.x;
+        u32 i = base + run.thread;
         u32 rank = i < p.vocab ? rank_of(logits[i]) : 0;
         bool is_equal = i < p.vocab && rank == least, is_above = i < p.vocab && rank > least;
         u32 equals = __ballot_sync(FULL, is_equal), aboves = __ballot_sync(FULL, is_above);
-        if (lane() == 0) counts[warp()] = __popc(equals), counts[WARPS + warp()] = __popc(aboves);
+        if (run.lane() == 0) counts[run.warp()] = __popc(equals), counts[WARPS + run.warp()] = __popc(aboves);
         __syncthreads();
         u32 equal_before = 0, above_before = 0, equal_all = 0, above_all = 0;
         for (u32 w = 0; w < WARPS; w++) {
-            if (w < warp()) equal_before += counts[w], above_before += counts[WARPS + w];
+            if (w < run.warp()) equal_before += counts[w], above_before += counts[WARPS + w];
             equal_all += counts[w], above_all += counts[WARPS + w];
         }
-        u32 below = (1u << lane()) - 1;
+        u32 below = (1u << run.lane()) - 1;
         equal_before += __popc(equals & below), above_before += __popc(aboves & below);
         u32 kept_before = equal_before < equal_left ? equal_before : equal_left;
         if (is_above || (is_equal && equal_before < equal_left)) {
@@ -103,7 +103,7 @@ __device__ inline void gather_candidates(Run run, const Choose& p, u32 sequence,
     }
 }
 
-__device__ inline u32 sample(Sampling& s, float highest, float* weights, const u32* indices, u32 best) {
+__device__ INLINE u32 sample(Sampling& s, float highest, float* weights, const u32* indices, u32 best) {
     u32 n = s.top_k;
     double all = 0.0, kept = 0.0;
     for (u32 i = 0; i < n; i++) {
@@ -136,8 +136,8 @@ __device__ inline u32 sample(Sampling& s, float highest, float* weights, const u
 }
 
 // A block chooses a sequence's token, hands it to the next step, and ends the launch at a stop token of the only one.
-__device__ __noinline__ void op_choose(Run run, const Op& op, const Choose& p) {
-    for (u32 s = first_unit(op); s < run.p().sequence_count; s += gridDim.x) {
+__device__ OUTLINED void op_choose(Run run, u32 passed, const Choose& p) {
+    for (u32 s = first_unit(passed); s < run.p().sequence_count; s += blocks()) {
         Sampling& sampling = run.p().sampling[s];
         u32 token = 0xffffffffu - (u32)run.p().best[s];
         const float* logits = run.at(p.logits, s);
@@ -149,9 +149,9 @@ __device__ __noinline__ void op_choose(Run run, const Op& op, const Choose& p) {
             float* weights = run.shared().row;
             u32* indices = (u32*)weights + TOP_K_MOST;
             gather_candidates(run, p, s, weights, indices);
-            if (threadIdx.x == 0) token = sample(sampling, highest, weights, indices, token);
+            if (run.thread == 0) token = sample(sampling, highest, weights, indices, token);
         }
-        if (threadIdx.x == 0) {
+        if (run.thread == 0) {
             run.p().tokens[s] = token;
             run.p().chosen[(u64)run.shared().step * run.p().sequence_count + s] = token;
             run.p().best[s] = 0;
@@ -159,7 +159,7 @@ __device__ __noinline__ void op_choose(Run run, const Op& op, const Choose& p) {
                 if (run.p().stop[i] == token && run.p().sequence_count == 1) run.p().control[CONTROL_STOP] = 1;
         }
         __syncthreads();
-        for (u32 i = threadIdx.x; i < 4 * 256; i += THREADS)
+        for (u32 i = run.thread; i < 4 * 256; i += THREADS)
             run.p().histogram[((u64)(i / 256) * run.p().sequence_count + s) * 256 + i % 256] = 0;
     }
 }

@@ -3,56 +3,83 @@
 #include "program.cuh"
 
 // Loads that stay where they stand, before a barrier: of weights, which nothing writes, and of floats that may be written.
-__device__ inline Words load_words(const u8* p) {
+__device__ INLINE Words load_words(const u8* p) {
     Words v;
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
 
-__device__ inline u32 load_half(const u16* p) {
+__device__ INLINE u32 load_half(const u16* p) {
     u16 v;
     asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(v) : "l"(p));
     return v;
 }
 
-__device__ inline float load_float(const float* p) {
+__device__ INLINE float load_float(const float* p) {
     float v;
     asm volatile("ld.global.f32 %0, [%1];" : "=f"(v) : "l"(p));
     return v;
 }
 
-__device__ inline u32 load_word(const u8* p) { return __ldg((const u32*)p); }
+// A pointer as it is: the compiler addresses what lies constants further from it, and does not keep a register for each
+// through all operations.
+template <class T>
+__device__ INLINE const T* settled(const T* p) {
+    asm("" : "+l"(p));
+    return p;
+}
 
-__device__ inline float half_to_float(u16 bits) {
+// The number of a thread, seemingly dependent on `turn` of the operations: else what depends on the thread only would be
+// computed before the first operation and kept through all, in registers that there are not.
+__device__ INLINE u32 thread_in(u32 turn) {
+    u32 thread = threadIdx.x;
+    asm("" : "+r"(thread) : "r"(turn));
+#ifdef SARIT_SPECIAL
+    __builtin_assume(thread < THREADS);
+#endif
+    return thread;
+}
+
+__device__ INLINE u32 load_word(const u8* p) { return __ldg((const u32*)p); }
+
+__device__ INLINE float half_to_float(u16 bits) {
     float x;
     asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
     return x;
 }
 
+// 16 bytes into shared memory, while the thread goes on; `commit_copies` ends a batch of a thread's copies, `await_copies` waits
+// for all its batches but the last.
+__device__ INLINE void copy_async(void* to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+
+__device__ INLINE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+__device__ INLINE void await_copies() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
+
 // d (16x8) += a (16x32, rows) · b (32x8, columns), exact.
-__device__ inline void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+__device__ INLINE void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-__device__ inline void prefetch(const u8* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
-
-__device__ inline void add_release(u32* p) {
+__device__ INLINE void add_release(u32* p) {
     asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(p) : "memory");
 }
 
-__device__ inline u32 load_acquire(const u32* p) {
+__device__ INLINE u32 load_acquire(const u32* p) {
     u32 x;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
     return x;
 }
 
-__device__ inline u8* shared_memory() {
+__device__ INLINE u8* shared_memory() {
     extern __shared__ __align__(16) u8 bytes[];
     return bytes;
 }
 
 // While a block waits for others.
-__device__ inline void relax() {}
+__device__ INLINE void relax() {}

@@ -7,11 +7,11 @@
 #define LOG2_E 1.44269504088896340736f
 #define MINUS_INFINITY __uint_as_float(0xff800000u)
 
-__device__ inline float at_most(float x, float high) { return x > high ? high : x; }
-__device__ inline float at_least(float x, float low) { return x < low ? low : x; }
+__device__ INLINE float at_most(float x, float high) { return x > high ? high : x; }
+__device__ INLINE float at_least(float x, float low) { return x < low ? low : x; }
 
 // 2^(n + f), `rounded` being n + ROUND.
-__device__ inline float exp2_parts(float rounded, float f) {
+__device__ INLINE float exp2_parts(float rounded, float f) {
     float p = f * 0.00015453163f + 0.0013390863f;
     p = f * p + 0.009618083f;
     p = f * p + 0.05550357f;
@@ -21,14 +21,14 @@ __device__ inline float exp2_parts(float rounded, float f) {
     return p * __uint_as_float((__float_as_uint(rounded) << 23) + 0x3f800000u);
 }
 
-__device__ inline float exp2_core(float x) {
+__device__ INLINE float exp2_core(float x) {
     float t = at_least(at_most(x, 127.4f), -126.0f);
     float rounded = t + ROUND;
     float y = exp2_parts(rounded, t - (rounded - ROUND));
     return x < -126.0f ? 0.0f : y;
 }
 
-__device__ inline float exp_core(float x) {
+__device__ INLINE float exp_core(float x) {
     float t = at_least(at_most(x, 88.3f), -87.33f);
     float rounded = t * LOG2_E + ROUND;
     float n = rounded - ROUND;
@@ -37,7 +37,7 @@ __device__ inline float exp_core(float x) {
     return x < -87.33f ? 0.0f : y;
 }
 
-__device__ inline float softplus(float x) {
+__device__ INLINE float softplus(float x) {
     float magnitude = x < 0.0f ? -x : x;
     float t = exp_core(-magnitude);
     float s = t / (2.0f + t);
@@ -48,19 +48,19 @@ __device__ inline float softplus(float x) {
     return at_least(x, 0.0f) + ((s + s) + s * (z * q));
 }
 
-__device__ inline float silu(float x) { return x / (1.0f + exp_core(-x)); }
+__device__ INLINE float silu(float x) { return x / (1.0f + exp_core(-x)); }
 
-__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + exp_core(-x)); }
+__device__ INLINE float sigmoid(float x) { return 1.0f / (1.0f + exp_core(-x)); }
 
 // 1 / sqrt(x)
-__device__ inline float rsqrt_core(float x) {
+__device__ INLINE float rsqrt_core(float x) {
     float y = __uint_as_float(0x5f375a86u - (__float_as_uint(x) >> 1));
     float half = 0.5f * x;
     for (int i = 0; i < 3; i++) y *= 1.5f - (half * y) * y;
     return y;
 }
 
-__device__ inline float gelu(float x) {
+__device__ INLINE float gelu(float x) {
     float magnitude = x < 0.0f ? -x : x;
     float z = magnitude * 0.707106781186547524400f;
     float t = 1.0f / (1.0f + 0.5f * z);
@@ -77,12 +77,12 @@ __device__ inline float gelu(float x) {
     return x * (x < 0.0f ? tail : 1.0f - tail);
 }
 
-__device__ inline float gelu_tanh(float x) { return x * sigmoid(1.595769f * (x + 0.044715f * (x * x * x))); }
+__device__ INLINE float gelu_tanh(float x) { return x * sigmoid(1.595769f * (x + 0.044715f * (x * x * x))); }
 
-__device__ inline float relu(float x) { return x > 0.0f ? x : 0.0f; }
+__device__ INLINE float relu(float x) { return x > 0.0f ? x : 0.0f; }
 
 // Sine and cosine of an angle in turns, given as a fraction of 2^64.
-__device__ inline void sin_cos(u64 turns, float& sine, float& cosine) {
+__device__ INLINE void sin_cos(u64 turns, float& sine, float& cosine) {
     u64 quarter = (turns + (1ull << 61)) >> 62;
     i64 rest = (i64)(turns - (quarter << 62));
     float r = (float)(int)(rest >> 32) * (1.0f / 4294967296.0f);

@@ -8,15 +8,15 @@ struct Input {
     const float* floats;
 };
 
-__device__ inline bool is_quantized(const Matrix& w) { return w.dtype >= Q8; }
+__device__ INLINE bool is_quantized(const Matrix& w) { return w.dtype >= Q8; }
 
 // Rows that a block takes at once in `unit_product`: half the rows of a tile, or as many as there are half-warps.
-__device__ inline u32 unit_rows(const Matrix& w) { return is_quantized(w) ? 8 : HALVES; }
+__device__ INLINE u32 unit_rows(const Matrix& w) { return is_quantized(w) ? 8 : HALVES; }
 
-__device__ inline u32 tile_bytes(const Matrix& w) { return w.dtype == Q8 ? 512 : 256; }
+__device__ INLINE u32 tile_bytes(const Matrix& w) { return w.dtype == Q8 ? 512 : 256; }
 
 // Scales `[tile_row][group][16]` (f16) and codes `[tile_row][group][tile_bytes]` of a tile row.
-__device__ inline void tile_row_at(const u8* model, const Matrix& w, u32 tile_row, const u16*& scales, const u8*& codes) {
+__device__ INLINE void tile_row_at(const u8* model, const Matrix& w, u32 tile_row, const u16*& scales, const u8*& codes) {
     u64 groups = div_up(w.cols, GROUP);
     u64 scale_bytes = (div_up(w.rows, 16) * groups * 32 + 63) / 64 * 64;
     const u8* data = model + (u64)w.data * 64;
@@ -32,25 +32,25 @@ __device__ inline void tile_row_at(const u8* model, const Matrix& w, u32 tile_ro
 //
 // Quantized: warp = lane of the sum over groups; in a warp, 8 rows by 4 pairs of words of a group.
 template <class Each>
-__device__ inline void unit_product(Run run, const Matrix& w, const Input& in, u32 unit, u32 flip, Each each) {
+__device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u32 unit, u32 flip, Each each) {
     if (!is_quantized(w)) {
-        u32 row = unit * HALVES + half_warp();
+        u32 row = unit * HALVES + run.half_warp();
         float sum = 0.0f;
         if (row < w.rows) {
             const u8* weights = run.p().model + (u64)w.data * 64;
             u64 start = (u64)row * w.cols;
 #pragma unroll 4
-            for (u32 i = half_lane(); i < w.cols; i += 16) {
+            for (u32 i = run.half_lane(); i < w.cols; i += 16) {
                 float weight = w.dtype == F32 ? ((const float*)weights)[start + i]
                                               : half_to_float(((const u16*)weights)[start + i]);
                 sum += weight * in.floats[i];
             }
         }
         sum = fold16(sum);
-        if (row < w.rows && half_lane() == 0) each(row, sum);
+        if (row < w.rows && run.half_lane() == 0) each(row, sum);
         return;
     }
-    u32 r = lane() % 8, j = lane() / 8, groups = div_up(w.cols, GROUP);
+    u32 r = run.lane() % 8, j = run.lane() / 8, groups = div_up(w.cols, GROUP);
     const u16* scales;
     const u8* codes;
     tile_row_at(run.p().model, w, unit / 2, scales, codes);
@@ -58,7 +58,7 @@ __device__ inline void unit_product(Run run, const Matrix& w, const Input& in, u
     scales += row_in_tile;
     codes += row_in_tile * 4 + j * 64;
     float sum = 0.0f;
-    for (u32 first = warp(); warp() < GROUP_LANES && first < groups; first += GROUP_LANES * LOADS) {
+    for (u32 first = run.warp(); run.warp() < GROUP_LANES && first < groups; first += GROUP_LANES * LOADS) {
         u32 low[LOADS], high[LOADS];
         u16 scale[LOADS];
 #pragma unroll
@@ -89,24 +89,31 @@ __device__ inline void unit_product(Run run, const Matrix& w, const Input& in, u
         }
     }
     float* lanes = run.shared().sums + flip % 2 * 64;
-    if (j == 0 && warp() < GROUP_LANES) lanes[warp() * 8 + r] = sum;
+    if (j == 0 && run.warp() < GROUP_LANES) lanes[run.warp() * 8 + r] = sum;
     __syncthreads();
-    u32 row = unit * 8 + threadIdx.x;
-    if (threadIdx.x < 8 && row < w.rows) each(row, fold8(lanes + threadIdx.x, 8));
+    u32 row = unit * 8 + run.thread;
+    if (run.thread < 8 && row < w.rows) each(row, fold8(lanes + run.thread, 8));
 }
 
 #define AHEAD 6         // loads of weights under way
-#define EARLY_DECAYS 4  // of a thread's elements
 
-// What a thread has asked for before the barrier after which it is used: weights of a product, or a row of the state or of
-// the held tokens and the convolutions of a scan.
-struct Early {
+// What a thread has asked for before the barrier after which it is used: weights of a product, and of the norm or the
+// convolution that makes its input, and what its first result is added to. What is not loaded is zero: a register that some
+// threads do not write would be kept for them from operation to operation.
+struct EarlyProduct {
     Words codes[AHEAD];
     u32 scales[AHEAD];
-    float row[16], decay[EARLY_DECAYS], u, keep;
-    Taps x, bc;
-    float bias, a_log2, d;
+    union {
+        float norm[ROW_ELEMENTS];
+        Taps taps[ROW_ELEMENTS];
+    };
+    float y;
 };
+
+// Whether the weights of the convolution that makes a product's input come early.
+__device__ INLINE bool has_taps(const Source& s) {
+    return s.kind == CONVOLVED && s.norm.kind == IDENTITY && s.conv.width <= TAPS && s.conv.factor.start == NONE;
+}
 
 // How a block takes a quantized product with one row: units of 8 rows, of which a warp makes some lanes of the sum over
 // groups, so that a unit is `8 / LANES` warps. In a warp a load is of 4 rows, and the threads of a lane are the two
@@ -116,57 +123,57 @@ struct Split {
     static constexpr u32 LANES = DTYPE == Q8 ? 2 : 4, WORDS = 8 / (LANES / 2), UNIT_WARPS = GROUP_LANES / LANES;
     static constexpr u32 SLOTS = WARPS / UNIT_WARPS, ROUNDS = PARTIALS / (64 * SLOTS), TILE_BYTES = DTYPE == Q8 ? 512 : 256;
 
-    static __device__ u32 slot() { return warp() / UNIT_WARPS; }
-    static __device__ u32 four() { return lane() % 2; }
-    static __device__ u32 word() { return lane() / 2 % WORDS; }
-    static __device__ u32 sum_lane() { return warp() % UNIT_WARPS * LANES + lane() / (2 * WORDS); }
-    // The row of a unit whose sum a thread has in the end.
-    static __device__ u32 row() { return four() * 4 + word() % 2 * 2 + word() / 2 % 2; }
+    // Of a thread.
+    u32 slot, four, word, sum_lane, row;  // `row` of a unit whose sum it has in the end
+
+    __device__ Split(u32 thread) {
+        u32 warp = thread / 32, lane = thread % 32;
+        slot = warp / UNIT_WARPS, four = lane % 2, word = lane / 2 % WORDS;
+        sum_lane = warp % UNIT_WARPS * LANES + lane / (2 * WORDS);
+        row = four * 4 + word % 2 * 2 + word / 2 % 2;
+    }
 };
 
-// A thread's place in a product: units `SLOTS` blocks apart, in each the groups of its lane.
+// What a thread loads of a product: in units `SLOTS` blocks apart, an even number, the groups of its lane, numbered one after
+// another. Each lies a distance from the first that does not depend on the thread.
 template <u32 DTYPE>
-struct Cursor {
+struct Loads {
     using S = Split<DTYPE>;
+    u32 thread;
+    S own;
+    u32 first, units, groups, per_unit, count;
     const u8* codes;
     const u16* scales;
-    u32 unit, group, units, groups, data;
 
-    __device__ Cursor(Run run, const Op& op, const Matrix& w)
-        : unit(first_unit(op) + S::slot() * gridDim.x), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)), data(w.data) {
-        start(run);
+    __device__ Loads(Run run, u32 passed, const Matrix& w)
+        : thread(run.thread), own(thread), first(first_unit(passed)), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)), per_unit(div_up(groups, GROUP_LANES)),
+          count(div_up(div_up(units, blocks()), S::SLOTS) * per_unit) {
+        const u8* matrix = run.p().model + (u64)w.data * 64;
+        u64 scale_bytes = ((u64)(units + 1) / 2 * groups * 32 + 63) / 64 * 64;
+        u32 unit = first + own.slot * blocks();
+        u64 tile = (u64)(unit / 2) * groups + own.sum_lane;
+        codes = settled(matrix + scale_bytes + tile * S::TILE_BYTES + own.word * 64 + unit % 2 * 32 + own.four * 16);
+        scales = settled((const u16*)matrix + tile * 16 + unit % 2 * 8 + own.row);
     }
 
-    __device__ void start(Run run) {
-        group = S::sum_lane();
-        u64 scale_bytes = ((u64)(units + 1) / 2 * groups * 32 + 63) / 64 * 64, tile = (u64)(unit / 2) * groups + group;
-        const u8* matrix = run.p().model + (u64)data * 64;
-        codes = matrix + scale_bytes + tile * S::TILE_BYTES + S::word() * 64 + unit % 2 * 32 + S::four() * 16;
-        scales = (const u16*)matrix + tile * 16 + unit % 2 * 8 + S::row();
-    }
+    // Row of the block's result `n`.
+    __device__ u32 result(u32 n) const { return (first + n / 8 * blocks()) * 8 + n % 8; }
+    __device__ u32 group(u32 n) const { return own.sum_lane + n % per_unit * GROUP_LANES; }
+    __device__ bool has_group(u32 n) const { return groups % GROUP_LANES == 0 || group(n) < groups; }
 
-    __device__ void load(Run run, Words& words, u32& scale) {
-        if (unit < units && group < groups) {
-            words = load_words(codes);
-            scale = load_half(scales);
-        }
-        skip(run);
-    }
-
-    __device__ void skip(Run run) {
-        group += GROUP_LANES, codes += GROUP_LANES * S::TILE_BYTES, scales += GROUP_LANES * 16;
-        if (group - S::sum_lane() >= groups) {
-            unit += S::SLOTS * gridDim.x;
-            start(run);
-        }
+    __device__ void load(u32 n, Words& words, u32& scale) const {
+        u32 further = n / per_unit * S::SLOTS * blocks();
+        words = {0, 0, 0, 0}, scale = 0;
+        if (n >= count || first + own.slot * blocks() + further >= units || !has_group(n)) return;
+        u64 tile = (u64)(further / 2) * groups + n % per_unit * GROUP_LANES;
+        words = load_words(codes + tile * S::TILE_BYTES);
+        scale = load_half(scales + tile * 16);
     }
 };
 
 // The dot of one group and row, from the words of 4 rows in each of the threads that share the group.
 template <u32 DTYPE>
-__device__ inline int group_dot(const Words& w, const RowCodes& x, u32 group) {
-    using S = Split<DTYPE>;
-    u32 word = S::word();
+__device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group, u32 word) {
     const u32* codes = x.codes + group * 8;
     int d[4];
     if (DTYPE == Q8) {
@@ -188,65 +195,75 @@ __device__ inline int group_dot(const Words& w, const RowCodes& x, u32 group) {
 
 // `w · in` for one row; the first weights have been asked for.
 template <u32 DTYPE>
-__device__ inline void product_one(Run run, const Op& op, const Product& p, const Input& in, Early& early) {
+__device__ INLINE void product_one(Run run, u32 passed, const Product& p, const Input& in, EarlyProduct& early) {
     using S = Split<DTYPE>;
-    Matrix w = p.w;
-    Cursor<DTYPE> next(run, op, w);
-    for (u32 j = 0; j < AHEAD; j++) next.skip(run);
-    u32 groups = next.groups, units = next.units, per_unit = div_up(groups, GROUP_LANES);
-    u32 left = div_up(div_up(units, gridDim.x), S::SLOTS) * per_unit, unit = first_unit(op) + S::slot() * gridDim.x;
-    u32 group = S::sum_lane(), first = first_unit(op), round = 0;
-    float* partials = run.shared().partials;
-    float sum = 0.0f;
-    while (left > 0) {
+    Loads<DTYPE> loads(run, passed, p.w);
+    const S& own = loads.own;
+    float *partials = run.shared().partials, sum = 0.0f;
+    u32 done = 0;  // rounds of units whose sums have gone where they go
+    for (u32 base = 0; base < loads.count; base += AHEAD) {
 #pragma unroll
         for (u32 j = 0; j < AHEAD; j++) {
-            if (left == 0) break;
-            left--;
-            if (unit < units) {
-                u32 g = group < groups ? group : 0;
-                int dot = group_dot<DTYPE>(early.codes[j], in.codes, g);
-                float scale = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
-                if (group < groups) sum += (float)dot * scale;
-            }
-            next.load(run, early.codes[j], early.scales[j]);
-            group += GROUP_LANES;
-            if (group - S::sum_lane() >= groups) {
-                if (S::word() < 4) partials[(round * S::SLOTS + S::slot()) * 64 + S::sum_lane() * 8 + S::row()] = sum;
+            u32 n = base + j;
+            if (n >= loads.count) break;
+            // What was not loaded, and units beyond the last, come to nothing that is used.
+            u32 g = loads.has_group(n) ? loads.group(n) : 0;
+            int dot = group_dot<DTYPE>(early.codes[j], in.codes, g, own.word);
+            float scale = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
+            if (loads.has_group(n)) sum += (float)dot * scale;
+            if (loads.count > AHEAD) loads.load(n + AHEAD, early.codes[j], early.scales[j]);
+            if (n % loads.per_unit == loads.per_unit - 1) {
+                u32 round = n / loads.per_unit - done;
+                if (own.word < 4) partials[(round * S::SLOTS + own.slot) * 64 + own.sum_lane * 8 + own.row] = sum;
                 sum = 0.0f;
-                round++;
-                group = S::sum_lane(), unit += S::SLOTS * gridDim.x;
             }
         }
-        if (left > 0 && round + AHEAD <= S::ROUNDS) continue;
-        // Room is short, or this is the end.
+        bool ends = base + AHEAD >= loads.count;
+        u32 rounds = (ends ? loads.count : base + AHEAD) / loads.per_unit - done;
+        if (!ends && rounds + AHEAD <= S::ROUNDS) continue;
         __syncthreads();
-        for (u32 n = threadIdx.x; n < round * S::SLOTS * 8; n += THREADS) {
-            u32 i = (first + n / 8 * gridDim.x) * 8 + n % 8;
-            if (i < w.rows) finish(run, p.to, 0, i, fold8(partials + n / 8 * 64 + n % 8, 8));
+        for (u32 n = loads.thread; n < rounds * S::SLOTS * 8; n += THREADS) {
+            u32 i = loads.result(done * S::SLOTS * 8 + n);
+            if (i >= p.w.rows) continue;
+            float v = fold8(partials + n / 8 * 64 + n % 8, 8);
+            if (p.settled && done == 0 && n == loads.thread) finish(run, p.to, 0, i, v, early.y);
+            else finish(run, p.to, 0, i, v);
         }
-        first += round * S::SLOTS * gridDim.x, round = 0;
-        __syncthreads();
+        done += rounds;
+        if (!ends) __syncthreads();
     }
 }
 
 template <u32 DTYPE>
-__device__ inline void ask_codes(Run run, const Op& op, const Matrix& w, Early& early) {
-    Cursor<DTYPE> at(run, op, w);
+__device__ INLINE void ask_codes(Run run, u32 passed, const Product& p, EarlyProduct& early) {
+    Loads<DTYPE> loads(run, passed, p.w);
 #pragma unroll
-    for (u32 j = 0; j < AHEAD; j++) at.load(run, early.codes[j], early.scales[j]);
+    for (u32 j = 0; j < AHEAD; j++) loads.load(j, early.codes[j], early.scales[j]);
+    u32 i = loads.result(loads.thread);
+    early.y = 0.0f;
+    if (p.settled && i < p.w.rows) early.y = load_float(settled((const float*)run.at(p.to.y, 0)) + i);
 }
 
-// Asks for the first weights of a product with one row, and brings nearer what its input is normed with.
-__device__ inline void ask_product(Run run, const Op& op, const Product& p, Early& early) {
-    if (p.w.dtype == Q8) ask_codes<Q8>(run, op, p.w, early);
-    else if (p.w.dtype == Q4) ask_codes<Q4>(run, op, p.w, early);
-    if (p.input == FUSED && p.source.norm.weight != NONE && threadIdx.x * 32 < p.source.len)
-        prefetch((const u8*)(run.weights(p.source.norm.weight) + threadIdx.x * 32));
+// Asks for the first weights of a product with one row, and for what its input is normed with.
+__device__ INLINE void ask_product(Run run, u32 passed, const Product& p, EarlyProduct& early) {
+    if (p.w.dtype == Q8) ask_codes<Q8>(run, passed, p, early);
+    else if (p.w.dtype == Q4) ask_codes<Q4>(run, passed, p, early);
+    if (p.input != FUSED || p.source.len > ROW_MOST) return;
+    u32 thread = run.thread;
+#pragma unroll
+    for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < p.source.len; k++) {
+        bool has = row_element(run, k) < p.source.len;
+        if (has_taps(p.source)) early.taps[k] = {};
+        else early.norm[k] = 0.0f;
+        if (!has) continue;
+        if (has_taps(p.source)) load_taps(run, p.source.conv, 0, thread, k * THREADS, early.taps[k]);
+        else early.norm[k] = norm_weight(run, p.source.norm, thread, k * THREADS);
+    }
 }
 
-// The input of row `row` of a product, made here or before.
-__device__ inline Input product_input(Run run, const Product& p, u32 row) {
+// The input of row `row` of a product, made by `make(from, codes, floats)` or before.
+template <class Make>
+__device__ INLINE Input product_input(Run run, const Product& p, u32 row, Make make) {
     Codes c = p.codes;
     if (p.input == PREPARED) {
         RowCodes codes = {nullptr, nullptr, nullptr, 0};
@@ -255,116 +272,203 @@ __device__ inline Input product_input(Run run, const Product& p, u32 row) {
     }
     RowCodes codes = shared_codes(run);
     bool quantized = is_quantized(p.w);
-    if (p.input == FUSED) {
-        u32 from = p.head ? run.p().head_row + row : row;
-        prepare_row(run, p.source, from, quantized ? &codes : nullptr, quantized ? nullptr : run.shared().row);
-    }
+    if (p.input == FUSED)
+        make(p.head ? run.p().head_row + row : row, quantized ? &codes : nullptr, quantized ? nullptr : run.shared().row);
     return {codes, run.shared().row};
 }
 
+// The same for the one row, with what was asked for.
+__device__ INLINE Input early_input(Run run, const Product& p, const EarlyProduct& early) {
+    return product_input(run, p, 0, [&](u32 from, const RowCodes* codes, float* floats) {
+        const Source& s = p.source;
+        if (s.len > ROW_MOST) return prepare_long(run, s, from, codes, floats);
+        auto raw = [&](u32 k) {
+            if (!has_taps(s)) return gather(run, s, from, run.thread, k * THREADS);
+            return apply_taps(s.conv, early.taps[k], load_float(run.at(s.conv.x, 0) + run.thread + k * THREADS));
+        };
+        prepare_short(run, s, from, codes, floats, raw, [&](u32 k) { return early.norm[k]; });
+    });
+}
+
 // All units of the product with one row.
-__device__ inline void product_units(Run run, const Op& op, const Product& p, const Input& in, u32 row) {
+__device__ INLINE void product_units(Run run, u32 passed, const Product& p, const Input& in, u32 row) {
     u32 units = div_up(p.w.rows, unit_rows(p.w)), flip = 0;
-    for (u32 unit = first_unit(op); unit < units; unit += gridDim.x)
+    for (u32 unit = first_unit(passed); unit < units; unit += blocks())
         unit_product(run, p.w, in, unit, flip++, [&](u32 i, float v) { finish(run, p.to, row, i, v); });
 }
 
-__device__ inline void product_rows(Run run, const Op& op, const Product& p, u32 rows) {
-    for (u32 row = 0; row < rows; row++) product_units(run, op, p, product_input(run, p, row), row);
+__device__ INLINE void product_rows(Run run, u32 passed, const Product& p, u32 rows) {
+    auto make = [&](u32 from, const RowCodes* codes, float* floats) { prepare_row(run, p.source, from, codes, floats); };
+    for (u32 row = 0; row < rows; row++) product_units(run, passed, p, product_input(run, p, row, make), row);
 }
 
-#define MMA_COLUMNS 4  // tiles of 8 rows of activations that a warp takes at once
+#define MMA_TILES 4     // of weights that a block multiplies at once: 64 rows
+#define MMA_ROWS 128    // of activations, of which a warp takes 32
+#define MMA_COLUMNS 4   // tiles of 8 rows of activations of a warp
 
-// Tensor cores: a warp multiplies a tile row of weights with up to 32 rows of activations. The lanes of the sum over
-// groups one after another, in the order in which they are folded: 0+4, 2+6, 1+5, 3+7.
+// One group of what a block multiplies. Where threads that read at the same time would meet in a bank, 16 bytes change places:
+// `chunk` says where those of a tile are, and those of a row of codes.
+struct MmaStage {
+    u8 tiles[MMA_TILES][512];
+    u32 codes[MMA_ROWS][8];
+    float row_scales[MMA_ROWS];
+    u16 scales[MMA_TILES][16];
+
+    static __device__ u32 tile_chunk(u32 word, u32 four) { return word * 4 + (four ^ word / 2 % 2 * 2); }
+    static __device__ u32 row_chunk(u32 row, u32 half) { return half ^ row / 4 % 2; }
+};
+
+#define MMA_STAGES 3
+
+// The groups of a row lane by lane of their sum, in the order in which the lanes are folded: 0+4, 2+6, 1+5, 3+7.
+struct MmaOrder {
+    u32 groups, step, group;
+
+    __device__ MmaOrder(u32 groups) : groups(groups), step(0), group(0) {}
+    __device__ bool ends_lane() const { return group + GROUP_LANES >= groups; }
+    __device__ void advance() {
+        group += GROUP_LANES;
+        while (group >= groups && step < GROUP_LANES) {
+            step++;
+            group = (step & 1) << 2 | (step & 2) | step >> 2;  // 0 4 2 6 1 5 3 7
+        }
+    }
+};
+
+// Tensor cores: a block multiplies tiles of weights with rows of activations group by group, a warp one tile with 32 rows,
+// while the next groups are on their way to shared memory.
 //
 // The accumulator of a group starts at the bits of 1.5 · 2^23, so the sum of products, below 2^22, comes out as a float.
-__device__ inline void product_mma(Run run, const Op& op, const Product& p, u32 rows) {
-    u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16);
-    u64 units = (u64)tile_rows * div_up(rows, 8 * MMA_COLUMNS);
-    u32 r = lane() / 4, j = lane() % 4;
-    const float* x_scales = run.p().scratch + p.codes.scales;
-    const u32* x_codes = (const u32*)(run.p().scratch + p.codes.codes);
-    for (u64 unit = first_unit(op) + (u64)warp() * gridDim.x; unit < units; unit += (u64)gridDim.x * WARPS) {
-        u32 tile_row = unit % tile_rows, column = unit / tile_rows * 8 * MMA_COLUMNS;
-        u32 tiles = rows - column < 8 * MMA_COLUMNS ? div_up(rows - column, 8) : MMA_COLUMNS;
-        const u16* scales;
-        const u8* codes;
-        tile_row_at(run.p().model, p.w, tile_row, scales, codes);
-        float lane_sum[MMA_COLUMNS][4], sum[MMA_COLUMNS][4], half[MMA_COLUMNS][4], quarter[MMA_COLUMNS][4];
-        for (u32 step = 0; step < GROUP_LANES; step++) {
-            u32 first = (step & 1) << 2 | (step & 2) | step >> 2;  // 0 4 2 6 1 5 3 7
-#pragma unroll
-            for (u32 n = 0; n < MMA_COLUMNS; n++)
-                for (u32 e = 0; e < 4; e++) lane_sum[n][e] = 0.0f;
-            for (u32 g = first; g < groups; g += GROUP_LANES) {
-                const u8* tile = codes + (u64)g * tile_bytes(p.w) + j * 64 + r * 4;
-                u32 a[4];
-                a[0] = load_word(tile), a[1] = load_word(tile + 32);
-                u32 second = 4;  // the second word of this thread's part of a group: columns 16 on, or for q4 the next four
-                if (p.w.dtype == Q8) {
-                    a[2] = load_word(tile + 256), a[3] = load_word(tile + 288);
-                } else {
-                    // Nibbles 0..15 to codes -8..7, byte by byte: no byte borrows from its neighbour.
-                    u32 low = a[0], high = a[1];
-                    a[0] = (((low & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
-                    a[1] = (((high & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
-                    a[2] = (((low >> 4 & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
-                    a[3] = (((high >> 4 & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
-                    second = 1;
-                }
-                float upper = half_to_float(__ldg(scales + g * 16 + r));
-                float lower = half_to_float(__ldg(scales + g * 16 + r + 8));
-#pragma unroll
-                for (u32 n = 0; n < MMA_COLUMNS; n++) {
-                    if (n >= tiles) break;
-                    u64 row = column + n * 8;
-                    const u32* x = x_codes + ((row + r) * groups + g) * 8 + (p.w.dtype == Q8 ? j : 2 * j);
-                    u32 b[2] = {x[0], x[second]};
-                    int dot[4] = {0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000};
-                    mma_i8(dot, a, b);
-                    const float* s = x_scales + (u64)g * p.codes.stride + row + 2 * j;
-                    lane_sum[n][0] += (__int_as_float(dot[0]) - ROUND) * (upper * s[0]);
-                    lane_sum[n][1] += (__int_as_float(dot[1]) - ROUND) * (upper * s[1]);
-                    lane_sum[n][2] += (__int_as_float(dot[2]) - ROUND) * (lower * s[0]);
-                    lane_sum[n][3] += (__int_as_float(dot[3]) - ROUND) * (lower * s[1]);
-                }
+__device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows) {
+    u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16), padded = div_up(rows, 8) * 8;
+    u32 columns = div_up(tile_rows, MMA_TILES), units = columns * div_up(rows, MMA_ROWS);
+    u32 r = run.lane() / 4, j = run.lane() % 4, own_tile = run.warp() % MMA_TILES, own_row = run.warp() / MMA_TILES * 32;
+    // Room beyond the partial sums is asked for by the host.
+    static_assert(MMA_STAGES * sizeof(MmaStage) <= (PARTIALS + 1024) * sizeof(float), "no room for stages");
+    MmaStage* stages = (MmaStage*)run.shared().partials;
+    const float* row_scales = run.p().scratch + p.codes.scales;
+    const u32* codes = (const u32*)(run.p().scratch + p.codes.codes);
+    for (u32 unit = first_unit(passed); unit < units; unit += blocks()) {
+        u32 first_tile = unit % columns * MMA_TILES, first_row = unit / columns * MMA_ROWS, t = run.thread;
+        // Each thread brings 16 bytes of a group, or none.
+        auto bring = [&](MmaStage& to, u32 g) {
+            if (t < 128) {
+                u32 tile = t / 32, chunk = t % 32;
+                const u16* s;
+                const u8* c;
+                tile_row_at(run.p().model, p.w, first_tile + tile, s, c);
+                if (first_tile + tile < tile_rows && chunk * 16 < tile_bytes(p.w))
+                    copy_async(to.tiles[tile] + MmaStage::tile_chunk(chunk / 4, chunk % 4) * 16, c + (u64)g * tile_bytes(p.w) + chunk * 16);
+            } else if (t < 384) {
+                u32 row = (t - 128) / 2, half = t % 2;
+                if (first_row + row < padded)
+                    copy_async(to.codes[row] + MmaStage::row_chunk(row, half) * 4, codes + ((u64)(first_row + row) * groups + g) * 8 + half * 4);
+            } else if (t < 416) {
+                u32 row = (t - 384) * 4;
+                if (first_row + row < padded) copy_async(to.row_scales + row, row_scales + (u64)g * p.codes.stride + first_row + row);
+            } else if (t < 424) {
+                u32 tile = (t - 416) / 2;
+                const u16* s;
+                const u8* c;
+                tile_row_at(run.p().model, p.w, first_tile + tile, s, c);
+                if (first_tile + tile < tile_rows) copy_async(to.scales[tile] + t % 2 * 8, s + g * 16 + t % 2 * 8);
             }
+        };
+        float lane_sum[MMA_COLUMNS][4] = {}, sum[MMA_COLUMNS][4] = {}, half[MMA_COLUMNS][4] = {}, quarter[MMA_COLUMNS][4] = {};
+        MmaOrder order(groups), ahead(groups);
+        for (u32 n = 0; n < MMA_STAGES - 1; n++) {
+            if (ahead.step < GROUP_LANES) bring(stages[n], ahead.group);
+            ahead.advance();
+            commit_copies();
+        }
+        bool has_rows = first_row + own_row < rows && first_tile + own_tile < tile_rows;
+        for (u32 n = 0; n < groups; n++) {
+            await_copies();
+            // All have the group, and are done with the one before, whose place is free now.
+            __syncthreads();
+            if (ahead.step < GROUP_LANES) bring(stages[(n + MMA_STAGES - 1) % MMA_STAGES], ahead.group);
+            ahead.advance();
+            commit_copies();
+            u32 step = order.step;
+            bool ends_lane = order.ends_lane();
+            order.advance();
+            if (!has_rows) continue;
+            const MmaStage& stage = stages[n % MMA_STAGES];
+            auto word = [&](u32 w, u32 row) {
+                return *(const u32*)(stage.tiles[own_tile] + MmaStage::tile_chunk(w, row / 4) * 16 + row % 4 * 4);
+            };
+            u32 a[4] = {word(j, r), word(j, r + 8), 0, 0};
+            if (p.w.dtype == Q8) {
+                a[2] = word(j + 4, r), a[3] = word(j + 4, r + 8);
+            } else {
+                // Nibbles 0..15 to codes -8..7, byte by byte: no byte borrows from its neighbour.
+                u32 low = a[0], high = a[1];
+                a[0] = (((low & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
+                a[1] = (((high & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
+                a[2] = (((low >> 4 & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
+                a[3] = (((high >> 4 & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
+            }
+            float upper = half_to_float(stage.scales[own_tile][r]), lower = half_to_float(stage.scales[own_tile][r + 8]);
 #pragma unroll
-            for (u32 n = 0; n < MMA_COLUMNS; n++)
-                for (u32 e = 0; e < 4; e++) {
-                    float v = lane_sum[n][e];
-                    switch (step) {
-                        case 0: sum[n][e] = v; break;
-                        case 1: sum[n][e] += v; break;
-                        case 2: half[n][e] = v; break;
-                        case 3: sum[n][e] += half[n][e] + v; break;
-                        case 4: half[n][e] = v; break;
-                        case 5: half[n][e] += v; break;
-                        case 6: quarter[n][e] = v; break;
-                        default: sum[n][e] += half[n][e] + (quarter[n][e] + v);
+            for (u32 c = 0; c < MMA_COLUMNS; c++) {
+                u32 row = own_row + c * 8;
+                auto code = [&](u32 w) { return stage.codes[row + r][MmaStage::row_chunk(row + r, w / 4) * 4 + w % 4]; };
+                u32 b[2] = {code(p.w.dtype == Q8 ? j : 2 * j), code(p.w.dtype == Q8 ? j + 4 : 2 * j + 1)};
+                int dot[4] = {0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000};
+                mma_i8(dot, a, b);
+                const float* s = stage.row_scales + row + 2 * j;
+                lane_sum[c][0] += (__int_as_float(dot[0]) - ROUND) * (upper * s[0]);
+                lane_sum[c][1] += (__int_as_float(dot[1]) - ROUND) * (upper * s[1]);
+                lane_sum[c][2] += (__int_as_float(dot[2]) - ROUND) * (lower * s[0]);
+                lane_sum[c][3] += (__int_as_float(dot[3]) - ROUND) * (lower * s[1]);
+            }
+            if (!ends_lane) continue;
+            // And the lanes up to the next that a group falls to, which are zeros.
+            for (; step < order.step; step++)
+#pragma unroll
+                for (u32 c = 0; c < MMA_COLUMNS; c++)
+                    for (u32 e = 0; e < 4; e++) {
+                        float v = lane_sum[c][e];
+                        lane_sum[c][e] = 0.0f;
+                        switch (step) {
+                            case 0: sum[c][e] = v; break;
+                            case 1: sum[c][e] += v; break;
+                            case 2: half[c][e] = v; break;
+                            case 3: sum[c][e] += half[c][e] + v; break;
+                            case 4: half[c][e] = v; break;
+                            case 5: half[c][e] += v; break;
+                            case 6: quarter[c][e] = v; break;
+                            default: sum[c][e] += half[c][e] + (quarter[c][e] + v);
+                        }
                     }
-                }
         }
 #pragma unroll
-        for (u32 n = 0; n < MMA_COLUMNS; n++)
+        for (u32 c = 0; c < MMA_COLUMNS; c++)
             for (u32 e = 0; e < 4; e++) {
-                u32 row = column + n * 8 + 2 * j + e % 2, i = tile_row * 16 + r + e / 2 * 8;
-                if (row < rows && i < p.w.rows) finish(run, p.to, row, i, sum[n][e]);
+                u32 row = first_row + own_row + c * 8 + 2 * j + e % 2, i = (first_tile + own_tile) * 16 + r + e / 2 * 8;
+                if (row < rows && i < p.w.rows) finish(run, p.to, row, i, sum[c][e]);
             }
+        // The stages are free.
+        __syncthreads();
     }
 }
 
-template <bool MANY>
-__device__ inline void op_product(Run run, const Op& op, const Product& p, Early& early) {
+// `wait` ends when the operations before the barrier have: a `Wait`.
+template <bool MANY, class Wait>
+__device__ INLINE void op_product(Run run, u32 passed, const Product& p, Wait wait) {
     u32 rows = p.head ? run.p().head_count : run.shared().rows;
     if constexpr (MANY) {
-        if (is_quantized(p.w)) product_mma(run, op, p, rows);
-        else product_rows(run, op, p, rows);
+        wait();
+        if (is_quantized(p.w)) product_mma(run, passed, p, rows);
+        else product_rows(run, passed, p, rows);
     } else {
-        Input in = product_input(run, p, 0);
-        if (p.w.dtype == Q8) product_one<Q8>(run, op, p, in, early);
-        else if (p.w.dtype == Q4) product_one<Q4>(run, op, p, in, early);
-        else product_units(run, op, p, in, 0);
+        EarlyProduct early;
+        ask_product(run, passed, p, early);
+        wait();
+        if (p.shift.window != NONE) shift_window(run, passed + div_up(p.w.rows, unit_rows(p.w)), p.shift);
+        Input in = early_input(run, p, early);
+        if (p.w.dtype == Q8) product_one<Q8>(run, passed, p, in, early);
+        else if (p.w.dtype == Q4) product_one<Q4>(run, passed, p, in, early);
+        else product_units(run, passed, p, in, 0);
     }
 }

@@ -10,6 +10,16 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
+// How functions become code: in the kernels made for a model all are parts of its operations, whose constants they know.
+// SARIT_BLOCKS is then the number of blocks.
+#ifdef SARIT_SPECIAL
+#define INLINE __forceinline__
+#define OUTLINED __forceinline__
+#else
+#define INLINE inline
+#define OUTLINED __noinline__
+#endif
+
 #define NONE 0xffffffffu
 #define THREADS 512
 #define WARPS 16
@@ -102,14 +112,16 @@ struct Prepare {
 };
 
 // FUSED: each block makes the input of the one row for itself; REUSED: it has it from the operation before;
-// PREPARED: it lies in scratch.
+// PREPARED: it lies in scratch. `settled`: what is added to was there before the operations that the last barrier ended.
+// `shift`: a convolution whose window takes in the one row meanwhile.
 enum { FUSED, REUSED, PREPARED };
 struct Product {
-    u32 input, head;
+    u32 input, head, settled;
     Source source;
     Codes codes;
     Matrix w;
     Target to;
+    Conv shift;
 };
 
 struct Convolve {
@@ -173,9 +185,11 @@ enum {
 };
 
 #define PAYLOAD_WORDS 61
-// `first`: units of the operations before it with no barrier between; its own go to the blocks after those.
+// `shape` is the number of the kind's case in the kernels made for a model. `first`: units of the operations before it with
+// no barrier between; its own go to the blocks after those.
 struct Op {
-    u32 kind, barrier, first;
+    u16 kind, shape;
+    u32 barrier, first;
     u32 payload[PAYLOAD_WORDS];
 };
 

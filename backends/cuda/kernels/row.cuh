@@ -3,7 +3,7 @@
 #include "block.cuh"
 
 // What the convolution sees of channel `i`, `back` tokens before token `t` of the sequence.
-__device__ inline float conv_input(Run run, const Conv& c, u32 sequence, u32 t, u32 back, u32 i) {
+__device__ INLINE float conv_input(Run run, const Conv& c, u32 sequence, u32 t, u32 back, u32 i) {
     if (back > t) return run.state(sequence, c.window)[(u64)(c.width - 1 + t - back) * c.channels + i];
     u64 row = (u64)sequence * run.p().count + t - back;
     float x = run.at(c.x, row)[i];
@@ -17,19 +17,20 @@ struct Taps {
     float weight[TAPS], window[TAPS], bias;
 };
 
-__device__ inline void load_taps(Run run, const Conv& c, u32 sequence, u32 i, Taps& taps) {
-    const float* weight = run.weights(c.weight) + i;
-    const float* window = run.state(sequence, c.window) + i;
+// Of channel `i + offset`: constants apart from what depends on the thread, as in all that is loaded early.
+__device__ INLINE void load_taps(Run run, const Conv& c, u32 sequence, u32 i, u32 offset, Taps& taps) {
+    const float* weight = settled(run.weights(c.weight) + i) + offset;
+    const float* window = settled(run.state(sequence, c.window) + i) + offset;
 #pragma unroll
     for (u32 j = 0; j < TAPS; j++) {
         taps.weight[j] = j < c.width ? load_float(weight + (u64)j * c.channels) : 0.0f;
         taps.window[j] = j + 1 < c.width ? load_float(window + (u64)j * c.channels) : 0.0f;
     }
-    taps.bias = c.bias == NONE ? 0.0f : load_float(run.weights(c.bias) + i);
+    taps.bias = c.bias == NONE ? 0.0f : load_float(settled(run.weights(c.bias) + i) + offset);
 }
 
 // The convolution of the input `x` after the window.
-__device__ inline float apply_taps(const Conv& c, const Taps& taps, float x) {
+__device__ INLINE float apply_taps(const Conv& c, const Taps& taps, float x) {
     float sum = taps.bias;
 #pragma unroll
     for (u32 j = 0; j < TAPS; j++)
@@ -37,11 +38,11 @@ __device__ inline float apply_taps(const Conv& c, const Taps& taps, float x) {
     return c.silu ? silu(sum) : sum;
 }
 
-__device__ __noinline__ float convolved(Run run, const Conv& c, u32 row, u32 i) {
+__device__ OUTLINED float convolved(Run run, const Conv& c, u32 row, u32 i) {
     if (c.width <= TAPS && run.time(row) == 0) {
         float x = conv_input(run, c, run.sequence(row), 0, 0, i);
         Taps taps;
-        load_taps(run, c, run.sequence(row), i, taps);
+        load_taps(run, c, run.sequence(row), i, 0, taps);
         return apply_taps(c, taps, x);
     }
     float sum = c.bias == NONE ? 0.0f : run.weights(c.bias)[i];
@@ -54,8 +55,18 @@ __device__ __noinline__ float convolved(Run run, const Conv& c, u32 row, u32 i) 
     return c.silu ? silu(sum) : sum;
 }
 
+// The window of a convolution takes in the one row that there is.
+__device__ INLINE void shift_window(Run run, u32 passed, const Conv& c) {
+    for (u32 i = grid_thread(run, passed); i < c.channels; i += grid_threads()) {
+        float* window = run.state(0, c.window) + i;
+        float x = conv_input(run, c, 0, 0, 0, i);
+#pragma unroll 4
+        for (u32 j = 1; j < c.width; j++) window[(u64)(j - 1) * c.channels] = j + 1 < c.width ? window[(u64)j * c.channels] : x;
+    }
+}
+
 // Element `i` of a row before its norm.
-__device__ __noinline__ float gather(Run run, const Source& s, u32 row, u32 i) {
+__device__ OUTLINED float gather_any(Run run, const Source& s, u32 row, u32 i) {
     switch (s.kind) {
         case SUM: return run.at(s.a, row)[i] + run.at(s.b, row)[i];
         case CONCAT: return i < s.split ? run.at(s.a, row)[i] : run.at(s.b, row)[i - s.split];
@@ -68,43 +79,76 @@ __device__ __noinline__ float gather(Run run, const Source& s, u32 row, u32 i) {
     }
 }
 
+__device__ INLINE float gather(Run run, const Source& s, u32 row, u32 i, u32 offset) {
+    return s.kind == PLAIN ? load_float(settled((const float*)run.at(s.a, row) + i) + offset) : gather_any(run, s, row, i + offset);
+}
+
+#define ROW_ELEMENTS 4  // of a row that a thread keeps in registers: rows of up to 2,048 elements
+#define ROW_MOST (ROW_ELEMENTS * THREADS)
+
+// The elements of a thread in rows of up to `ROW_MOST`: a warp has whole groups.
+__device__ INLINE u32 row_element(Run run, u32 k) { return run.thread + k * THREADS; }
+
 // 1 / sqrt(mean(x²) + eps) of each of `parts` equal parts of `x` into `scales`. All threads of the block.
-__device__ inline void inverse_rms(const float* x, u32 part_len, u32 parts, float eps, float* scales) {
+__device__ INLINE void inverse_rms(Run run, const float* x, u32 part_len, u32 parts, float eps, float* scales) {
     for (u32 base = 0; base < parts; base += HALVES) {
-        u32 part = base + half_warp();
+        u32 part = base + run.half_warp();
         float sum = 0.0f;
         if (part < parts) {
             const float* own = x + (u64)part * part_len;
 #pragma unroll 16
-            for (u32 i = half_lane(); i < part_len; i += 16) sum += own[i] * own[i];
+            for (u32 i = run.half_lane(); i < part_len; i += 16) sum += own[i] * own[i];
         }
         sum = fold16(sum);
-        if (part < parts && half_lane() == 0) scales[part] = rsqrt_core(sum / (float)part_len + eps);
+        if (part < parts && run.half_lane() == 0) scales[part] = rsqrt_core(sum / (float)part_len + eps);
     }
     __syncthreads();
 }
 
-// Norms `x` `[len]` in shared memory but for the last elementwise steps, which `normed` does. All threads of the block.
-__device__ inline void norm_sums(Run run, const Norm& n, float* x, u32 len) {
+// Distance in shared memory between the lanes of a sum over `len`, so that four threads' fours lie in different banks.
+__device__ INLINE u32 lane_stride(u32 len) { return (len / 64 | 1) * 4; }
+
+// Whether a norm is one sum of squares, of whole fours in every lane.
+__device__ INLINE bool is_one_sum(const Source& s) { return s.norm.kind == RMS && s.norm.groups == 1 && s.len % 64 == 0; }
+
+// 1 / sqrt(mean(x²) + eps) of a row whose elements, a thread's `own`, are in registers: into `sums`. All threads of the block.
+__device__ INLINE void inverse_rms_short(Run run, u32 len, float eps, const float (&own)[ROW_ELEMENTS]) {
+    float* squares = run.shared().row;    // [16 lanes][lane_stride]
+#pragma unroll
+    for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < len; k++)
+        if (row_element(run, k) < len) squares[run.half_lane() * lane_stride(len) + run.thread / 16 + k * HALVES] = own[k] * own[k];
+    __syncthreads();
+    if (run.warp() == 0) {
+        const Floats* fours = (const Floats*)(squares + run.half_lane() * lane_stride(len));
+        float sum = 0.0f;
+#pragma unroll 12
+        for (u32 j = 0; j < len / 64; j++) {
+            Floats four = fours[j];
+            sum += four.x;
+            sum += four.y;
+            sum += four.z;
+            sum += four.w;
+        }
+        sum = rsqrt_core(fold16(sum) / (float)len + eps);
+        if (run.lane() == 0) run.shared().sums[0] = sum;
+    }
+    __syncthreads();
+}
+
+// Norms `x` `[len]` in shared memory but for the last steps, which `normed` does. All threads of the block.
+__device__ INLINE void norm_sums(Run run, const Norm& n, float* x, u32 len) {
     float* sums = run.shared().sums;
     if (n.kind == LAYER) {
         float sum = 0.0f;
-        if (half_warp() == 0)
-            for (u32 i = half_lane(); i < len; i += 16) sum += x[i];
+        if (run.half_warp() == 0)
+            for (u32 i = run.half_lane(); i < len; i += 16) sum += x[i];
         sum = fold16(sum);
-        if (threadIdx.x == 0) sums[0] = sum / (float)len;
+        if (run.thread == 0) sums[0] = sum / (float)len;
         __syncthreads();
-        for (u32 i = threadIdx.x; i < len; i += THREADS) x[i] -= sums[0];
+        for (u32 i = run.thread; i < len; i += THREADS) x[i] -= sums[0];
         __syncthreads();
     }
-    inverse_rms(x, len / n.groups, n.groups, n.eps, sums);
-}
-
-__device__ inline float normed(Run run, const Norm& n, float v, u32 len, u32 i) {
-    if (n.kind != IDENTITY) v *= run.shared().sums[n.groups == 1 ? 0 : i / (len / n.groups)];
-    if (n.weight != NONE) v *= run.weights(n.weight)[i];
-    if (n.bias != NONE) v += run.weights(n.bias)[i];
-    return v;
+    inverse_rms(run, x, len / n.groups, n.groups, n.eps, sums);
 }
 
 // Where the codes of one row go.
@@ -115,67 +159,140 @@ struct RowCodes {
     u32 stride;
 };
 
-__device__ inline RowCodes shared_codes(Run run) {
+__device__ INLINE RowCodes shared_codes(Run run) {
     float* start = run.row_codes_start();
     u32 groups = run.p().shared_groups;
     return {(u32*)start, start + 8 * groups, (int*)(start + 9 * groups), 1};
 }
 
-__device__ inline RowCodes scratch_codes(Run run, const Codes& c, u32 len, u64 row) {
+__device__ INLINE RowCodes scratch_codes(Run run, const Codes& c, u32 len, u64 row) {
     u32* codes = (u32*)(run.p().scratch + c.codes) + row * 8 * div_up(len, GROUP);
     return {codes, run.p().scratch + c.scales + row, (int*)(run.p().scratch + c.sums) + row, c.stride};
 }
 
-// `value(i)` of `[len]` as codes; a warp takes a group. Ties round to even.
-template <class Value>
-__device__ inline void quantize(u32 len, const RowCodes& to, Value value) {
-#pragma unroll 2
-    for (u32 g = warp(); g < div_up(len, GROUP); g += WARPS) {
-        u32 i = g * GROUP + lane();
-        float x = i < len ? value(i) : 0.0f;
+// Codes of a row of `len` of which a thread has elements `v`; a warp has every sixteenth group. Ties round to even.
+__device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, const float (&v)[ROW_ELEMENTS]) {
+    u32 groups = div_up(len, GROUP), k_own = run.lane() % 16, g_own = run.warp() + k_own * WARPS;
+    float largest[ROW_ELEMENTS], most = 0.0f;
+    int sum = 0;
+#pragma unroll
+    for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < len; k++) {
         // Bits of numbers that are not negative are in the order of the numbers.
-        float largest = __uint_as_float(__reduce_max_sync(FULL, __float_as_uint(larger(x < 0.0f ? -x : x, 0.0f))));
-        bool zero = largest < 1e-36f;
-        float inverse = zero ? 0.0f : 127.0f / largest;
-        int code = zero ? 0 : (int)(signed char)__float_as_uint(x * inverse + ROUND);
-        int sum = __reduce_add_sync(FULL, code);
-        ((signed char*)(to.codes + g * 8))[lane()] = (signed char)code;
-        if (lane() == 0) {
-            to.scales[(u64)g * to.stride] = zero ? 0.0f : largest / 127.0f;
-            to.sums[(u64)g * to.stride] = sum;
+        largest[k] = __uint_as_float(__reduce_max_sync(FULL, __float_as_uint(larger(v[k] < 0.0f ? -v[k] : v[k], 0.0f))));
+        if (k_own == k) most = largest[k];
+    }
+    // Lane k divides 127 by the largest of group k, and lane 16 + k that by 127.
+    bool is_scale = run.lane() >= 16, has = k_own * THREADS < len && g_own < groups;
+    float quotient = most < 1e-36f ? 0.0f : (is_scale ? most : 127.0f) / (is_scale ? 127.0f : most);
+#pragma unroll
+    for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < len; k++) {
+        float inverse = __shfl_sync(FULL, quotient, k);
+        int code = largest[k] < 1e-36f ? 0 : (int)(signed char)__float_as_uint(v[k] * inverse + ROUND);
+        int all = __reduce_add_sync(FULL, code);
+        if (k_own == k) sum = all;
+        if (run.warp() + k * WARPS < groups) ((signed char*)(to.codes + (run.warp() + k * WARPS) * 8))[run.lane()] = (signed char)code;
+    }
+    if (has && is_scale) to.scales[(u64)g_own * to.stride] = quotient;
+    if (has && !is_scale) to.sums[(u64)g_own * to.stride] = sum;
+}
+
+// `value(i)` of `[len]` as codes.
+template <class Value>
+__device__ INLINE void quantize(Run run, u32 len, const RowCodes& to, Value value) {
+    for (u32 start = 0; start < len; start += ROW_MOST) {
+        float v[ROW_ELEMENTS];
+#pragma unroll
+        for (u32 k = 0; k < ROW_ELEMENTS; k++) {
+            u32 i = start + row_element(run, k);
+            v[k] = i < len ? value(i) : 0.0f;
         }
+        u32 first = start / GROUP;
+        RowCodes part = {to.codes + first * 8, to.scales + (u64)first * to.stride, to.sums + (u64)first * to.stride, to.stride};
+        quantize_short(run, len - start < ROW_MOST ? len - start : ROW_MOST, part, v);
     }
 }
 
-// One row of a source: normed, gated; to `codes` and to `floats`, either of which may be absent. All threads of the block.
-__device__ inline void prepare_row(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats) {
-    float* x = run.shared().row;
-    bool has_norm = s.norm.kind != IDENTITY, plain = s.kind == PLAIN;
-    const float* a = run.at(s.a, row);
-    auto raw = [&](u32 i) { return plain ? a[i] : gather(run, s, row, i); };
-    if (has_norm) {
-#pragma unroll 2
-        for (u32 i = threadIdx.x; i < s.len; i += THREADS) x[i] = raw(i);
+__device__ INLINE float norm_weight(Run run, const Norm& n, u32 i, u32 offset) {
+    return n.weight == NONE ? 1.0f : load_float(settled(run.weights(n.weight) + i) + offset);
+}
+
+// The last steps of a norm for `v`, element `i` of `len`, whose weight is `weight`.
+__device__ INLINE float normed(Run run, const Norm& n, float v, u32 len, u32 i, float weight) {
+    if (n.kind != IDENTITY) v *= run.shared().sums[n.groups == 1 ? 0 : i / (len / n.groups)];
+    if (n.weight != NONE) v *= weight;
+    if (n.bias != NONE) v += run.weights(n.bias)[i];
+    return v;
+}
+
+__device__ INLINE float finished(Run run, const Source& s, u32 row, float v, u32 i, float weight) {
+    v = normed(run, s.norm, v, s.len, i, weight);
+    return s.after.start == NONE ? v : v * silu(run.at(s.after, row)[i]);
+}
+
+// One row of a source: normed, gated; to `codes` and to `floats`, either of which may be absent. All threads of the block;
+// `raw(k)` is the thread's element `k` before the norm, and `weight(k)` the norm's.
+template <class Raw, class Weight>
+__device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats, Raw raw,
+                                     Weight weight) {
+    float *x = run.shared().row, own[ROW_ELEMENTS];
+#pragma unroll
+    for (u32 k = 0; k < ROW_ELEMENTS; k++) {
+        own[k] = row_element(run, k) < s.len ? raw(k) : 0.0f;
+    }
+    if (is_one_sum(s)) {
+        inverse_rms_short(run, s.len, s.norm.eps, own);
+    } else if (s.norm.kind != IDENTITY) {
+#pragma unroll
+        for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < s.len; k++)
+            if (row_element(run, k) < s.len) x[row_element(run, k)] = own[k];
         __syncthreads();
         norm_sums(run, s.norm, x, s.len);
     }
-    auto value = [&](u32 i) {
-        float v = normed(run, s.norm, has_norm ? x[i] : raw(i), s.len, i);
-        return s.after.start == NONE ? v : v * silu(run.at(s.after, row)[i]);
-    };
-    if (codes) quantize(s.len, *codes, value);
-    // In place where `floats` is `x`, so after the codes.
-    __syncthreads();
-    if (floats)
-        for (u32 i = threadIdx.x; i < s.len; i += THREADS) floats[i] = value(i);
+#pragma unroll
+    for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < s.len; k++) {
+        u32 i = row_element(run, k);
+        if (i >= s.len) continue;
+        // The mean has been taken from what lies in shared memory.
+        own[k] = finished(run, s, row, s.norm.kind == LAYER ? x[i] : own[k], i, weight(k));
+        if (floats) floats[i] = own[k];
+    }
+    if (codes) quantize_short(run, s.len, *codes, own);
     __syncthreads();
 }
 
-__device__ __noinline__ void op_prepare(Run run, const Op& op, const Prepare& p) {
+// The same for rows of any length.
+__device__ INLINE void prepare_long(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats) {
+    float* x = run.shared().row;
+    bool has_norm = s.norm.kind != IDENTITY;
+    auto raw = [&](u32 i) { return gather(run, s, row, i, 0); };
+    if (has_norm) {
+#pragma unroll 2
+        for (u32 i = run.thread; i < s.len; i += THREADS) x[i] = raw(i);
+        __syncthreads();
+        norm_sums(run, s.norm, x, s.len);
+    }
+    auto value = [&](u32 i) { return finished(run, s, row, has_norm ? x[i] : raw(i), i, norm_weight(run, s.norm, i, 0)); };
+    if (codes) quantize(run, s.len, *codes, value);
+    // In place where `floats` is `x`, so after the codes.
+    __syncthreads();
+    if (floats)
+        for (u32 i = run.thread; i < s.len; i += THREADS) floats[i] = value(i);
+    __syncthreads();
+}
+
+// The same with nothing loaded before, for rows of any length.
+__device__ INLINE void prepare_row(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats) {
+    if (s.len > ROW_MOST) return prepare_long(run, s, row, codes, floats);
+    prepare_short(run, s, row, codes, floats, [&](u32 k) { return gather(run, s, row, run.thread, k * THREADS); },
+                  [&](u32 k) { return norm_weight(run, s.norm, run.thread, k * THREADS); });
+}
+
+__device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
     u32 rows = p.head ? run.p().head_count : run.shared().rows * p.multiple, row_start = p.head ? run.p().head_row : 0;
-    for (u32 row = first_unit(op); row < rows; row += gridDim.x) {
+    for (u32 row = first_unit(passed); row < rows; row += blocks()) {
         RowCodes codes = scratch_codes(run, p.to, p.source.len, row);
         float* floats = p.to.floats.start == NONE ? nullptr : run.at(p.to.floats, row);
-        prepare_row(run, p.source, row_start + row, p.to.codes == NONE ? nullptr : &codes, floats);
+        RowCodes* to = p.to.codes == NONE ? nullptr : &codes;
+        prepare_row(run, p.source, row_start + row, to, floats);
     }
 }

@@ -2,18 +2,20 @@
 #pragma once
 #include "product.cuh"
 
-__device__ __noinline__ void op_convolve(Run run, const Op& op, const Convolve& p) {
+__device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
     u64 all = (u64)run.shared().rows * p.conv.channels;
-    for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
         u32 row = n / p.conv.channels, i = n % p.conv.channels;
         run.at(p.y, row)[i] = convolved(run, p.conv, row, i);
     }
 }
 
 // The last inputs of the convolution become its window.
-__device__ __noinline__ void op_window(Run run, const Op& op, const Convolve& p) {
+template <bool MANY>
+__device__ OUTLINED void op_window(Run run, u32 passed, const Convolve& p) {
+    if constexpr (!MANY) return shift_window(run, passed, p.conv);
     u64 all = (u64)run.p().sequence_count * p.conv.channels;
-    for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
         u32 sequence = n / p.conv.channels, i = n % p.conv.channels, before = p.conv.width - 1;
         float* window = run.state(sequence, p.conv.window) + i;
         // Row j is not read again once it is written: later rows come from rows further on.
@@ -24,7 +26,7 @@ __device__ __noinline__ void op_window(Run run, const Op& op, const Convolve& p)
 }
 
 // A raw time step as dt, and the decay where it is one per head; `bias` and `a_log2` are the head's, if it has them.
-__device__ inline void time_step(const TimeStep& p, float raw, float bias, float a_log2, float& dt, float& decay) {
+__device__ INLINE void time_step(const TimeStep& p, float raw, float bias, float a_log2, float& dt, float& decay) {
     if (p.sigmoid) {
         decay = sigmoid(-raw);
         dt = 1.0f;
@@ -36,9 +38,9 @@ __device__ inline void time_step(const TimeStep& p, float raw, float bias, float
     decay = p.per_element ? 0.0f : exp2_core(dt * a_log2);
 }
 
-__device__ __noinline__ void op_times(Run run, const Op& op, const Times& p) {
+__device__ OUTLINED void op_times(Run run, u32 passed, const Times& p) {
     u64 all = (u64)run.shared().rows * p.heads;
-    for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
         u32 row = n / p.heads, head = n % p.heads;
         float bias = p.time.sigmoid ? 0.0f : run.weights(p.time.bias)[head];
         float a_log2 = p.time.sigmoid || p.time.per_element ? 0.0f : run.weights(p.time.a_log2)[head];
@@ -47,33 +49,36 @@ __device__ __noinline__ void op_times(Run run, const Op& op, const Times& p) {
 }
 
 // Normed `[dt | B | C]` of Mamba-1 in shared memory, and the codes of dt. All threads of the block.
-__device__ inline void scan_select(Run run, const Scan& p) {
+__device__ INLINE void scan_select(Run run, const Scan& p) {
     u32 bc = p.n_groups * p.d_state, starts[3] = {0, p.rank, p.rank + bc}, lens[3] = {p.rank, bc, bc};
     const Norm* norms[3] = {&p.dt_norm, &p.b_norm, &p.c_norm};
     const float* raw = run.at(p.select, 0);
     float* row = run.shared().row;
-    for (u32 i = threadIdx.x; i < p.rank + 2 * bc; i += THREADS) row[i] = raw[i];
+    for (u32 i = run.thread; i < p.rank + 2 * bc; i += THREADS) row[i] = raw[i];
     __syncthreads();
+#pragma unroll
     for (u32 part = 0; part < 3; part++) {
         float* x = row + starts[part];
-        if (norms[part]->kind == IDENTITY) continue;
-        norm_sums(run, *norms[part], x, lens[part]);
-        for (u32 i = threadIdx.x; i < lens[part]; i += THREADS) x[i] = normed(run, *norms[part], x[i], lens[part], i);
+        const Norm& norm = *norms[part];
+        if (norm.kind == IDENTITY) continue;
+        norm_sums(run, norm, x, lens[part]);
+        for (u32 i = run.thread; i < lens[part]; i += THREADS)
+            x[i] = normed(run, norm, x[i], lens[part], i, norm_weight(run, norm, i, 0));
         __syncthreads();
     }
     if (is_quantized(p.dt_proj)) {
-        quantize(p.rank, shared_codes(run), [&](u32 i) { return row[i]; });
+        quantize(run, p.rank, shared_codes(run), [&](u32 i) { return row[i]; });
         __syncthreads();
     }
 }
 
 // One row of `w · in` by a half-warp; all its threads get it. Every thread of the warp takes part, with a row each half.
-__device__ inline float row_product(Run run, const Matrix& w, const Input& in, u32 row) {
+__device__ INLINE float row_product(Run run, const Matrix& w, const Input& in, u32 row) {
     float sum = 0.0f;
     if (!is_quantized(w)) {
         const u8* weights = run.p().model + (u64)w.data * 64;
         u64 start = (u64)row * w.cols;
-        for (u32 i = half_lane(); i < w.cols; i += 16) {
+        for (u32 i = run.half_lane(); i < w.cols; i += 16) {
             float weight = w.dtype == F32 ? ((const float*)weights)[start + i]
                                           : half_to_float(((const u16*)weights)[start + i]);
             sum += weight * in.floats[i];
@@ -81,7 +86,7 @@ __device__ inline float row_product(Run run, const Matrix& w, const Input& in, u
         return fold16(sum);
     }
     // Two threads a lane of the sum over groups, each with half the words of a group.
-    u32 groups = div_up(w.cols, GROUP), k = half_lane() / 2, part = half_lane() % 2;
+    u32 groups = div_up(w.cols, GROUP), k = run.half_lane() / 2, part = run.half_lane() % 2;
     const u16* scales;
     const u8* codes;
     tile_row_at(run.p().model, w, row / 16, scales, codes);
@@ -111,18 +116,18 @@ __device__ inline float row_product(Run run, const Matrix& w, const Input& in, u
 }
 
 // Element `e` of a thread's part of a row of `d_state` elements.
-__device__ inline u32 element(u32 e) { return half_lane() + 16 * e; }
+__device__ INLINE u32 element(Run run, u32 e) { return run.half_lane() + 16 * e; }
 
 #define ELEMENTS_MOST 16
 
 // `each(e, i)` for a thread's elements `i` of a row of `n`.
 template <int ELEMENTS = ELEMENTS_MOST, class Each>
-__device__ inline void for_elements(u32 n, Each each) {
+__device__ INLINE void for_elements(Run run, u32 n, Each each) {
 #pragma unroll
     for (int e = 0; e < ELEMENTS; e++) {
         // At 1, 2, 4 and 8: shorter rows take fewer instructions.
         if ((e & (e - 1)) == 0 && n <= 16u * e) break;
-        if (element(e) < n) each(e, element(e));
+        if (element(run, e) < n) each(e, element(run, e));
     }
 }
 
@@ -134,12 +139,12 @@ struct Unit {
     __device__ u32 channel(u32 i) const { return first + i < end ? first + i : end - 1; }
 };
 
-__device__ inline u32 group_channels(const Scan& p) { return p.heads * p.head_dim / p.n_groups; }
+__device__ INLINE u32 group_channels(const Scan& p) { return p.heads * p.head_dim / p.n_groups; }
 
 // Number of units of up to `most` channels, and one of them.
-__device__ inline u32 unit_count(const Scan& p, u32 most) { return div_up(group_channels(p), most) * p.n_groups; }
+__device__ INLINE u32 unit_count(const Scan& p, u32 most) { return div_up(group_channels(p), most) * p.n_groups; }
 
-__device__ inline Unit unit_of(const Scan& p, u32 most, u32 index) {
+__device__ INLINE Unit unit_of(const Scan& p, u32 most, u32 index) {
     u32 channels = group_channels(p), units = div_up(channels, most), group = index / units;
     u32 first = group * channels + index % units * most, end = (group + 1) * channels;
     return {group, first, first + most < end ? first + most : end};
@@ -150,7 +155,7 @@ struct HeldToken {
     float *u, *b, *decay;
 };
 
-__device__ inline HeldToken held_token(Run run, const Scan& p, u32 sequence, u32 place) {
+__device__ INLINE HeldToken held_token(Run run, const Scan& p, u32 sequence, u32 place) {
     u32 channels = p.heads * p.head_dim, bc = p.n_groups * p.d_state;
     float* token = run.state(sequence, p.held) + (u64)place * (channels + bc + p.heads);
     return {token, token + channels, token + channels + bc};
@@ -168,14 +173,14 @@ struct Tokens {
     float left_u[HELD][SCAN_CHANNELS], left[SCAN_CHANNELS];
 };
 
-__device__ inline Tokens& tokens_of(Run run) {
+__device__ INLINE Tokens& tokens_of(Run run) {
     static_assert(sizeof(Tokens) <= PARTIALS * sizeof(float), "no room for tokens");
     return *(Tokens*)run.shared().partials;
 }
 
 // What token `last` of a block reads of the state and of the tokens up to it, by one thread a channel. The whole block's
 // last token leaves what `take_in` needs.
-__device__ __noinline__ float read_held(Tokens& tokens, u32 last, u32 channel) {
+__device__ OUTLINED float read_held(Tokens& tokens, u32 last, u32 channel) {
     float w[HELD], left = 1.0f;
 #pragma unroll
     for (int j = HELD - 1; j >= 0; j--) {
@@ -197,50 +202,60 @@ __device__ __noinline__ float read_held(Tokens& tokens, u32 last, u32 channel) {
 
 // The state of a channel takes in a whole block; `b(j, own_b)` loads the thread's elements of B of token `j`.
 template <int ELEMENTS, class B>
-__device__ inline void take_in(const Tokens& tokens, u32 channel, u32 n, float (&h)[ELEMENTS], B b) {
+__device__ INLINE void take_in(Run run, const Tokens& tokens, u32 channel, u32 n, float (&h)[ELEMENTS], B b) {
     float left = tokens.left[channel];
-    for_elements<ELEMENTS>(n, [&](int e, u32) { h[e] *= left; });
+    for_elements<ELEMENTS>(run, n, [&](int e, u32) { h[e] *= left; });
 #pragma unroll 2
     for (u32 j = 0; j < HELD; j++) {
         float u = tokens.left_u[j][channel], own_b[ELEMENTS];
         b(j, own_b);
-        for_elements<ELEMENTS>(n, [&](int e, u32) { h[e] += u * own_b[e]; });
+        for_elements<ELEMENTS>(run, n, [&](int e, u32) { h[e] += u * own_b[e]; });
     }
 }
 
+#define EARLY_DECAYS 4  // of a thread's elements
+
+// What a thread has asked for before the barrier: a row of the state or of the held tokens, and the convolutions. Zeros as in
+// `EarlyProduct`.
+struct EarlyScan {
+    float row[16], decay[EARLY_DECAYS], u, keep;
+    Taps x, bc;
+    float bias, a_log2, d;
+};
+
 // Channels that a block scans at once of one row: as few as make use of all blocks. With a decay per head the other
 // half-warps have a held token each.
-__device__ inline u32 scan_channels(const Scan& p) {
-    u32 blocks = gridDim.x > p.n_groups ? gridDim.x / p.n_groups : 1, few = div_up(group_channels(p), blocks);
+__device__ INLINE u32 scan_channels(const Scan& p) {
+    u32 of_group = blocks() > p.n_groups ? blocks() / p.n_groups : 1, few = div_up(group_channels(p), of_group);
     u32 most = p.time.per_element ? HALVES : SCAN_CHANNELS;
     return few < most ? few : most;
 }
 
 // Asks for what a unit of the scan of one row needs and no operation before it makes. What is held in the place of the
 // row itself, and in those behind it, comes too and is not used.
-__device__ inline void ask_unit(Run run, const Scan& p, const Unit& unit, Early& early) {
-    u32 n = p.d_state, channel = unit.channel(half_warp()), head = channel / p.head_dim;
+__device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyScan& early) {
+    u32 n = p.d_state, channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
     const float* row = run.state(0, p.state) + (u64)channel * n;
-    bool has_token = !p.time.per_element && half_warp() >= SCAN_CHANNELS;
+    bool has_token = !p.time.per_element && run.half_warp() >= SCAN_CHANNELS;
     if (!p.time.per_element) {
-        HeldToken token = held_token(run, p, 0, half_warp() % HELD);
+        HeldToken token = held_token(run, p, 0, run.half_warp() % HELD);
         if (has_token) {
             row = token.b + unit.group * n;
         } else {
-            u32 own = unit.channel(half_lane());
+            u32 own = unit.channel(run.half_lane());
             early.u = load_float(token.u + own);
             early.keep = load_float(token.decay + own / p.head_dim);
         }
     }
-    bool has_channel = !has_token && unit.first + half_warp() < unit.end;
+    bool has_channel = !has_token && unit.first + run.half_warp() < unit.end;
     if (!has_channel && !has_token) return;
     const float* a_log2 = run.weights(p.time.a_log2) + (u64)head * n;
-    for_elements(n, [&](int e, u32 i) {
+    for_elements(run, n, [&](int e, u32 i) {
         early.row[e] = load_float(row + i);
         if (e < EARLY_DECAYS && p.time.per_element) early.decay[e] = load_float(a_log2 + i);
     });
     if (!has_channel) return;
-    if (p.conv.width <= TAPS) load_taps(run, p.conv, 0, channel, early.x);
+    if (p.conv.width <= TAPS) load_taps(run, p.conv, 0, channel, 0, early.x);
     if (!p.time.sigmoid) {
         early.bias = load_float(run.weights(p.time.bias) + head);
         if (!p.time.per_element) early.a_log2 = load_float(run.weights(p.time.a_log2) + head);
@@ -248,62 +263,72 @@ __device__ inline void ask_unit(Run run, const Scan& p, const Unit& unit, Early&
     early.d = load_float(run.weights(p.d) + channel);
 }
 
-__device__ inline void ask_scan(Run run, const Op& op, const Scan& p, Early& early) {
+// A thread's number among those that convolve B and C: first come those of the half-warps that have no channel.
+__device__ INLINE u32 mixer(Run run) { return (run.thread + THREADS / 2) % THREADS; }
+
+__device__ INLINE void ask_scan(Run run, u32 passed, const Scan& p, EarlyScan& early) {
     u32 bc = p.n_groups * p.d_state, first = p.heads * p.head_dim, most = scan_channels(p);
-    if (first_unit(op) >= unit_count(p, most)) return;
-    Unit unit = unit_of(p, most, first_unit(op));
+    if (first_unit(passed) >= unit_count(p, most)) return;
+    Unit unit = unit_of(p, most, first_unit(passed));
     ask_unit(run, p, unit, early);
-    if (p.dt_proj.data == NONE && p.conv.width <= TAPS && threadIdx.x < 2 * bc)
-        load_taps(run, p.conv, 0, first + threadIdx.x, early.bc);
+    if (p.dt_proj.data == NONE && p.conv.width <= TAPS && mixer(run) < 2 * bc)
+        load_taps(run, p.conv, 0, mixer(run), first, early.bc);
 }
 
 // The scan of one row: what is read between two barriers is asked for first. With a decay per head a half-warp makes
 // `C · h` of a channel or `C · B` of a token, and the row becomes a held token: its place is read by nobody meanwhile.
-__device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& early) {
+__device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& early) {
     u32 channels = p.heads * p.head_dim, most = scan_channels(p), units = unit_count(p, most), n = p.d_state;
     u32 bc = p.n_groups * n, place = run.position(0) % HELD;
     bool has_select = p.dt_proj.data != NONE, few_taps = p.conv.width <= TAPS, by_head = !p.time.per_element;
     const float *input = run.at(p.conv.x, 0), *raw = run.at(p.dt, 0);
     Tokens& tokens = tokens_of(run);
-    for (u32 index = first_unit(op); index < units; index += gridDim.x) {
-        bool is_first = index == first_unit(op), has_token = by_head && half_warp() >= SCAN_CHANNELS;
+    for (u32 round = 0; round < div_up(units, blocks()); round++) {
+        u32 index = first_unit(passed) + round * blocks();
+        if (index >= units) break;
+        bool is_first = round == 0, has_token = by_head && run.half_warp() >= SCAN_CHANNELS;
         Unit unit = unit_of(p, most, index);
         if (!is_first) {
             ask_unit(run, p, unit, early);
             // The tokens of the unit before have been read.
             __syncthreads();
         }
-        u32 channel = unit.channel(half_warp()), head = channel / p.head_dim;
-        bool has_channel = !has_token && unit.first + half_warp() < unit.end;
-        float x = load_float(input + channel), z = 0.0f, dt = 0.0f, decay = 0.0f;
+        u32 channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
+        bool has_channel = !has_token && unit.first + run.half_warp() < unit.end;
+        float x = load_float(input + channel), z = 0.0f, dt = 0.0f, decay = 0.0f, bc_raw = 0.0f;
         if (p.z.start != NONE) z = load_float(run.at(p.z, 0) + channel);
         if (!has_select) dt = load_float(raw + head);
-        if (is_first) {
-            if (has_select) {
-                scan_select(run, p);
-            } else {
-                for (u32 i = threadIdx.x; i < 2 * bc; i += THREADS) {
-                    bool is_early = few_taps && i == threadIdx.x;
-                    run.shared().row[i] = is_early ? apply_taps(p.conv, early.bc, load_float(input + channels + i))
-                                                 : convolved(run, p.conv, 0, channels + i);
-                }
-                __syncthreads();
-            }
-        }
+        bool has_bc = is_first && !has_select && few_taps && mixer(run) < 2 * bc;
+        if (has_bc) bc_raw = load_float(input + channels + mixer(run));
+        if (is_first && has_select) scan_select(run, p);
         // Warps without a channel have nothing to do with dt and x.
-        if (warp() * 2 < most) {
+        if (run.warp() * 2 < most) {
             if (has_select) dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, head);
             x = few_taps ? apply_taps(p.conv, early.x, x) : convolved(run, p.conv, 0, channel);
             time_step(p.time, dt, early.bias, early.a_log2, dt, decay);
+            if (p.z.start != NONE) z = silu(z);
         }
+        float u = dt * x;
+        if (by_head && !has_token) {
+            if (run.half_warp() != place) {
+                tokens.u[run.half_warp()][run.half_lane()] = early.u;
+                tokens.keep[run.half_warp()][run.half_lane()] = early.keep;
+            }
+            if (run.half_lane() == 0) tokens.u[place][run.half_warp()] = u, tokens.keep[place][run.half_warp()] = decay;
+        }
+        if (has_bc) run.shared().row[mixer(run)] = apply_taps(p.conv, early.bc, bc_raw);
+        if (is_first && !has_select)
+            for (u32 i = mixer(run) + (few_taps ? THREADS : 0); i < 2 * bc; i += THREADS)
+                run.shared().row[i] = convolved(run, p.conv, 0, channels + i);
+        if (by_head || (is_first && !has_select)) __syncthreads();
         const float* b = run.shared().row + (has_select ? p.rank : 0) + unit.group * n;
         const float* c = b + bc;
-        float u = dt * x, sum = 0.0f;
+        float sum = 0.0f;
         float* state = run.state(0, p.state) + (u64)channel * n;
-        bool is_new = has_token && half_warp() - SCAN_CHANNELS == place, takes_in = by_head && place == HELD - 1;
+        bool is_new = has_token && run.half_warp() - SCAN_CHANNELS == place, takes_in = by_head && place == HELD - 1;
         // B of all tokens, for the state that takes them in.
         float* held_b = run.shared().row + (has_select ? p.rank : 0) + 2 * bc;
-        for_elements(n, [&](int e, u32 i) {
+        for_elements(run, n, [&](int e, u32 i) {
             float& h = early.row[e];
             if (is_new) h = b[i];
             if (!by_head) {
@@ -311,41 +336,58 @@ __device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& ear
                 h = exp2_core(dt * a) * h + u * b[i];
                 if (has_channel) state[i] = h;
             }
-            if (takes_in && has_token) held_b[(half_warp() - SCAN_CHANNELS) * n + i] = h;
+            if (takes_in && has_token) held_b[(run.half_warp() - SCAN_CHANNELS) * n + i] = h;
             sum += c[i] * h;
         });
         sum = fold16(sum);
         if (by_head) {
-            if (!has_token && half_warp() != place) {
-                tokens.u[half_warp()][half_lane()] = early.u;
-                tokens.keep[half_warp()][half_lane()] = early.keep;
-            }
-            if (half_lane() == 0) {
-                tokens.sums[place][half_warp()] = sum;
-                if (!has_token) tokens.u[place][half_warp()] = u, tokens.keep[place][half_warp()] = decay;
+            // What is left, after this row, of the state and of the token whose number is the lane's; as `read_held` has it.
+            float left = 1.0f, own_left = 0.0f, own_u = 0.0f;
+            if (has_token) {
+                if (run.half_lane() == 0) tokens.sums[place][run.half_warp()] = sum;
+            } else {
+                own_u = tokens.u[run.half_lane()][run.half_warp()];
+#pragma unroll
+                for (int j = HELD - 1; j >= 0; j--) {
+                    if (j > (int)place) continue;
+                    if (j == (int)run.half_lane()) own_left = left;
+                    left *= tokens.keep[j][run.half_warp()];
+                }
             }
             __syncthreads();
-            if (has_channel && half_lane() == 0) sum = read_held(tokens, place, half_warp());
+            if (!has_token) {
+                float part = own_left * tokens.sums[place][SCAN_CHANNELS + run.half_lane()] * own_u;
+                sum = left * sum;
+#pragma unroll
+                for (u32 j = 0; j < HELD; j++) {
+                    float other = __shfl_sync(FULL, part, (run.lane() & 16) + j);
+                    if (j <= place) sum += other;
+                }
+                if (takes_in) {
+                    if (run.half_lane() == 0) tokens.left[run.half_warp()] = left;
+                    tokens.left_u[run.half_lane()][run.half_warp()] = own_left * own_u;
+                }
+            }
             HeldToken own = held_token(run, p, 0, place);
-            if (has_channel && half_lane() == 0) {
+            if (has_channel && run.half_lane() == 0) {
                 own.u[channel] = u;
                 if (channel % p.head_dim == 0) own.decay[head] = decay;
             }
             if (unit.first % group_channels(p) == 0)
-                for (u32 i = threadIdx.x; i < n; i += THREADS) own.b[unit.group * n + i] = b[i];
+                for (u32 i = run.thread; i < n; i += THREADS) own.b[unit.group * n + i] = b[i];
             if (takes_in) {
                 __syncthreads();
                 if (has_channel) {
-                    take_in(tokens, half_warp(), n, early.row, [&](u32 j, float(&own_b)[ELEMENTS_MOST]) {
-                        for_elements(n, [&](int e, u32 i) { own_b[e] = held_b[j * n + i]; });
+                    take_in(run, tokens, run.half_warp(), n, early.row, [&](u32 j, float(&own_b)[ELEMENTS_MOST]) {
+                        for_elements(run, n, [&](int e, u32 i) { own_b[e] = held_b[j * n + i]; });
                     });
-                    for_elements(n, [&](int e, u32 i) { state[i] = early.row[e]; });
+                    for_elements(run, n, [&](int e, u32 i) { state[i] = early.row[e]; });
                 }
             }
         }
-        if (has_channel && half_lane() == 0) {
+        if (has_channel && run.half_lane() == 0) {
             float y = sum + early.d * x;
-            if (p.z.start != NONE) y *= silu(z);
+            if (p.z.start != NONE) y *= z;
             run.at(p.y, 0)[channel] = y;
         }
     }
@@ -353,20 +395,20 @@ __device__ inline void scan_one(Run run, const Op& op, const Scan& p, Early& ear
 
 // Where element `i` of B and C stands in shared memory: each thread's next to each other, four at most.
 template <int ELEMENTS>
-__device__ inline u32 place_of(u32 i) {
+__device__ INLINE u32 place_of(u32 i) {
     u32 e = i / 16;
     return ELEMENTS < 4 ? i : e / 4 * 64 + i % 16 * 4 + e % 4;
 }
 
 // The elements of a thread out of such a row.
 template <int ELEMENTS>
-__device__ inline void load_elements(const float* row, float (&own)[ELEMENTS]) {
+__device__ INLINE void load_elements(Run run, const float* row, float (&own)[ELEMENTS]) {
     if constexpr (ELEMENTS < 4) {
-        own[0] = row[half_lane()];
+        own[0] = row[run.half_lane()];
     } else {
 #pragma unroll
         for (int e = 0; e < ELEMENTS; e += 4) {
-            Floats four = ((const Floats*)row)[e * 4 + half_lane()];
+            Floats four = ((const Floats*)row)[e * 4 + run.half_lane()];
             own[e] = four.x, own[e + 1] = four.y, own[e + 2] = four.z, own[e + 3] = four.w;
         }
     }
@@ -375,22 +417,22 @@ __device__ inline void load_elements(const float* row, float (&own)[ELEMENTS]) {
 // One unit of channels through all tokens of a sequence, the state in registers, in blocks as they are held. Half the
 // half-warps have a channel, the others with a decay per head a token.
 template <int ELEMENTS>
-__device__ inline void scan_unit(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+__device__ INLINE void scan_unit(Run run, const Scan& p, u32 sequence, const Unit& unit) {
     Tokens& tokens = tokens_of(run);
     // Filled up with zeros.
     typedef float Elements[16 * ELEMENTS];
     Elements *b = (Elements*)run.shared().row, *c = b + HELD;
-    u32 n = p.d_state, channel = unit.channel(half_warp()), head = channel / p.head_dim;
-    bool by_head = !p.time.per_element, scans = half_warp() < SCAN_CHANNELS;
-    bool has_channel = scans && unit.first + half_warp() < unit.end, is_new = false;
+    u32 n = p.d_state, channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
+    bool by_head = !p.time.per_element, scans = run.half_warp() < SCAN_CHANNELS;
+    bool has_channel = scans && unit.first + run.half_warp() < unit.end, is_new = false;
     // Of the channel's state, or of the token's B.
     float h[ELEMENTS], a[ELEMENTS];
     float* state = run.state(sequence, p.state) + (u64)channel * n;
 #pragma unroll
     for (int e = 0; e < ELEMENTS; e++) {
-        bool has = has_channel && element(e) < n;
-        h[e] = has ? state[element(e)] : 0.0f;
-        a[e] = has && !by_head ? run.weights(p.time.a_log2)[(u64)head * n + element(e)] : 0.0f;
+        bool has = has_channel && element(run, e) < n;
+        h[e] = has ? state[element(run, e)] : 0.0f;
+        a[e] = has && !by_head ? run.weights(p.time.a_log2)[(u64)head * n + element(run, e)] : 0.0f;
     }
     u32 end;
     for (u32 start = 0, held = run.position(sequence) % HELD; start < run.p().count; start += end - held, held = 0) {
@@ -400,7 +442,7 @@ __device__ inline void scan_unit(Run run, const Scan& p, u32 sequence, const Uni
         u64 row = (u64)sequence * run.p().count + start - held;
         u32 from = by_head ? 0 : held;
 #pragma unroll 4
-        for (u32 i = from * 16 * ELEMENTS + threadIdx.x; i < end * 16 * ELEMENTS; i += THREADS) {
+        for (u32 i = from * 16 * ELEMENTS + run.thread; i < end * 16 * ELEMENTS; i += THREADS) {
             u32 t = i / (16 * ELEMENTS), j = i % (16 * ELEMENTS), to = place_of<ELEMENTS>(j), at = unit.group * n + j;
             bool has = j < n;
             if (t < held) {
@@ -410,7 +452,7 @@ __device__ inline void scan_unit(Run run, const Scan& p, u32 sequence, const Uni
                 c[t][to] = has ? run.at(p.c, row + t)[at] : 0.0f;
             }
         }
-        for (u32 i = from * SCAN_CHANNELS + threadIdx.x; i < end * SCAN_CHANNELS; i += THREADS) {
+        for (u32 i = from * SCAN_CHANNELS + run.thread; i < end * SCAN_CHANNELS; i += THREADS) {
             u32 t = i / SCAN_CHANNELS, j = i % SCAN_CHANNELS, own = unit.channel(j), own_head = own / p.head_dim;
             if (t < held) {
                 HeldToken token = held_token(run, p, sequence, t);
@@ -425,25 +467,25 @@ __device__ inline void scan_unit(Run run, const Scan& p, u32 sequence, const Uni
         }
         __syncthreads();
         if (scans || by_head) {
-            if (!scans) load_elements<ELEMENTS>(b[half_warp() - SCAN_CHANNELS], h);
+            if (!scans) load_elements<ELEMENTS>(run, b[run.half_warp() - SCAN_CHANNELS], h);
 #pragma unroll 2
             for (u32 t = held; t < end; t++) {
                 float own_c[ELEMENTS], sum = 0.0f;
-                load_elements<ELEMENTS>(c[t], own_c);
+                load_elements<ELEMENTS>(run, c[t], own_c);
                 if (!by_head) {
-                    float own_b[ELEMENTS], u = tokens.u[t][half_warp()], dt = tokens.keep[t][half_warp()];
-                    load_elements<ELEMENTS>(b[t], own_b);
+                    float own_b[ELEMENTS], u = tokens.u[t][run.half_warp()], dt = tokens.keep[t][run.half_warp()];
+                    load_elements<ELEMENTS>(run, b[t], own_b);
 #pragma unroll
                     for (int e = 0; e < ELEMENTS; e++) h[e] = exp2_core(dt * a[e]) * h[e] + u * own_b[e];
                 }
 #pragma unroll
                 for (int e = 0; e < ELEMENTS; e++) sum += own_c[e] * h[e];
                 sum = fold16(sum);
-                if (half_lane() == 0) tokens.sums[t][half_warp()] = sum;
+                if (run.half_lane() == 0) tokens.sums[t][run.half_warp()] = sum;
             }
         }
         __syncthreads();
-        u32 t = threadIdx.x / SCAN_CHANNELS, j = threadIdx.x % SCAN_CHANNELS, own = unit.first + j;
+        u32 t = run.thread / SCAN_CHANNELS, j = run.thread % SCAN_CHANNELS, own = unit.first + j;
         if (held <= t && t < end && own < unit.end) {
             float sum = by_head ? read_held(tokens, t, j) : tokens.sums[t][j];
             float y = sum + run.weights(p.d)[own] * tokens.x[t][j];
@@ -454,20 +496,24 @@ __device__ inline void scan_unit(Run run, const Scan& p, u32 sequence, const Uni
         is_new |= !by_head || end == HELD;
         if (by_head && end == HELD) {
             if (scans)
-                take_in(tokens, half_warp(), n, h, [&](u32 j, float(&own)[ELEMENTS]) { load_elements<ELEMENTS>(b[j], own); });
+                take_in(run, tokens, run.half_warp(), n, h, [&](u32 j, float(&own)[ELEMENTS]) { load_elements<ELEMENTS>(run, b[j], own); });
             __syncthreads();
         }
     }
-    if (is_new && has_channel) for_elements<ELEMENTS>(n, [&](int e, u32 i) { state[i] = h[e]; });
+    if (is_new && has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = h[e]; });
 }
 
-template <bool MANY>
-__device__ inline void op_scan(Run run, const Op& op, const Scan& p, Early& early) {
+template <bool MANY, class Wait>
+__device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, Wait wait) {
     if constexpr (!MANY) {
-        scan_one(run, op, p, early);
+        EarlyScan early = {};
+        ask_scan(run, passed, p, early);
+        wait();
+        scan_one(run, passed, p, early);
     } else {
+        wait();
         u32 units = unit_count(p, SCAN_CHANNELS);
-        for (u64 n = first_unit(op); n < (u64)units * run.p().sequence_count; n += gridDim.x) {
+        for (u64 n = first_unit(passed); n < (u64)units * run.p().sequence_count; n += blocks()) {
             Unit unit = unit_of(p, SCAN_CHANNELS, n % units);
             u32 sequence = n / units;
             if (p.d_state <= 16) scan_unit<1>(run, p, sequence, unit);
@@ -479,11 +525,11 @@ __device__ inline void op_scan(Run run, const Op& op, const Scan& p, Early& earl
 }
 
 // The last tokens of many rows become held ones.
-__device__ __noinline__ void op_hold(Run run, const Op& op, const Scan& p) {
+__device__ OUTLINED void op_hold(Run run, u32 passed, const Scan& p) {
     u32 channels = p.heads * p.head_dim, bc = p.n_groups * p.d_state, len = channels + bc + p.heads;
     u32 count = run.p().count, tokens = count < HELD ? count : HELD;
     u64 all = (u64)run.p().sequence_count * tokens * len;
-    for (u64 n = grid_thread(op); n < all; n += grid_threads()) {
+    for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
         u32 i = n % len, sequence = n / len / tokens, t = count - tokens + n / len % tokens;
         u64 row = (u64)sequence * count + t;
         HeldToken token = held_token(run, p, sequence, (run.position(sequence) + t) % HELD);

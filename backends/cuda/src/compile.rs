@@ -1,8 +1,8 @@
 //! The kernels, compiled by NVRTC for an architecture, and kept on disk.
 //!
-//! A file of the cache is named after the hash of the sources and options and the architecture; it is a hash of its
-//! content followed by the content (a cubin). A file that is damaged is made again; where files cannot be kept, kernels
-//! are compiled each time.
+//! They are made for a model's shapes and a grid ([`Special`]), or for any. A file of the cache is named after the hash of the sources
+//! and options and the architecture; it is a hash of its content followed by the content (a cubin). A file that is damaged
+//! is made again; where files cannot be kept, kernels are compiled each time.
 
 use crate::error::CudaError;
 use cudarc::nvrtc::sys;
@@ -11,15 +11,18 @@ use std::ffi::{CStr, CString, c_char};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Name and text of every source file; the first is the one that includes the others.
-const SOURCES: [(&CStr, &str); 11] = [
+/// Name and text of every source file; the first is the one that includes the others, the second the one that models replace.
+const SOURCES: [(&CStr, &str); 14] = [
     (c"sarit.cu", include_str!("../kernels/sarit.cu")),
+    (c"dispatch.cuh", include_str!("../kernels/dispatch.cuh")),
     (c"attention.cuh", include_str!("../kernels/attention.cuh")),
     (c"block.cuh", include_str!("../kernels/block.cuh")),
     (c"choose.cuh", include_str!("../kernels/choose.cuh")),
     (c"device.cuh", include_str!("../kernels/device.cuh")),
+    (c"grid.cuh", include_str!("../kernels/grid.cuh")),
     (c"math.cuh", include_str!("../kernels/math.cuh")),
     (c"moe.cuh", include_str!("../kernels/moe.cuh")),
+    (c"operations.cuh", include_str!("../kernels/operations.cuh")),
     (c"product.cuh", include_str!("../kernels/product.cuh")),
     (c"program.cuh", include_str!("../kernels/program.cuh")),
     (c"row.cuh", include_str!("../kernels/row.cuh")),
@@ -29,6 +32,31 @@ const SOURCES: [(&CStr, &str); 11] = [
 /// What the numeric contract asks for: no contraction, subnormals, IEEE division.
 const OPTIONS: [&CStr; 5] =
     [c"--std=c++17", c"--fmad=false", c"--ftz=false", c"--prec-div=true", c"--prec-sqrt=true"];
+
+/// What kernels are made for; without it they run any model on any grid, with more instructions.
+#[derive(Debug, Clone, Copy)]
+pub struct Special<'a> {
+    /// `dispatch.cuh` of a model ([`dispatch`](crate::dispatch)).
+    pub dispatch: &'a str,
+    /// Blocks of the grid.
+    pub blocks: usize,
+}
+
+/// The sources, with a model's own `dispatch.cuh`.
+fn sources(special: Option<Special<'_>>) -> [(&'static CStr, &str); SOURCES.len()] {
+    let mut sources = SOURCES;
+    sources[1].1 = special.map_or(sources[1].1, |special| special.dispatch);
+    sources
+}
+
+/// All options but the architecture.
+fn options(special: Option<Special<'_>>) -> Vec<CString> {
+    let own = special.map(|special| {
+        let blocks = format!("--define-macro=SARIT_BLOCKS={}u", special.blocks);
+        [c"--define-macro=SARIT_SPECIAL".to_owned(), CString::new(blocks).expect("it holds no zeros")]
+    });
+    OPTIONS.into_iter().map(CStr::to_owned).chain(own.into_iter().flatten()).collect()
+}
 
 /// Bytes of the hash that a file of the cache begins with.
 const HASH_BYTES: usize = 8;
@@ -45,24 +73,25 @@ pub fn cache_folder() -> Option<PathBuf> {
 ///
 /// # Errors
 /// If NVRTC is not there or refuses the kernels.
-pub fn kernels(arch: &str, cache: Option<&Path>) -> Result<Vec<u8>, CudaError> {
-    let Some(path) = cache.map(|folder| folder.join(file_name(arch))) else { return compile(arch) };
+pub fn kernels(arch: &str, special: Option<Special<'_>>, cache: Option<&Path>) -> Result<Vec<u8>, CudaError> {
+    let path = cache.map(|folder| folder.join(file_name(arch, special)));
+    let Some(path) = path else { return compile(arch, special) };
     if let Some(cubin) = std::fs::read(&path).ok().and_then(|bytes| checked(&bytes).map(<[u8]>::to_vec)) {
         return Ok(cubin);
     }
-    let cubin = compile(arch)?;
+    let cubin = compile(arch, special)?;
     // Whoever cannot keep it compiles it again.
     let _ = keep(&path, &cubin);
     Ok(cubin)
 }
 
 /// Name of the kernels' file in the cache.
-pub fn file_name(arch: &str) -> String {
+pub fn file_name(arch: &str, special: Option<Special<'_>>) -> String {
     let mut hasher = Hasher::new();
-    for (_, text) in SOURCES {
+    for (_, text) in sources(special) {
         hasher.update(text.as_bytes());
     }
-    OPTIONS.iter().for_each(|option| hasher.update(option.to_bytes()));
+    options(special).iter().for_each(|option| hasher.update(option.to_bytes()));
     format!("kernels-{:016x}-{arch}.cubin", hasher.finish())
 }
 
@@ -93,19 +122,21 @@ pub fn has_compiler() -> bool {
 ///
 /// # Errors
 /// If NVRTC is not there or refuses them.
-pub fn compile(arch: &str) -> Result<Vec<u8>, CudaError> {
+pub fn compile(arch: &str, special: Option<Special<'_>>) -> Result<Vec<u8>, CudaError> {
     if !has_compiler() {
         return Err(CudaError::NoCompiler);
     }
     let refused = |log: String| CudaError::Compile { arch: arch.to_owned(), log };
     let text = |text: &str| CString::new(text).expect("sources and architectures hold no zeros");
-    let headers = SOURCES[1..].iter();
+    let sources = sources(special);
+    let headers = sources[1..].iter();
     let texts: Vec<CString> = headers.clone().map(|(_, source)| text(source)).collect();
     let texts: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
     let names: Vec<*const c_char> = headers.map(|(name, _)| name.as_ptr()).collect();
-    let (name, source) = (SOURCES[0].0, text(SOURCES[0].1));
+    let (name, source) = (sources[0].0, text(sources[0].1));
     let arch_option = text(&format!("--gpu-architecture={arch}"));
-    let options: Vec<*const c_char> = OPTIONS.iter().chain([&&*arch_option]).map(|o| o.as_ptr()).collect();
+    let options = options(special);
+    let options: Vec<*const c_char> = options.iter().chain([&arch_option]).map(|o| o.as_ptr()).collect();
 
     let mut program = std::ptr::null_mut();
     let call = |result: sys::nvrtcResult| result.result().map_err(|error| refused(error.to_string()));

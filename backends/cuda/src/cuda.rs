@@ -1,6 +1,6 @@
 //! [`Cuda`]: an NVIDIA device through its driver. Found and loaded at run time.
 
-use crate::compile;
+use crate::compile::{self, Special};
 use crate::device::Device;
 use crate::error::CudaError;
 use crate::program::{Params, THREADS};
@@ -41,12 +41,12 @@ pub struct Info {
     pub is_integrated: bool,
 }
 
-/// A device with the kernels loaded.
+/// A device.
 pub struct Cuda {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    /// For one row, and for many.
-    kernels: [CudaFunction; 2],
+    /// For one row, and for many, once they are loaded.
+    kernels: Vec<CudaFunction>,
     info: Info,
 }
 
@@ -101,10 +101,10 @@ fn driver(action: &'static str) -> impl Fn(DriverError) -> CudaError {
 }
 
 impl Cuda {
-    /// Device `index`, with its kernels: compiled at the first use on this machine, which takes seconds.
+    /// Device `index`.
     ///
     /// # Errors
-    /// If there is no such device, it is too old, or the kernels can neither be found nor compiled.
+    /// If there is no such device, or it is too old.
     pub fn open(index: usize) -> Result<Self, CudaError> {
         if index >= count()? {
             return Err(CudaError::NoSuchDevice(index));
@@ -117,16 +117,11 @@ impl Cuda {
             let (major, minor) = capability;
             return Err(CudaError::TooOld { name: info.name, major, minor });
         }
-        let cubin = compile::kernels(&info.arch, compile::cache_folder().as_deref())?;
-        let load = driver("load the kernels");
-        let module = context.load_module(Ptx::from_binary(cubin)).map_err(&load)?;
-        let kernel = |name| module.load_function(name).map_err(&load);
-        let kernels = [kernel("sarit_one")?, kernel("sarit_many")?];
         let stream = context.new_stream().map_err(driver("make a stream"))?;
         // One stream: nothing has to wait for events of others.
         // SAFETY: no buffer is used on another stream.
         unsafe { context.disable_event_tracking() };
-        Ok(Self { context, stream, kernels, info })
+        Ok(Self { context, stream, kernels: Vec::new(), info })
     }
 
     /// What is known of it.
@@ -204,6 +199,17 @@ impl Device for Cuda {
     type Buffer = CudaSlice<u8>;
     type Model<'m> = DeviceModel<'m>;
 
+    fn load(&mut self, dispatch: &str) -> Result<(), CudaError> {
+        // Blocks are so large that a multiprocessor has one.
+        let special = Special { dispatch, blocks: self.info.multiprocessors };
+        let cubin = compile::kernels(&self.info.arch, Some(special), compile::cache_folder().as_deref())?;
+        let load = driver("load the kernels");
+        let module = self.context.load_module(Ptx::from_binary(cubin)).map_err(&load)?;
+        let kernel = |name| module.load_function(name).map_err(&load);
+        self.kernels = vec![kernel("sarit_one")?, kernel("sarit_many")?];
+        Ok(())
+    }
+
     fn grid(&self, many: bool, shared_bytes: usize) -> Result<usize, CudaError> {
         let kernel = &self.kernels[usize::from(many)];
         let ask = driver("fit the kernels to the device");
@@ -214,7 +220,7 @@ impl Device for Cuda {
         let blocks = kernel
             .occupancy_max_active_blocks_per_multiprocessor(THREADS as u32, shared_bytes, None)
             .map_err(&ask)?;
-        if blocks == 0 { Err(CudaError::RowTooLong) } else { Ok(blocks as usize * self.info.multiprocessors) }
+        if blocks == 0 { Err(CudaError::RowTooLong) } else { Ok(self.info.multiprocessors) }
     }
 
     fn model<'m>(&self, bytes: &'m [u8]) -> Result<DeviceModel<'m>, CudaError> {

@@ -11,8 +11,14 @@ pub trait Device {
     /// A model's bytes, in memory that the device can read.
     type Model<'m>;
 
-    /// The most blocks of 512 threads with this much shared memory that run at the same time, for one row of activations
-    /// or many.
+    /// Makes the kernels for a model's shapes ready ([`dispatch`](crate::dispatch)): compiled at the first use on this
+    /// machine, which takes seconds.
+    ///
+    /// # Errors
+    /// If they can neither be found nor compiled.
+    fn load(&mut self, dispatch: &str) -> Result<(), CudaError>;
+
+    /// Blocks of 512 threads with this much shared memory that run at the same time, for one row of activations or many.
     ///
     /// # Errors
     /// If not even one does.

@@ -33,9 +33,9 @@ mod error;
 mod program;
 mod streams;
 
-pub use compile::{cache_folder, compile, file_name, has_compiler, kernels};
+pub use compile::{Special, cache_folder, compile, file_name, has_compiler, kernels};
 pub use cuda::{Cuda, DeviceModel, Info, Registered, devices};
 pub use device::Device;
 pub use error::CudaError;
-pub use program::{Params, SIZES};
+pub use program::{Params, SIZES, dispatch};
 pub use streams::{DeviceMemory, Request, Streams};

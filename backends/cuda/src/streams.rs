@@ -160,7 +160,7 @@ impl<'m, D: Device> Streams<'m, D> {
     ///
     /// # Errors
     /// If the device has too little memory, or the kernels cannot run the model.
-    pub fn new(device: D, model: Model<'m>, streams: usize, chunk: usize) -> Result<Self, CudaError> {
+    pub fn new(mut device: D, model: Model<'m>, streams: usize, chunk: usize) -> Result<Self, CudaError> {
         if streams == 0 || chunk == 0 {
             return Err(CudaError::Empty);
         }
@@ -170,7 +170,9 @@ impl<'m, D: Device> Streams<'m, D> {
         let rows = chunk.max(streams);
         let logit_rows = logit_rows(streams, rows);
         // Scores lie in scratch for each block, so the grid comes first; it depends on the shared memory only.
-        let shared_bytes = Programs::new(&model, rows, logit_rows, 1)?.shared_bytes();
+        let any_grid = Programs::new(&model, rows, logit_rows, 1)?;
+        device.load(&any_grid.dispatch)?;
+        let shared_bytes = any_grid.shared_bytes();
         let grids = [device.grid(false, shared_bytes)?, device.grid(true, shared_bytes)?];
         let grid = grids[0].max(grids[1]);
         let programs = Programs::new(&model, rows, logit_rows, grid)?;

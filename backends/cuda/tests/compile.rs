@@ -1,7 +1,9 @@
 //! The kernels through NVRTC, which needs no device. Without NVRTC the tests say that they did nothing; with
 //! `SARIT_NVRTC=required`, as in CI, they fail.
 
-use sarit_cuda::{CudaError, compile, file_name, has_compiler, kernels};
+use sarit_core::Model;
+use sarit_cpu::AlignedBytes;
+use sarit_cuda::{CudaError, Special, compile, dispatch, file_name, has_compiler, kernels};
 
 /// Jetson Orin, H100, Jetson Thor.
 const ARCHS: [&str; 3] = ["sm_87", "sm_90", "sm_110"];
@@ -27,8 +29,17 @@ fn without_a_device_there_is_an_error_that_says_so() {
         }
     }
     if !has_compiler() {
-        assert_eq!(compile("sm_90"), Err(CudaError::NoCompiler));
+        assert_eq!(compile("sm_90", None), Err(CudaError::NoCompiler));
     }
+}
+
+/// `dispatch.cuh` of the bundled model.
+fn bundled() -> String {
+    let file =
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/indic-qa-natural.sarit")).unwrap();
+    let mut bytes = AlignedBytes::zeroed(file.len()).unwrap();
+    bytes.copy_from_slice(&file);
+    dispatch(&Model::from_bytes(&bytes).unwrap()).unwrap()
 }
 
 #[test]
@@ -36,12 +47,19 @@ fn kernels_compile_for_every_architecture() {
     if !can_compile() {
         return;
     }
+    let dispatch = bundled();
     for arch in ARCHS {
-        let cubin = compile(arch).unwrap_or_else(|error| panic!("{error}"));
-        assert!(cubin.starts_with(b"\x7fELF"), "{arch}");
-        println!("{arch}: {} bytes", cubin.len());
+        for special in [None, Some(Special { dispatch: &dispatch, blocks: 16 })] {
+            let cubin = compile(arch, special).unwrap_or_else(|error| panic!("{error}"));
+            assert!(cubin.starts_with(b"\x7fELF"), "{arch}");
+            println!(
+                "{arch}, {}: {} bytes",
+                if special.is_some() { "bundled model" } else { "any model" },
+                cubin.len()
+            );
+        }
     }
-    assert!(matches!(compile("sm_1"), Err(CudaError::Compile { .. })));
+    assert!(matches!(compile("sm_1", None), Err(CudaError::Compile { .. })));
 }
 
 /// Nothing in the kernels is contracted, flushed to zero or approximate: it is the compiler's word, in PTX.
@@ -50,14 +68,17 @@ fn arithmetic_is_exact() {
     if !can_compile() {
         return;
     }
-    let ptx = compile("compute_87").unwrap_or_else(|error| panic!("{error}"));
-    let ptx = String::from_utf8(ptx).expect("PTX is text");
-    for wanted in ["div.rn.f32", "mul.rn.f32", "mma.sync.aligned.m16n8k32", "dp4a"] {
-        assert!(ptx.contains(wanted), "{wanted} is missing");
-    }
-    for refused in ["fma.", ".ftz", ".approx", "div.full", "mad.f32"] {
-        let line = ptx.lines().find(|line| line.contains(refused));
-        assert!(line.is_none(), "{}", line.unwrap_or_default());
+    let dispatch = bundled();
+    for special in [None, Some(Special { dispatch: &dispatch, blocks: 16 })] {
+        let ptx = compile("compute_87", special).unwrap_or_else(|error| panic!("{error}"));
+        let ptx = String::from_utf8(ptx).expect("PTX is text");
+        for wanted in ["div.rn.f32", "mul.rn.f32", "mma.sync.aligned.m16n8k32", "dp4a"] {
+            assert!(ptx.contains(wanted), "{wanted} is missing");
+        }
+        for refused in ["fma.", ".ftz", ".approx", "div.full", "mad.f32"] {
+            let line = ptx.lines().find(|line| line.contains(refused));
+            assert!(line.is_none(), "{}", line.unwrap_or_default());
+        }
     }
 }
 
@@ -68,12 +89,13 @@ fn compiled_kernels_are_kept_and_damaged_ones_made_again() {
     }
     let folder = tempfile::tempdir().unwrap();
     let cache = Some(folder.path());
-    // PTX, which takes less time.
-    let first = kernels("compute_87", cache).unwrap();
-    let path = folder.path().join(file_name("compute_87"));
+    // PTX, which takes less time. Kernels for one model and for any have different names.
+    assert_ne!(file_name("sm_90", None), file_name("sm_90", Some(Special { dispatch: "", blocks: 1 })));
+    let first = kernels("compute_87", None, cache).unwrap();
+    let path = folder.path().join(file_name("compute_87", None));
     let kept = std::fs::read(&path).unwrap();
     assert!(kept.ends_with(&first));
     std::fs::write(&path, &kept[..kept.len() / 2]).unwrap();
-    assert_eq!(kernels("compute_87", cache).unwrap(), first);
+    assert_eq!(kernels("compute_87", None, cache).unwrap(), first);
     assert_eq!(std::fs::read(&path).unwrap(), kept);
 }

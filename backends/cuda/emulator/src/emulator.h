@@ -11,6 +11,8 @@
 #define __grid_constant__
 #define __device__
 #define __noinline__ static
+#define __forceinline__ inline
+#define __builtin_assume(condition)
 #define __launch_bounds__(...)
 
 #include "program.cuh"
@@ -64,21 +66,33 @@ inline void __threadfence() {}
 inline void relax() { emulator::yield(); }
 inline u32 load_acquire(const u32* p) { return *(const volatile u32*)p; }
 inline u8* shared_memory() { return emulator::block_memory(); }
-inline void prefetch(const u8*) {}
 
 template <class T>
 inline T __ldg(const T* p) {
     return *p;
 }
+template <class T>
+inline const T* settled(const T* p) {
+    return p;
+}
+inline u32 thread_in(u32) { return threadIdx.x; }
 inline u32 load_word(const u8* p) { return *(const u32*)p; }
 inline Words load_words(const u8* p) { return *(const Words*)p; }
 inline u32 load_half(const u16* p) { return *p; }
 inline float load_float(const float* p) { return *p; }
 
+inline void copy_async(void* to, const void* from) { memcpy(to, from, 16); }
+inline void commit_copies() {}
+inline void await_copies() {}
+
 inline u32 __shfl_xor_sync(u32, u32 x, int mask) { return emulator::exchange(&x, 1)[threadIdx.x % 32 ^ mask]; }
 inline int __shfl_xor_sync(u32 all, int x, int mask) { return (int)__shfl_xor_sync(all, (u32)x, mask); }
 inline float __shfl_xor_sync(u32 all, float x, int mask) {
     return __uint_as_float(__shfl_xor_sync(all, __float_as_uint(x), mask));
+}
+inline float __shfl_sync(u32, float x, u32 lane) {
+    u32 own = __float_as_uint(x);
+    return __uint_as_float(emulator::exchange(&own, 1)[lane]);
 }
 inline u32 __reduce_max_sync(u32, u32 x) {
     const u32* all = emulator::exchange(&x, 1);

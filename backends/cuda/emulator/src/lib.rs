@@ -17,6 +17,9 @@ unsafe extern "C" {
 /// Fibers are global: one launch at a time.
 static RUNNING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
+/// Runs the kernels, those for many rows or for one: parameters, blocks, bytes of shared memory, order of threads.
+type Run = unsafe extern "C" fn(bool, *const Params, u32, u64, u64);
+
 /// An emulated device.
 #[derive(Debug, Clone, Copy)]
 pub struct Emulator {
@@ -24,6 +27,72 @@ pub struct Emulator {
     pub grid: usize,
     /// Order in which threads run; 0 for the order of their numbers.
     pub seed: u64,
+    kernels: Kernels,
+}
+
+/// Which kernels run.
+#[derive(Debug, Clone, Copy)]
+enum Kernels {
+    /// Those for any model.
+    General,
+    /// Those made for the model, once they are.
+    Special(Option<Run>),
+}
+
+impl Emulator {
+    /// A device whose kernels run any model.
+    pub const fn new(grid: usize, seed: u64) -> Self {
+        Self { grid, seed, kernels: Kernels::General }
+    }
+
+    /// A device whose kernels are made for each model, as on a real one; that takes seconds, and a C++ compiler at run time
+    /// (`CXX`, or `c++`).
+    pub const fn special(grid: usize, seed: u64) -> Self {
+        Self { grid, seed, kernels: Kernels::Special(None) }
+    }
+}
+
+/// The kernels with a model's `dispatch.cuh`, for `grid` blocks.
+fn compiled(dispatch: &str, grid: usize) -> Run {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let sources = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::fs::write(folder.path().join("dispatch.cuh"), dispatch).expect("it takes a file");
+    // `sarit.cu` finds its own folder's file first, so it is copied to where the other one lies.
+    std::fs::copy(sources.join("../kernels/sarit.cu"), folder.path().join("sarit.cu")).expect("it is there");
+    let library = folder.path().join("kernels.so");
+    let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    let status = std::process::Command::new(compiler)
+        .args([
+            "-std=c++17",
+            "-O1",
+            "-shared",
+            "-fPIC",
+            "-w",
+            "-ffp-contract=off",
+            "-fno-strict-aliasing",
+            "-U_FORTIFY_SOURCE",
+        ])
+        .args(["-DSARIT_EMULATOR", "-DSARIT_SPECIAL", &format!("-DSARIT_BLOCKS={grid}u"), "-I"])
+        .arg(folder.path())
+        .args([
+            "-I".as_ref(),
+            sources.join("src").as_os_str(),
+            "-I".as_ref(),
+            sources.join("../kernels").as_os_str(),
+            "-o".as_ref(),
+        ])
+        .arg(&library)
+        .arg(sources.join("src/emulator.cpp"))
+        .status()
+        .expect("a C++ compiler");
+    assert!(status.success(), "the kernels made for a model do not compile:\n{dispatch}");
+    // SAFETY: the library is this crate's own, and is never unloaded.
+    unsafe {
+        let library = libloading::Library::new(library).expect("a library");
+        let run = *library.get::<Run>(b"emulator_run").expect("it has that function");
+        std::mem::forget(library);
+        run
+    }
 }
 
 /// Bytes on each side of a buffer.
@@ -71,6 +140,13 @@ impl Drop for Buffer {
 impl Device for Emulator {
     type Buffer = Buffer;
     type Model<'m> = &'m [u8];
+
+    fn load(&mut self, dispatch: &str) -> Result<(), CudaError> {
+        if let Kernels::Special(run) = &mut self.kernels {
+            *run = Some(compiled(dispatch, self.grid));
+        }
+        Ok(())
+    }
 
     fn grid(&self, _: bool, _: usize) -> Result<usize, CudaError> {
         Ok(self.grid)
@@ -122,8 +198,12 @@ impl Device for Emulator {
         params: &Params,
     ) -> Result<(), CudaError> {
         let _one = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let run = match self.kernels {
+            Kernels::Special(Some(run)) => run,
+            _ => emulator_run,
+        };
         // SAFETY: as the caller promises.
-        unsafe { emulator_run(many, params, grid as u32, shared_bytes as u64, self.seed) };
+        unsafe { run(many, params, grid as u32, shared_bytes as u64, self.seed) };
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 const WINDOW: usize = 7;
 
 /// Few blocks, so that each does several units; an odd number, so that no unit falls where its index says.
-const DEVICES: [Emulator; 2] = [Emulator { grid: 3, seed: 0 }, Emulator { grid: 2, seed: 41 }];
+const DEVICES: [Emulator; 2] = [Emulator::new(3, 0), Emulator::new(2, 41)];
 
 /// Logits of all tokens, read `chunk` at once, and the hash of the state.
 fn emulated(device: Emulator, model: &Model<'_>, ids: &[u32], chunk: usize) -> (Vec<f32>, u64) {
@@ -52,6 +52,24 @@ fn every_family_has_the_bits_of_scalar() {
             assert_eq!(got.1, want.1, "{name}, {device:?}, chunk {chunk}: state");
         }
     });
+}
+
+/// The kernels made for a model, whose lengths are constants: Mamba-1, Mamba-2 and a mixture of all other operations.
+#[test]
+fn kernels_made_for_a_model_have_the_bits_of_scalar() {
+    for (name, weights) in
+        [("mamba-tiny", DType::Q8), ("mamba2-groups", DType::Q4), ("jamba-tiny", DType::F16)]
+    {
+        let file = converted_with_window(&golden(name), weights, Some(WINDOW));
+        let model = Model::from_bytes(&file).unwrap();
+        let ids = tokens(11, model.vocab_len());
+        let want = run(model, Scalar, &ids, 1);
+        for chunk in [1, 5] {
+            let got = emulated(Emulator::special(3, 7), &model, &ids, chunk);
+            assert_same_bits(&got.0, &want.0, &format!("{name}, chunk {chunk}: logits"));
+            assert_eq!(got.1, want.1, "{name}, chunk {chunk}: state");
+        }
+    }
 }
 
 /// Mamba-2 with states of `d_state` elements, two groups, heads of 12 channels and units that are not full.

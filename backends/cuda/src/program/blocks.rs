@@ -192,8 +192,12 @@ impl<'m> Builder<'m> {
             gated.after = proj;
         }
         // The window is read by the convolution only, which is over.
-        self.op(Kind::Window, channels.div_ceil(THREADS), &Convolve { conv, y: Vector::NONE });
-        self.no_barrier();
+        if self.one {
+            self.shift = conv;
+        } else {
+            self.op(Kind::Window, channels.div_ceil(THREADS), &Convolve { conv, y: Vector::NONE });
+            self.no_barrier();
+        }
         let to = map(self, &p.out_proj, output);
         self.products(&gated, &[to])
     }
@@ -486,11 +490,13 @@ impl<'m> Builder<'m> {
         let mut combine = Combine { parts, weights, chosen: chosen as u32, width: width as u32, to: output };
         let units = (rows * width).div_ceil(THREADS);
         let Some((_, latent_out)) = &p.latent else {
+            self.writes(combine.to.y);
             self.op(Kind::Combine, units, &combine);
             return Ok(());
         };
         let sum = self.buffer(Buffer::Normed, width);
         combine.to = Target::store(sum);
+        self.writes(combine.to.y);
         self.op(Kind::Combine, units, &combine);
         let to = map(self, latent_out, output);
         self.products(&Source::plain(sum, width), &[to])

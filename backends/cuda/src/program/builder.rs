@@ -1,7 +1,8 @@
 //! Puts a program together: buffers in scratch, places in the model, inputs of products, barriers.
 
 use super::records::{
-    Codes, Kind, Mat, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source, Target, Vector, input,
+    Codes, ConvOf, Kind, Mat, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source, Target, Vector,
+    input, target,
 };
 use crate::error::CudaError;
 use bytemuck::Pod;
@@ -12,6 +13,12 @@ use sarit_core::{ALIGN, GROUP, Matrix, Model, TILE_ROWS};
 /// compute capability 8.0 has.
 const FUSED_BYTES: usize = 64 << 10;
 const SHARED_BYTES: usize = 96 << 10;
+
+/// Floats beside a row in shared memory, so that the lanes of its norm's sum lie apart.
+const NORM_PAD: usize = 64;
+
+/// Floats that the groups of a product with many rows take in shared memory beyond the place of partial sums.
+const MMA_FLOATS: usize = 1024;
 
 /// Bytes of a group in shared memory: codes, scale, sum of codes.
 const SHARED_GROUP_BYTES: usize = GROUP + 8;
@@ -153,6 +160,10 @@ pub(super) struct Builder<'m> {
     pub(super) one: bool,
     pub(super) ops: Vec<Op>,
     pub(super) tables: Vec<u32>,
+    /// A convolution whose window the next product shifts, of one row.
+    pub(super) shift: ConvOf,
+    /// Where rows were written that products may add to: their start, and the number of barriers before.
+    written: Vec<(u32, usize)>,
     /// Units since the last barrier.
     units: usize,
     /// Of the last operation.
@@ -168,6 +179,8 @@ impl<'m> Builder<'m> {
             one,
             ops: Vec::new(),
             tables: Vec::new(),
+            shift: ConvOf::NONE,
+            written: Vec::new(),
             units: 0,
             last_units: 0,
         }
@@ -232,14 +245,30 @@ impl<'m> Builder<'m> {
 
     /// Adds an operation of so many units, with a barrier after it.
     pub(super) fn op(&mut self, kind: Kind, units: usize, record: &impl Pod) {
-        self.op_number(kind as u32, units, record);
+        self.op_number(kind as u16, units, record);
     }
 
-    pub(super) fn op_number(&mut self, kind: u32, units: usize, record: &impl Pod) {
+    pub(super) fn op_number(&mut self, kind: u16, units: usize, record: &impl Pod) {
         self.ops.push(Op::new(kind, self.units as u32, record));
         self.units = 0;
         // Until `no_barrier` says otherwise.
         self.last_units = units;
+    }
+
+    /// Barriers so far.
+    fn barriers(&self) -> usize {
+        self.ops.iter().filter(|op| op.barrier == 1).count()
+    }
+
+    /// Says that the next operation writes rows at `y`.
+    pub(super) fn writes(&mut self, y: Vector) {
+        self.written.push((y.start, self.barriers()));
+    }
+
+    /// Whether what lies at `y` was there before the operations that the last barrier ended.
+    fn is_settled(&self, y: Vector) -> bool {
+        let barriers = self.barriers();
+        self.written.iter().all(|&(start, before)| start != y.start || before + 1 < barriers)
     }
 
     /// The operation that comes next neither reads what the last one writes nor writes what it reads.
@@ -261,8 +290,7 @@ impl<'m> Builder<'m> {
     fn can_fuse(&self, source: &Source, maps: &[Map<'_, 'm>]) -> bool {
         let len = source.len as usize;
         let (quantized, floats) = kinds(maps);
-        let has_norm = source.norm.kind != 0;
-        let floats = if has_norm || floats { len } else { 0 };
+        let floats = row_floats(source, floats);
         let groups = if quantized { len.div_ceil(GROUP) } else { 0 };
         let fits = shared_bytes(self.layout.shared_floats.max(floats), self.layout.shared_groups.max(groups))
             <= FUSED_BYTES;
@@ -281,7 +309,7 @@ impl<'m> Builder<'m> {
         (quantized, floats): (bool, bool),
     ) -> Result<Codes, CudaError> {
         let len = source.len as usize;
-        self.shared(if source.norm.kind == 0 { 0 } else { len }, 0)?;
+        self.shared(row_floats(source, false), 0)?;
         let to = self.codes(set, len, multiple, quantized, floats);
         let record = Prepare { source: *source, multiple: multiple as u32, head: head.into(), to };
         self.op(Kind::Prepare, self.extent.rows * multiple, &record);
@@ -290,7 +318,7 @@ impl<'m> Builder<'m> {
 
     /// The rows of `source` as floats in `to`.
     pub(super) fn floats(&mut self, source: &Source, to: Vector) -> Result<(), CudaError> {
-        self.shared(if source.norm.kind == 0 { 0 } else { source.len as usize }, 0)?;
+        self.shared(row_floats(source, false), 0)?;
         let to = Codes { codes: NONE, scales: NONE, sums: NONE, stride: 0, floats: to };
         let record = Prepare { source: *source, multiple: 1, head: 0, to };
         self.op(Kind::Prepare, self.extent.rows, &record);
@@ -366,15 +394,20 @@ impl<'m> Builder<'m> {
             Some(_) => input::PREPARED,
             None if *held == Some(quantized) => input::REUSED,
             None => {
-                let floats = if source.norm.kind != 0 || !quantized { len } else { 0 };
-                self.shared(floats, if quantized { len.div_ceil(GROUP) } else { 0 })?;
+                self.shared(row_floats(source, !quantized), if quantized { len.div_ceil(GROUP) } else { 0 })?;
                 input::FUSED
             }
         };
+        if !self.one && quantized {
+            self.shared(MMA_FLOATS, 0)?;
+        }
         *held = Some(quantized);
         let w = self.mat(matrix);
-        let record =
-            Product { input, head: head.into(), source: *source, codes: codes.unwrap_or(none), w, to };
+        let settled = (self.one && to.kind == target::ADD && self.is_settled(to.y)).into();
+        self.writes(to.y);
+        let codes = codes.unwrap_or(none);
+        let shift = std::mem::replace(&mut self.shift, ConvOf::NONE);
+        let record = Product { input, head: head.into(), settled, source: *source, codes, w, to, shift };
         let unit_rows = if quantized { TILE_ROWS / 2 } else { HALF_WARPS };
         self.op(Kind::Product, matrix.rows().div_ceil(unit_rows), &record);
         Ok(())
@@ -387,6 +420,18 @@ fn kinds(maps: &[Map<'_, '_>]) -> (bool, bool) {
         maps.iter().flat_map(|map| map.adapter.as_ref().map(|(down, _)| down).into_iter().chain([map.matrix]))
     };
     (all().any(Matrix::is_quantized), all().any(|matrix| !matrix.is_quantized()))
+}
+
+/// Room in shared memory for the floats of a row, which a norm needs, or a product that takes `floats`.
+fn row_floats(source: &Source, floats: bool) -> usize {
+    let len = source.len as usize;
+    if source.norm.kind != 0 {
+        len + NORM_PAD
+    } else if floats {
+        len
+    } else {
+        0
+    }
 }
 
 /// Bytes of shared memory with room for a row of floats and one of codes.

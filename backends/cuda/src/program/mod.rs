@@ -9,6 +9,7 @@
 mod blocks;
 mod builder;
 mod records;
+mod shapes;
 
 use crate::error::CudaError;
 use builder::{Buffer, Builder, Extent, Layout, map, shared_bytes};
@@ -42,6 +43,8 @@ pub(crate) struct Programs {
     pub(crate) logits: usize,
     /// Room for a row in shared memory: floats, groups of codes.
     pub(crate) shared: (usize, usize),
+    /// `kernels/dispatch.cuh` of the kernels for just these two.
+    pub(crate) dispatch: String,
 }
 
 impl Programs {
@@ -60,9 +63,11 @@ impl Programs {
         };
         let (.., mut layout) = build(Layout::default())?;
         layout.place(extent)?;
-        let (one, many, mut layout) = build(layout)?;
+        let (mut one, mut many, mut layout) = build(layout)?;
         layout.place(extent)?;
+        let dispatch = shapes::dispatch(&mut one.ops, &mut many.ops);
         Ok(Self {
+            dispatch,
             one,
             many,
             scratch_bytes: layout.bytes(),
@@ -75,6 +80,15 @@ impl Programs {
     pub(crate) fn shared_bytes(&self) -> usize {
         shared_bytes(self.shared.0, self.shared.1)
     }
+}
+
+/// `dispatch.cuh` of the kernels for `model`: a case for each shape of its operations. It depends on the architecture and
+/// the types of the weights only.
+///
+/// # Errors
+/// If the kernels cannot run the model.
+pub fn dispatch(model: &Model<'_>) -> Result<String, CudaError> {
+    Ok(Programs::new(model, 1, 1, 1)?.dispatch)
 }
 
 fn program(
@@ -94,6 +108,7 @@ fn program(
     let residual = b.buffer(Buffer::Residual, d_model);
     let Input::Tokens { embedding, scale } = model.input() else { return Err(CudaError::Frames) };
     let embed = Embed { w: b.mat(embedding), scale: *scale, residual, embedded };
+    b.writes(residual);
     b.op(Kind::Embed, 1, &embed);
 
     let mut input_len = 0;
@@ -116,7 +131,7 @@ fn program(
     let choose = Choose { logits, vocab: vocab as u32 };
     b.shared(2 * TOP_K_MOST, 0)?;
     for byte in 0..4 {
-        b.op_number(Kind::Histogram as u32 + byte, 1, &choose);
+        b.op_number(Kind::Histogram as u16 + byte, 1, &choose);
     }
     b.op(Kind::Argmax, 1, &choose);
     b.op(Kind::Choose, 1, &choose);

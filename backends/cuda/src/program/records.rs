@@ -7,49 +7,78 @@ use bytemuck::{Pod, Zeroable};
 /// "Nothing" where a place would stand.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// Declares records.
+/// What the words of a record are.
+pub(crate) trait Words: Pod {
+    /// Adds for each 4-byte word whether it is a place or depends on how many rows there are: what operations of one shape
+    /// may differ in. Other words are what the operation does.
+    fn differ(words: &mut Vec<bool>);
+}
+
+impl Words for u32 {
+    fn differ(words: &mut Vec<bool>) {
+        words.push(false);
+    }
+}
+
+impl Words for f32 {
+    fn differ(words: &mut Vec<bool>) {
+        words.push(false);
+    }
+}
+
+/// Declares records; fields marked `[place]` may differ between operations of one shape.
 macro_rules! records {
-    ($($name:ident { $($field:ident: $type:ty),* $(,)? })*) => {$(
+    (@differ place $words:ident) => { $words.pop().map(|_| $words.push(true)) };
+    ($($name:ident { $($field:ident: $type:ty $([$mark:ident])?),* $(,)? })*) => {$(
         #[repr(C)]
         #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
         pub(crate) struct $name { $(pub(crate) $field: $type),* }
+
+        impl Words for $name {
+            fn differ(words: &mut Vec<bool>) {
+                $(
+                    <$type as Words>::differ(words);
+                    $(records!(@differ $mark words);)?
+                )*
+            }
+        }
     )*};
 }
 
 records! {
-    Mat { data: u32, dtype: u32, rows: u32, cols: u32 }
-    Vector { start: u32, stride: u32 }
-    NormOf { kind: u32, weight: u32, bias: u32, eps: f32, groups: u32 }
+    Mat { data: u32 [place], dtype: u32, rows: u32, cols: u32 }
+    Vector { start: u32 [place], stride: u32 }
+    NormOf { kind: u32, weight: u32 [place], bias: u32 [place], eps: f32, groups: u32 }
     ConvOf {
-        x: Vector, factor: Vector, window: u32, weight: u32, bias: u32, width: u32, channels: u32, silu: u32,
+        x: Vector, factor: Vector, window: u32 [place], weight: u32 [place], bias: u32 [place], width: u32, channels: u32, silu: u32,
     }
     Source {
         kind: u32, len: u32, split: u32, activation: u32, a: Vector, b: Vector, norm: NormOf, after: Vector,
         conv: ConvOf,
     }
-    Codes { codes: u32, scales: u32, sums: u32, stride: u32, floats: Vector }
-    Target { kind: u32, scale: f32, y: Vector, bias: u32, addend: Vector }
-    TimeOf { sigmoid: u32, bias: u32, min: f32, max: f32, a_log2: u32, per_element: u32 }
+    Codes { codes: u32 [place], scales: u32 [place], sums: u32 [place], stride: u32 [place], floats: Vector }
+    Target { kind: u32, scale: f32, y: Vector, bias: u32 [place], addend: Vector }
+    TimeOf { sigmoid: u32, bias: u32 [place], min: f32, max: f32, a_log2: u32 [place], per_element: u32 }
     Embed { w: Mat, scale: f32, residual: Vector, embedded: Vector }
     Prepare { source: Source, multiple: u32, head: u32, to: Codes }
-    Product { input: u32, head: u32, source: Source, codes: Codes, w: Mat, to: Target }
+    Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target, shift: ConvOf }
     Convolve { conv: ConvOf, y: Vector }
     Times { time: TimeOf, heads: u32, raw: Vector, dt: Vector, decay: Vector }
     ScanOf {
-        heads: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32, state: u32, held: u32,
+        heads: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32 [place], state: u32 [place], held: u32 [place],
         x: Vector, b: Vector, c: Vector, dt: Vector, decay: Vector, z: Vector, y: Vector,
         time: TimeOf, conv: ConvOf, select: Vector, rank: u32,
         dt_norm: NormOf, b_norm: NormOf, c_norm: NormOf, dt_proj: Mat,
     }
     AttendOf {
-        heads: u32, kv_heads: u32, head_dim: u32, window: u32, keys: u32, values: u32, scores: u32, scale: f32,
-        qkv: Vector, y: Vector, q_norm: NormOf, k_norm: NormOf, rotary_dims: u32, turns: u32,
+        heads: u32, kv_heads: u32, head_dim: u32, window: u32, keys: u32 [place], values: u32 [place], scores: u32 [place], scale: f32,
+        qkv: Vector, y: Vector, q_norm: NormOf, k_norm: NormOf, rotary_dims: u32, turns: u32 [place],
     }
     Route {
         logits: Vector, ids: Vector, weights: Vector, experts: u32, chosen: u32, groups: u32, chosen_groups: u32,
-        routing: u32, correction: u32, weight_scale: f32,
+        routing: u32, correction: u32 [place], weight_scale: f32,
     }
-    Experts { table: u32, chosen: u32, shared: u32, rows: u32, ids: Vector, y: Vector, codes: Codes }
+    Experts { table: u32 [place], chosen: u32, shared: u32, rows: u32, ids: Vector, y: Vector, codes: Codes }
     Combine { parts: Vector, weights: Vector, chosen: u32, width: u32, to: Target }
     Choose { logits: Vector, vocab: u32 }
 }
@@ -132,7 +161,7 @@ pub(crate) mod input {
 
 /// Kinds of [`Op`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u16)]
 pub(crate) enum Kind {
     Embed,
     Prepare,
@@ -155,26 +184,28 @@ pub(crate) enum Kind {
 }
 
 /// Words of a payload: those of the largest, [`ScanOf`].
-const PAYLOAD_WORDS: usize = 61;
+pub(crate) const PAYLOAD_WORDS: usize = 61;
 
 /// An operation: its kind, and one of the records above.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub(crate) struct Op {
-    pub(crate) kind: u32,
+    pub(crate) kind: u16,
+    /// Number of its case in the kernels made for the model.
+    pub(crate) shape: u16,
     /// 1: all blocks wait for each other afterwards.
     pub(crate) barrier: u32,
     /// Units of the operations since the last barrier.
     pub(crate) first: u32,
-    payload: [u32; PAYLOAD_WORDS],
+    pub(crate) payload: [u32; PAYLOAD_WORDS],
 }
 
 impl Op {
-    pub(crate) fn new(kind: u32, first: u32, record: &impl Pod) -> Self {
+    pub(crate) fn new(kind: u16, first: u32, record: &impl Pod) -> Self {
         let mut payload = [0; PAYLOAD_WORDS];
         let words: &[u32] = bytemuck::cast_slice(bytemuck::bytes_of(record));
         payload[..words.len()].copy_from_slice(words);
-        Self { kind, barrier: 1, first, payload }
+        Self { kind, shape: 0, barrier: 1, first, payload }
     }
 }
 

@@ -1,0 +1,31 @@
+// Any operation of any model. The kernels for one model have another file in the place of this one, with a case for each
+// shape of operation, whose numbers are constants there.
+#pragma once
+#include "operations.cuh"
+
+// Runs operation `turn` of those in shared memory.
+template <bool MANY>
+__device__ INLINE void run_op(Run run, u32 turn, Wait wait) {
+    const Op& op = run.shared().ops[turn];
+    const void* p = op.payload;
+    if (op.kind == OP_PRODUCT) return op_product<MANY>(run, op.first, *(const Product*)p, wait);
+    if (op.kind == OP_SCAN) return op_scan<MANY>(run, op.first, *(const Scan*)p, wait);
+    wait();
+    switch (op.kind) {
+        case OP_EMBED: return op_embed(run, op.first, *(const Embed*)p);
+        case OP_PREPARE: return op_prepare(run, op.first, *(const Prepare*)p);
+        case OP_CONVOLVE: return op_convolve(run, op.first, *(const Convolve*)p);
+        case OP_WINDOW: return op_window<MANY>(run, op.first, *(const Convolve*)p);
+        case OP_TIMES: return op_times(run, op.first, *(const Times*)p);
+        case OP_HOLD: return op_hold(run, op.first, *(const Scan*)p);
+        case OP_ROTATE: return op_rotate(run, op.first, *(const Attend*)p);
+        case OP_ATTEND: return op_attend(run, op.first, *(const Attend*)p);
+        case OP_RING: return op_ring(run, op.first, *(const Attend*)p);
+        case OP_ROUTE: return op_route(run, op.first, *(const Route*)p);
+        case OP_EXPERTS: return op_experts(run, op.first, *(const Experts*)p);
+        case OP_COMBINE: return op_combine(run, op.first, *(const Combine*)p);
+        case OP_ARGMAX: return op_argmax(run, op.first, *(const Choose*)p);
+        case OP_CHOOSE: return op_choose(run, op.first, *(const Choose*)p);
+        default: return op_histogram(run, op.first, *(const Choose*)p, op.kind - OP_HISTOGRAM);
+    }
+}

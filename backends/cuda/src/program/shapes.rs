@@ -1,0 +1,123 @@
+//! The kernels of one model: a case for each shape of operation, with all numbers but places as constants.
+//!
+//! A model has few shapes, as its layers are alike: the compiler then knows every length and every branch of the code
+//! that runs. Places stay numbers of the operation, so that models of one architecture share their kernels.
+use super::records::{
+    AttendOf, Choose, Combine, Convolve, Embed, Experts, Kind, NONE, Op, Prepare, Product, Route, ScanOf,
+    Times, Words,
+};
+use std::fmt::Write;
+
+/// How the kernels call an operation.
+struct Call {
+    function: &'static str,
+    /// It waits for the operations before it by itself, when it has asked for what they do not make.
+    waits: bool,
+    record: &'static str,
+    differ: fn(&mut Vec<bool>),
+}
+
+impl Call {
+    fn of<R: Words>(function: &'static str, record: &'static str) -> Self {
+        Self { function, waits: false, record, differ: R::differ }
+    }
+
+    fn of_kind(kind: u16) -> Self {
+        const KINDS: [fn() -> Call; Kind::Histogram as usize + 1] = [
+            || Call::of::<Embed>("op_embed", "Embed"),
+            || Call::of::<Prepare>("op_prepare", "Prepare"),
+            || Call { waits: true, ..Call::of::<Product>("op_product<MANY>", "Product") },
+            || Call::of::<Convolve>("op_convolve", "Convolve"),
+            || Call::of::<Convolve>("op_window<MANY>", "Convolve"),
+            || Call::of::<Times>("op_times", "Times"),
+            || Call { waits: true, ..Call::of::<ScanOf>("op_scan<MANY>", "Scan") },
+            || Call::of::<ScanOf>("op_hold", "Scan"),
+            || Call::of::<AttendOf>("op_rotate", "Attend"),
+            || Call::of::<AttendOf>("op_attend", "Attend"),
+            || Call::of::<AttendOf>("op_ring", "Attend"),
+            || Call::of::<Route>("op_route", "Route"),
+            || Call::of::<Experts>("op_experts", "Experts"),
+            || Call::of::<Combine>("op_combine", "Combine"),
+            || Call::of::<Choose>("op_argmax", "Choose"),
+            || Call::of::<Choose>("op_choose", "Choose"),
+            || Call::of::<Choose>("op_histogram", "Choose"),
+        ];
+        KINDS[usize::from(kind).min(KINDS.len() - 1)]()
+    }
+}
+
+/// Operations alike but for places.
+#[derive(PartialEq)]
+struct Shape {
+    kind: u16,
+    /// With many rows it depends on their number.
+    first: Option<u32>,
+    /// The record's words, where they are constants.
+    words: Vec<Option<u32>>,
+}
+
+impl Shape {
+    fn of(op: &Op, many: bool) -> Self {
+        let mut differ = Vec::new();
+        (Call::of_kind(op.kind).differ)(&mut differ);
+        let words = op.payload.iter().zip(differ);
+        let words = words.map(|(&word, differs)| (!differs || word == NONE).then_some(word)).collect();
+        Self { kind: op.kind, first: (!many).then_some(op.first), words }
+    }
+
+    /// The statements that run such an operation.
+    fn run(&self) -> String {
+        let call = Call::of_kind(self.kind);
+        let word = |(i, word): (usize, &Option<u32>)| {
+            word.map_or_else(|| format!("place(op.payload[{i}])"), |word| format!("{word}u"))
+        };
+        let words: Vec<String> = self.words.iter().enumerate().map(word).collect();
+        let first = self.first.map_or("op.first".to_owned(), |first| format!("{first}u"));
+        let last = match self.kind.checked_sub(Kind::Histogram as u16) {
+            Some(byte) => format!(", {byte}"),
+            None if call.waits => ", wait".to_owned(),
+            None => String::new(),
+        };
+        let before = if call.waits { "" } else { "wait(); " };
+        let (function, record, words) = (call.function, call.record, words.join(", "));
+        format!("{before}{function}(run, {first}, record<{record}>({{{words}}}){last})")
+    }
+}
+
+/// Numbers the shapes of `ops`, from 0 on.
+fn number(ops: &mut [Op], many: bool) -> Vec<Shape> {
+    let mut shapes: Vec<Shape> = Vec::new();
+    for op in ops {
+        let own = Shape::of(op, many);
+        let found = shapes.iter().position(|shape| *shape == own);
+        op.shape = found.unwrap_or_else(|| {
+            shapes.push(own);
+            shapes.len() - 1
+        }) as u16;
+    }
+    shapes
+}
+
+fn switch(shapes: &[Shape], many: bool, text: &mut String) {
+    text.push_str("switch (op.shape) {\n");
+    for (number, shape) in shapes.iter().enumerate() {
+        // As the general file has them.
+        let run = shape.run().replace("MANY", if many { "true" } else { "false" });
+        writeln!(text, "        case {number}: {run}; break;").expect("a string takes all");
+    }
+    text.push_str("    }\n");
+}
+
+/// `dispatch.cuh` of the kernels for one row and for many, whose operations get the numbers of their cases.
+pub(super) fn dispatch(one: &mut [Op], many: &mut [Op]) -> String {
+    let mut text = String::from(
+        "#pragma once\n#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
+         __device__ INLINE void run_op(Run run, u32 turn, Wait wait) {\n    \
+         const Op& op = run.shared().ops[turn];\n    if constexpr (MANY) ",
+    );
+    switch(&number(many, true), true, &mut text);
+    text.push_str("    else ");
+    switch(&number(one, false), false, &mut text);
+    text.push_str("}\n");
+    text
+}
