@@ -157,7 +157,7 @@ typedef struct sarit_mapping {
  */
 typedef struct sarit_model {
   uint64_t tag;
-  size_t opaque[127];
+  size_t opaque[63];
 } sarit_model;
 
 /*

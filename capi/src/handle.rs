@@ -1,7 +1,15 @@
 //! Structs of C with values of Rust in them, and memory that C lends: where pointers become references.
 
 use crate::status::{SaritLength, SaritMisaligned, SaritNotReady, SaritNull, SaritOverlap, Status};
-use sarit_core::{Model, Sampler, Scratch, State};
+use core::mem::ManuallyDrop;
+use sarit_core::{Engine, Sampler, Scratch, State};
+
+/// The kernels of this build: on a machine with an operating system the best that its CPU has, on the caller's thread.
+#[cfg(feature = "hosted")]
+pub(crate) type Kernels = sarit_cpu::Cpu;
+/// The kernels of this build: those of the target.
+#[cfg(not(feature = "hosted"))]
+pub(crate) type Kernels = sarit_mcu::Best;
 
 /// A struct of C: a tag, which is 0 until the value is there, and room for the value.
 ///
@@ -36,7 +44,7 @@ macro_rules! handle {
 #[repr(C)]
 pub struct ModelHandle {
     tag: u64,
-    opaque: [usize; 127],
+    opaque: [usize; 63],
 }
 
 /// A stream. Fill it with sarit_state_init() or sarit_state_load().
@@ -68,12 +76,13 @@ pub struct MapHandle {
     opaque: [usize; 7],
 }
 
-handle!(ModelHandle, Model<'static>, b"srtmodel");
+// An engine, so that a step needs no copy of the model on the stack. There is nothing to drop in kernels of one thread.
+handle!(ModelHandle, ManuallyDrop<Engine<'static, Kernels>>, b"srtmodel");
 handle!(StateHandle, Lent<State<'static>>, b"srtstate");
 handle!(ScratchHandle, Lent<Scratch<'static>>, b"srtscrch");
 handle!(SamplerHandle, Sampler, b"srtsampl");
 #[cfg(feature = "hosted")]
-handle!(MapHandle, core::mem::ManuallyDrop<sarit_cpu::Mapped>, b"srtfile_");
+handle!(MapHandle, ManuallyDrop<sarit_cpu::Mapped>, b"srtfile_");
 
 /// A value in memory that C has lent.
 pub(crate) struct Lent<T> {

@@ -1,10 +1,21 @@
 //! Models, and what they need.
 
 use crate::guard::guard;
-use crate::handle::{ModelHandle, clear, fill, get, slice, write};
+use crate::handle::{Kernels, ModelHandle, clear, fill, get, slice, write};
 use crate::status::{SaritLength, Status};
 use core::ffi::{c_char, c_void};
-use sarit_core::{ALIGN, Model, State};
+use core::mem::ManuallyDrop;
+use sarit_core::{ALIGN, Engine, Model, State};
+
+#[cfg(feature = "hosted")]
+fn kernels() -> Kernels {
+    Kernels::new(1)
+}
+
+#[cfg(not(feature = "hosted"))]
+fn kernels() -> Kernels {
+    Kernels::default()
+}
 
 /// Memory that a model needs beside its file, in bytes.
 #[repr(C)]
@@ -36,7 +47,11 @@ pub unsafe extern "C" fn sarit_model_init(
         unsafe {
             clear(model)?;
             let bytes = slice(bytes.cast::<u8>(), len)?;
-            fill(model, Model::from_bytes(bytes)?)
+            // By reference: to move it would need a second place on the stack.
+            match &Model::from_bytes(bytes) {
+                Ok(opened) => fill(model, ManuallyDrop::new(Engine::new(*opened, kernels()))),
+                Err(error) => Err((*error).into()),
+            }
         }
     })
 }
@@ -49,7 +64,7 @@ pub unsafe extern "C" fn sarit_model_init(
 pub unsafe extern "C" fn sarit_memory(model: *const ModelHandle, chunk: usize, needs: *mut Needs) -> Status {
     guard(|| {
         // SAFETY: as the caller promises.
-        let model = unsafe { get(model) }?;
+        let model = unsafe { get(model) }?.model();
         let memory = model.memory(chunk).filter(|_| chunk > 0).ok_or(SaritLength)?;
         let snapshot_bytes = State::snapshot_bytes(model);
         let need = Needs {
@@ -70,7 +85,7 @@ pub unsafe extern "C" fn sarit_memory(model: *const ModelHandle, chunk: usize, n
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sarit_vocab_len(model: *const ModelHandle) -> usize {
     // SAFETY: as the caller promises.
-    unsafe { get(model) }.map_or(0, Model::vocab_len)
+    unsafe { get(model) }.map_or(0, |engine| engine.model().vocab_len())
 }
 
 /// Number of floats in a frame; 0 for a token model, and for a struct that holds no model.
@@ -80,7 +95,7 @@ pub unsafe extern "C" fn sarit_vocab_len(model: *const ModelHandle) -> usize {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sarit_frame_len(model: *const ModelHandle) -> usize {
     // SAFETY: as the caller promises.
-    unsafe { get(model) }.map_or(0, Model::frame_len)
+    unsafe { get(model) }.map_or(0, |engine| engine.model().frame_len())
 }
 
 /// Number of floats in a result: logits, scores of classes or regression values; 0 for a struct that holds no model.
@@ -90,7 +105,7 @@ pub unsafe extern "C" fn sarit_frame_len(model: *const ModelHandle) -> usize {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sarit_output_len(model: *const ModelHandle) -> usize {
     // SAFETY: as the caller promises.
-    unsafe { get(model) }.map_or(0, Model::output_len)
+    unsafe { get(model) }.map_or(0, |engine| engine.model().output_len())
 }
 
 /// JSON about the model (its name, licence, labels of classes): len bytes of UTF-8 at text, which do not end with a zero.
@@ -106,7 +121,7 @@ pub unsafe extern "C" fn sarit_meta(
     guard(|| {
         // SAFETY: as the caller promises.
         unsafe {
-            let meta = get(model)?.meta();
+            let meta = get(model)?.model().meta();
             write(text, meta.as_ptr().cast())?;
             write(len, meta.len())
         }

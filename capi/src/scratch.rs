@@ -23,7 +23,7 @@ pub unsafe extern "C" fn sarit_scratch_init(
         // SAFETY: as the caller promises.
         unsafe {
             clear(scratch)?;
-            let model = get(model)?;
+            let model = get(model)?.model();
             let memory = slice_mut(memory.cast::<u8>(), bytes)?;
             let span = Span::of(memory);
             fill(scratch, Lent { value: Scratch::new(model, memory, chunk)?, memory: span })

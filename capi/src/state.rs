@@ -23,7 +23,7 @@ pub unsafe extern "C" fn sarit_state_init(
         // SAFETY: as the caller promises.
         unsafe {
             clear(state)?;
-            let model = get(model)?;
+            let model = get(model)?.model();
             let memory = slice_mut(memory.cast::<u8>(), bytes)?;
             let span = Span::of(memory);
             fill(state, Lent { value: State::init(model, memory)?, memory: span })
@@ -106,7 +106,7 @@ pub unsafe extern "C" fn sarit_state_load(
         // SAFETY: as the caller promises.
         unsafe {
             clear(state)?;
-            let model = get(model)?;
+            let model = get(model)?.model();
             let snapshot = slice(snapshot.cast::<u8>(), len)?;
             let memory = slice_mut(memory.cast::<u8>(), bytes)?;
             let span = Span::of(memory);

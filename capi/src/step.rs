@@ -1,21 +1,11 @@
 //! Steps.
 
 use crate::guard::guard;
-use crate::handle::{Lent, ModelHandle, ScratchHandle, Span, StateHandle, get, get_mut, slice, write};
+use crate::handle::{
+    Kernels, Lent, ModelHandle, ScratchHandle, Span, StateHandle, get, get_mut, slice, write,
+};
 use crate::status::Status;
-use sarit_core::{Engine, Kernels, Scratch, State};
-
-/// The kernels of this build: on a machine with an operating system the best that its CPU has, on the caller's thread.
-#[cfg(feature = "hosted")]
-fn kernels() -> impl Kernels {
-    sarit_cpu::Cpu::new(1)
-}
-
-/// The kernels of this build: those of the target.
-#[cfg(not(feature = "hosted"))]
-fn kernels() -> impl Kernels {
-    sarit_mcu::Best::default()
-}
+use sarit_core::{Engine, Scratch, State};
 
 /// Model, state and scratch of a call that also reads `input`.
 ///
@@ -26,12 +16,12 @@ unsafe fn parts<'a, T>(
     state: *mut StateHandle,
     scratch: *mut ScratchHandle,
     input: &[T],
-) -> Result<(Engine<'static, impl Kernels>, &'a mut State<'static>, &'a mut Scratch<'static>), Status> {
+) -> Result<(&'a Engine<'static, Kernels>, &'a mut State<'static>, &'a mut Scratch<'static>), Status> {
     // SAFETY: as the caller promises.
     let (model, state, scratch) = unsafe { (get(model)?, get_mut(state)?, get_mut(scratch)?) };
     let (Lent { value: state, memory: a }, Lent { value: scratch, memory: b }) = (state, scratch);
     Span::apart(&[*a, *b, Span::of(input)])?;
-    Ok((Engine::new(*model, kernels()), state, scratch))
+    Ok((&**model, state, scratch))
 }
 
 /// Reads one token. logits: the sarit_vocab_len() logits of the next, in the scratch, until that is used again.

@@ -6,7 +6,7 @@
 
 #include <sarit.h>
 
-enum { QUEUE = 3, SAME = 0, DIFFERENT = 1, REFUSED = 2, FRAME_LOST = 3, FAULT = 101 };
+enum { QUEUE = 2, SAME = 0, DIFFERENT = 1, REFUSED = 2, FRAME_LOST = 3, FAULT = 101 };
 
 /* From case.S. */
 extern const unsigned char case_model[];

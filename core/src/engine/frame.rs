@@ -73,7 +73,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
         if !have.is_multiple_of(need) {
             return Err(StepError::FrameLen { need: need as u32, have });
         }
-        if let Some(i) = frames.iter().position(|x| !x.is_finite()) {
+        if let Some(i) = not_finite(frames) {
             return Err(StepError::FrameNotFinite(i));
         }
         if !(interval > 0.0 && interval <= MAX_INTERVAL) {
@@ -129,4 +129,12 @@ impl<'m, K: Kernels> Engine<'m, K> {
             }
         }
     }
+}
+
+/// Index of the first number that is not finite.
+#[inline(never)]
+fn not_finite(x: &[f32]) -> Option<usize> {
+    // By the bits of magnitudes, which are in order: that takes no branches.
+    let largest = x.iter().fold(0, |largest, x| largest.max(x.to_bits() << 1));
+    if largest < f32::INFINITY.to_bits() << 1 { None } else { x.iter().position(|x| !x.is_finite()) }
 }

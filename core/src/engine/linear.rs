@@ -58,8 +58,8 @@ impl<K: Kernels> Engine<'_, K> {
         if let Some(adapter) = linear.adapter {
             self.adapt(adapter, x, buffers, RowsMut::new(y, count, rows, stride));
         }
-        let mut y = RowsMut::new(y, count, rows, stride);
         if let Some(bias) = linear.bias {
+            let mut y = RowsMut::new(y, count, rows, stride);
             (0..count).for_each(|t| self.kernels.add_scaled(1.0, bias, y.row(t)));
         }
     }

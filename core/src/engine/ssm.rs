@@ -110,10 +110,11 @@ impl<K: Kernels> Engine<'_, K> {
             n_groups: p.n_groups,
             decay: match p.decay {
                 Decay::Exp { a_log2, .. } if !p.decays_by_head() => kernels::Decay::Element(a_log2),
-                _ => kernels::Decay::Head {
+                _ if cfg!(feature = "head-decay") => kernels::Decay::Head {
                     decay: heads(s.decay),
                     held: Held::new(held, d_inner, bc, p.heads),
                 },
+                _ => unreachable!("a model with a decay per head is refused where this build leaves it out"),
             },
             dt,
             x,

@@ -76,8 +76,17 @@ impl<'m> Operands<'_, 'm> {
 
     /// An f32 tensor of `len` elements, whatever its rows.
     pub(super) fn vector(&self, id: u32, len: usize) -> Result<&'m [f32], ModelError> {
+        self.vector_of(id, [len])
+    }
+
+    /// The same with one of some lengths.
+    pub(super) fn vector_of<const N: usize>(
+        &self,
+        id: u32,
+        lens: [usize; N],
+    ) -> Result<&'m [f32], ModelError> {
         let t = self.any(id)?;
-        if t.dtype == DType::F32 && t.rows.checked_mul(t.cols) == Some(len) {
+        if t.dtype == DType::F32 && t.rows.checked_mul(t.cols).is_some_and(|len| lens.contains(&len)) {
             Ok(bytemuck::cast_slice(t.data))
         } else {
             Err(self.operand(id))
@@ -95,7 +104,8 @@ impl<'m> Operands<'_, 'm> {
             norm_kind::LAYER => NormKind::Layer,
             _ => return Err(self.field()),
         };
-        if !(r.eps > 0.0 && r.eps.is_finite()) {
+        // Above 0 and finite: of positive floats the bits are in order.
+        if !(1..f32::INFINITY.to_bits()).contains(&r.eps.to_bits()) {
             return Err(self.field());
         }
         Ok(Norm {

@@ -227,9 +227,7 @@ impl<'m> Operands<'_, 'm> {
                 dt_bias: self.vector(r.dt_bias, heads)?,
                 dt_min: r.dt_min,
                 dt_max: r.dt_max,
-                a_log2: self
-                    .vector(r.a_log2, heads)
-                    .or_else(|_| self.vector(r.a_log2, self.product([heads, d_state])?))?,
+                a_log2: self.vector_of(r.a_log2, [heads, heads * d_state])?,
             },
             decay::SIGMOID => Decay::Sigmoid,
             _ => return Err(self.field()),

@@ -17,10 +17,11 @@ pub(super) fn conv4(conv: &Conv<'_>, window: &mut [f32], mut x: RowsMut<'_>) {
         if blocks > 0 {
             // Zeros instead of a bias.
             let bias = conv.bias.map_or(ZEROS.as_ptr(), <[f32]>::as_ptr);
+            let (w, window) = (w.as_ptr(), window.as_mut_ptr());
             let mut channels = Channels {
-                window: [0, n, 2 * n].map(|at| window[at..].as_mut_ptr()),
+                window: [window, window.wrapping_add(n), window.wrapping_add(2 * n)],
                 x: x.as_mut_ptr(),
-                weight: [0, n, 2 * n, 3 * n].map(|at| w[at..].as_ptr()),
+                weight: [w, w.wrapping_add(n), w.wrapping_add(2 * n), w.wrapping_add(3 * n)],
                 bias,
                 bias_bytes: if conv.bias.is_some() { size_of_val(&ZEROS) } else { 0 },
                 blocks,

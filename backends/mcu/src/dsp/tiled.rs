@@ -12,28 +12,30 @@
 //! `fold` adds first where each holds one group only. The bits are the same, because a lane is never -0.
 
 use super::exp2::eight;
+use super::vectors;
 use core::arch::naked_asm;
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::null;
+use core::slice;
 use half::f16;
 use sarit_core::kernels::{GROUP_LANES, Quantized, RowSink};
 use sarit_core::{GROUP, TILE_ROWS, Tiled};
 
 /// Rows whose sums are accumulated together: half a tile.
 const ROWS: usize = 8;
-/// Columns of a line of a tile.
+/// Columns of a line of a tile, and lines of a tile.
 const LINE_COLS: usize = 4;
+const LINES: usize = GROUP / LINE_COLS;
+/// Added to the place where [`add_groups`] begins with half a tile, to take its first four rows only.
+const HALF_ROWS: usize = LINES;
 /// Bytes of a tile's codes, of its scales, and of the codes and scales of half a line.
 const CODE_BYTES: usize = TILE_ROWS * GROUP;
 const SCALE_BYTES: usize = TILE_ROWS * size_of::<f16>();
 const HALF_CODE_BYTES: usize = ROWS * LINE_COLS;
 const HALF_SCALE_BYTES: usize = ROWS * size_of::<f16>();
 
-/// The order in which [`GROUP_LANES`] lanes are summed up so that each sum of `fold` can be taken as soon as its second
-/// half is there; of fewer lanes, every number divided.
-const FOLD_ORDER: [usize; GROUP_LANES] = [0, 4, 2, 6, 1, 5, 3, 7];
-/// Half tiles of sums that wait for their second half.
-const WAITING: usize = 8;
+/// Half tiles of sums that there is room for beside the product: those that wait for their second half.
+const ROOM: usize = 10;
 
 /// What the first terms of a tile's rows are added to.
 static ZEROS: [f32; TILE_ROWS] = [0.0; _];
@@ -45,8 +47,8 @@ type Sums = [f32; ROWS];
 #[inline(never)]
 pub(super) fn matmul(w: &Tiled<'_>, x: Quantized<'_>, y: &mut impl RowSink) {
     for t in 0..x.count {
-        let (codes, x_scales, _) = x.row(t);
-        product(w, codes, x_scales, &mut y.row(t)[..w.rows]);
+        let groups = t * x.groups..(t + 1) * x.groups;
+        product(w, &x.codes[groups.clone()], &x.scales[groups], &mut y.row(t)[..w.rows]);
     }
 }
 
@@ -55,23 +57,21 @@ fn product(w: &Tiled<'_>, codes: &[[i8; GROUP]], x_scales: &[f32], y: &mut [f32]
     let tiles = w.tile_rows() * w.groups;
     assert!(w.codes.len() == tiles * CODE_BYTES && w.scales.len() == tiles * TILE_ROWS);
     assert!(codes.len() == w.groups && x_scales.len() == w.groups && y.len() == w.rows);
-    // How many sums wait for their second half at the same time (2 to this power is the number of chains), and so how
-    // many half tiles can be worked on together.
-    let (levels, most) = match w.groups {
-        0 => return y.fill(0.0),
-        ..=2 => (0, usize::MAX),
-        ..=4 => (1, WAITING),
-        ..=8 => (2, WAITING / 2),
-        _ => (GROUP_LANES.ilog2() as usize, WAITING / 3),
-    };
+    // How many sums wait for their second half at the same time: 2 to this power is the number of chains.
+    let Some(last_group) = w.groups.checked_sub(1) else { return y.fill(0.0) };
+    let levels = (last_group | 1).ilog2().min(GROUP_LANES.ilog2());
     let product = Product { w, codes, x_scales, levels };
-    let mut first = 0;
-    while first * ROWS < w.rows {
-        let rows = w.rows - first * ROWS;
-        let count = (rows / ROWS).clamp(1, most);
-        // SAFETY: these are sums of so many half tiles of the matrix, or of a part of the last one.
-        unsafe { product.half_tiles(first, rows, y.as_mut_ptr().add(first * ROWS).cast(), count) };
-        first += count;
+    let (mut first, mut rest) = (0, y);
+    while !rest.is_empty() {
+        let (whole, all) = (rest.len() / ROWS, rest.len().div_ceil(ROWS));
+        // A part of a half tile has no room in the product: it comes last, with as many whole ones as have room elsewhere.
+        let with_part = all > whole && all * (levels as usize + 1) <= ROOM;
+        let most = ROOM.checked_div(levels as usize).unwrap_or(usize::MAX);
+        let count = if with_part { all } else { whole.min(most & !1) };
+        let (sums, later) = rest.split_at_mut((count * ROWS).min(rest.len()));
+        // SAFETY: these are the rows of so many half tiles, for which there is room.
+        unsafe { product.half_tiles(first, sums, count) };
+        (first, rest) = (first + count, later);
     }
 }
 
@@ -81,36 +81,39 @@ struct Product<'a> {
     codes: &'a [[i8; GROUP]],
     x_scales: &'a [f32],
     /// 2 to this power is the number of chains.
-    levels: usize,
+    levels: u32,
 }
 
 impl Product<'_> {
-    /// The rows of `count` half tiles from `first` on; with `rows` fewer than [`ROWS`], so many of one.
+    /// The rows of `count` half tiles from `first` on.
     ///
     /// # Safety
-    /// There are so many half tiles, at least one and no more than can be worked on together, and so many `sums`.
-    #[inline(never)]
-    unsafe fn half_tiles(&self, first: usize, rows: usize, sums: *mut Sums, count: usize) {
+    /// There are so many half tiles, at least one, and they have `sums`, the last one perhaps for some rows only; there is
+    /// room for those that wait and, where the last one is a part, for all of them once more.
+    #[inline(always)]
+    unsafe fn half_tiles(&self, first: usize, sums: &mut [f32], count: usize) {
         let Self { w, levels, .. } = *self;
         let (last_group, half, tile) = (w.groups - 1, first % 2, first / 2 * w.groups);
-        let mut waiting = [const { MaybeUninit::<Sums>::uninit() }; WAITING];
-        let waiting = waiting.as_mut_ptr().cast::<Sums>();
-        // A part of a half tile is summed up behind those that wait for it.
-        let is_part = rows < ROWS;
-        let whole = if is_part { waiting.wrapping_add(WAITING - 1) } else { sums };
+        let mut room = [const { MaybeUninit::<Sums>::uninit() }; ROOM];
+        let room = room.as_mut_ptr().cast::<Sums>();
+        let last_rows = sums.len() - (count - 1) * ROWS;
+        let is_part = last_rows < ROWS;
         // Where sums wait for their second half, level by level; on the first one they become the product.
-        let level = |level: usize| match level {
-            0 => whole,
-            level => waiting.wrapping_add((level - 1) * count),
-        };
+        let (whole, others) =
+            if is_part { (room, room) } else { (sums.as_mut_ptr().cast(), room.wrapping_sub(count)) };
+        let level = |level: usize| if level == 0 { whole } else { others.wrapping_add(level * count) };
         let steps = [w.groups * SCALE_BYTES, w.groups * CODE_BYTES];
-        let (first_step, beyond_two) = match half {
-            0 => ([HALF_SCALE_BYTES, HALF_CODE_BYTES], count as isize - 2),
-            _ => ([steps[0] - HALF_SCALE_BYTES, steps[1] - HALF_CODE_BYTES], -1),
+        let last = if last_rows > ROWS / 2 { 0 } else { HALF_ROWS };
+        let first_step = match half {
+            0 => [HALF_SCALE_BYTES, HALF_CODE_BYTES],
+            _ => [steps[0] - HALF_SCALE_BYTES, steps[1] - HALF_CODE_BYTES],
         };
-        let start_of_last = start(rows, w.cols - last_group * GROUP);
+        let by_tiles = half == 0 && (last == 0 || count % 2 == 1);
+        let only = if count == 1 { last } else { 0 };
+        let start_of_last = only + (w.cols - last_group * GROUP).div_ceil(LINE_COLS) % LINES;
         let mut work = Chain {
             steps,
+            last,
             scales: null(),
             codes: null(),
             x: null(),
@@ -118,15 +121,17 @@ impl Product<'_> {
             sums: whole,
             half_tiles: count,
             first_step,
-            beyond_two,
+            beyond_two: if by_tiles { count as isize - 2 } else { -1 },
             distance: 1 << levels,
             groups: 0,
             last_start: 0,
-            start: start(rows, GROUP),
+            start: only,
         };
+        let chains = 1u32 << levels;
         let mut here = 0;
-        for (i, lane) in FOLD_ORDER[..1 << levels].iter().enumerate() {
-            let chain = (lane << levels) / GROUP_LANES;
+        for i in 0..chains {
+            // In this order each sum of `fold` can be taken as soon as its second half is there.
+            let chain = ((i.reverse_bits() >> 1) >> (31 - levels)) as usize;
             let terms = (last_group - chain) >> levels;
             let at = tile + chain;
             work.scales = w.scales.as_ptr().wrapping_add(at * TILE_ROWS + half * ROWS);
@@ -135,8 +140,8 @@ impl Product<'_> {
             work.x_scale = self.x_scales.as_ptr().wrapping_add(chain);
             work.sums = level(here);
             work.groups = terms + 1;
-            work.last_start =
-                if chain + (terms << levels) == last_group { start_of_last } else { work.start };
+            let has_last = chain == last_group % chains as usize;
+            work.last_start = if has_last { start_of_last } else { only };
             // SAFETY: as this function asks; a chain has so many groups, and so many sums have a place on every level.
             unsafe { add_groups(&mut work) };
             for _ in 0..i.trailing_ones() {
@@ -147,19 +152,9 @@ impl Product<'_> {
             here += 1;
         }
         if is_part {
-            // SAFETY: the sums have been written, and as many rows are wanted.
-            unsafe { sums.cast::<f32>().copy_from_nonoverlapping(whole.cast(), rows) };
+            // SAFETY: as many sums have been written.
+            vectors::copy(unsafe { slice::from_raw_parts(whole.cast(), sums.len()) }, sums);
         }
-    }
-}
-
-/// Where [`add_groups`] begins with a half tile of which so many rows and columns are wanted: 0 for all of them, 1..=7
-/// for so many lines of all rows, 8..=15 for one line more than 0..=7 of four rows.
-fn start(rows: usize, cols: usize) -> usize {
-    let lines = cols.div_ceil(LINE_COLS);
-    match rows {
-        ..=4 => 7 + lines,
-        _ => lines % (GROUP / LINE_COLS),
     }
 }
 
@@ -168,6 +163,8 @@ fn start(rows: usize, cols: usize) -> usize {
 struct Chain {
     /// Distances in bytes of scales and codes from half a tile row to the same half of the next.
     steps: [usize; 2],
+    /// [`HALF_ROWS`] if of the last half tile no more than four rows are wanted, else 0.
+    last: usize,
     /// Where the group's scales and codes of the first half tile are, its codes and scale of `x`. These move on.
     scales: *const f16,
     codes: *const u8,
@@ -177,14 +174,15 @@ struct Chain {
     /// At least 1.
     half_tiles: usize,
     first_step: [usize; 2],
-    /// Two fewer than the half tiles if these begin with the first half of a tile, else less than 0: whether there are
-    /// whole tiles.
+    /// Two fewer than the half tiles, or less than 0 if these do not begin with a whole tile or end in the middle of one:
+    /// whether there are tiles to be taken whole.
     beyond_two: isize,
     /// Groups from one to the next.
     distance: usize,
     /// Left, at least 1.
     groups: usize,
-    /// See [`start`]: of the last group, and of the others.
+    /// Where to begin in half a tile of the last group, and of the others: 0 for all columns, 1..=7 for so many lines;
+    /// [`HALF_ROWS`] more for four rows, if that is the only half tile.
     last_start: usize,
     start: usize,
 }
@@ -204,6 +202,7 @@ struct HalfTile {
     from_back: isize,
     start: usize,
     steps: [usize; 2],
+    last: usize,
 }
 
 /// Two rows of a line, `$at` bytes from its first one on: `$op` begins or goes on with the sums `$a` and `$b`.
@@ -345,8 +344,9 @@ unsafe extern "C" fn add_groups(chain: &mut Chain) {
         "mvn r2, #31",
         "str r1, [sp, #{from}]",
         "str r2, [sp, #{from_back}]",
-        "ldm r12!, {{r0, r1}}",
+        "ldm r12!, {{r0-r2}}",
         "strd r0, r1, [sp, #{steps}]",
+        "str r2, [sp, #{last}]",
         // A group: the pointers move on to the next one.
         "4:",
         "ldm r12, {{r0-r11, lr}}", // the fields of [`Chain`] behind steps
@@ -391,8 +391,8 @@ unsafe extern "C" fn add_groups(chain: &mut Chain) {
         "2:",
         ".hword 0, (11f - 2b) / 2, (12f - 2b) / 2, (13f - 2b) / 2",
         ".hword (14f - 2b) / 2, (15f - 2b) / 2, (16f - 2b) / 2, (17f - 2b) / 2",
-        ".hword (21f - 2b) / 2, (22f - 2b) / 2, (23f - 2b) / 2, (24f - 2b) / 2",
-        ".hword (25f - 2b) / 2, (26f - 2b) / 2, (27f - 2b) / 2, (28f - 2b) / 2",
+        ".hword (28f - 2b) / 2, (21f - 2b) / 2, (22f - 2b) / 2, (23f - 2b) / 2",
+        ".hword (24f - 2b) / 2, (25f - 2b) / 2, (26f - 2b) / 2, (27f - 2b) / 2",
         "3:",
         lines!("0"),
         // The sums times the scales.
@@ -411,7 +411,14 @@ unsafe extern "C" fn add_groups(chain: &mut Chain) {
         "sub r5, r9, r5",
         "subs r3, #1",
         "stm sp, {{r0-r5}}",
-        "bne 1b",
+        "cmp r3, #1",
+        "bhi 1b",
+        "blo 7f",
+        // The last half tile.
+        "10:",
+        "ldr r8, [sp, #{last}]",
+        "orrs r7, r7, r8",
+        "b 1b",
         // The next group adds to these sums.
         "7:",
         "ldr r12, [sp, #{chain}]",
@@ -471,7 +478,7 @@ unsafe extern "C" fn add_groups(chain: &mut Chain) {
         "beq 7b",
         "str r3, [sp, #{left}]",
         "movs r7, #0",
-        "b 1b",
+        "b 10b",
         zeros = sym ZEROS,
         x = const size_of::<HalfTile>(),
         frame = const size_of::<HalfTile>() + 2 * GROUP,
@@ -486,6 +493,7 @@ unsafe extern "C" fn add_groups(chain: &mut Chain) {
         from_back = const offset_of!(HalfTile, from_back),
         start = const offset_of!(HalfTile, start),
         steps = const offset_of!(HalfTile, steps),
+        last = const offset_of!(HalfTile, last),
     )
 }
 

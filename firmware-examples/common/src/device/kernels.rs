@@ -11,7 +11,7 @@ use sarit_core::{Dense, GROUP, Matrix, Scalar, TILE_ROWS, Tiled};
 /// Most columns of a matrix here, filled up to whole groups.
 const COLS: usize = 320;
 /// Rows and columns of matrices: those of a keyword spotter, and awkward ones.
-const SHAPES: [(usize, usize); 13] = [
+const SHAPES: [(usize, usize); 14] = [
     (64, 40),
     (36, 128),
     (128, 4),
@@ -25,6 +25,7 @@ const SHAPES: [(usize, usize); 13] = [
     (40, 100),
     (24, 160),
     (5, 96),
+    (60, 65),
 ];
 /// Most floats, and most codes, of a matrix here; 64 channels of state and their operands are fewer.
 const ELEMENTS: usize = 36 * 128;
