@@ -28,7 +28,7 @@ SETS = {"natural-dev": Path(__file__).parent / "natural-dev.jsonl", "shared": SH
 
 def measured(model, args, out):
     """Yields {figure: value} as they come: held-out rows, exact match per set, bits per byte of lm-text.txt."""
-    dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
+    dtype = torch.bfloat16 if args.device != "cpu" else torch.float32
     tokenizer = Tokenizer.from_file(args.tokenizer)
     yield answer_loss(model, list(islice(Recorded(args.rows, args.batch), args.skip)), args.text_weight, dtype)
     if not args.most:

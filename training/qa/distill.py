@@ -116,7 +116,7 @@ def distill(args):
     teacher.load_state_dict(checkpoint.load_parts(args.teacher))
     teacher.to(args.device).requires_grad_(False)
     matrix, hidden = matrix_layer, hidden_layer
-    if args.device == "cuda":
+    if args.device != "cpu":
         teacher.compile()
         matrix, hidden = torch.compile(matrix, dynamic=False), torch.compile(hidden, dynamic=False)
     loss = {

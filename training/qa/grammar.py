@@ -1,4 +1,5 @@
-r"""Scenes written by hand in grammar/<lang>.txt (clauses.txt and passages.txt are drawn by clauses.py): short natural contexts with free-worded questions.
+r"""Scenes written by hand in grammar/<lang>.txt and notes/<lang>.txt: short natural contexts with free-worded questions.
+clauses.txt and passages/<lang>.txt are drawn by clauses.py.
 
     !word a, b, c      a list of fillers ({word}); with "|" instead of ", " each item is a pattern itself
     [scene]            begins a scene
@@ -71,16 +72,24 @@ class Scene:
 
 
 class Language:
-    """The lists and scenes of one grammar file."""
+    """The lists of one language, its kinds of scenes, and its notes: scenes of one situation each."""
 
     def __init__(self, lang):
-        self.lang, self.lists, self.scenes = lang, {}, {}
-        for line in (HERE / "grammar" / f"{lang}.txt").read_text(encoding="utf-8").splitlines():
+        self.lang, self.lists, self.scenes, self.notes = lang, {}, {}, {}
+        self.read(HERE / "grammar" / f"{lang}.txt", self.scenes)
+        notes = HERE / "grammar" / "notes" / f"{lang}.txt"
+        if notes.exists():
+            self.read(notes, self.notes)
+
+    def read(self, path, scenes):
+        for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith("!"):
                 name, items = line[1:].split(" ", 1)
                 self.lists[name] = [parse(x.strip()) for x in items.split("|" if "|" in items else ",")]
             elif line.startswith("["):
-                scene = self.scenes[line.strip("[]")] = Scene()
+                name = line.strip("[]")
+                assert name not in scenes, f"{path.name}: [{name}] stands twice"
+                scene = scenes[name] = Scene()
             elif line:
                 key, body = line.split(" ", 1)
                 if key == "C":
@@ -110,7 +119,9 @@ class Clauses:
 def load():
     """{language: Language}, {language: Clauses}"""
     languages, clauses = {lang: Language(lang) for lang in LANGS}, {}
-    for line in "".join((HERE / "grammar" / f"{n}.txt").read_text(encoding="utf-8") for n in ("clauses", "passages")).splitlines():
+    written = [(HERE / "grammar" / "clauses.txt").read_text(encoding="utf-8")]
+    written += [f"@{lang}\n" + (HERE / "grammar" / "passages" / f"{lang}.txt").read_text(encoding="utf-8") for lang in LANGS]
+    for line in "".join(written).splitlines():
         key, body = line[0], line[1:]
         if key == "@":
             lang = body
@@ -283,10 +294,14 @@ OPEN = {"item", "person", "place", "loc", "event", "medicine", "crop", "bring", 
 ENTITY = ("item", "person", "place", "name", "medicine", "crop", "event")                      # swapped for near misses
 
 
+NOTES = 0.75    # share of the notes among scenes
+
+
 def sample(rng, lang, questions, text, split="train"):
     """(context, [(kind, question, answer)]) of one scene; split "dev" asks in held-out wordings only."""
-    name = rng.choice(list(GRAMMAR[lang].scenes))
-    scene = GRAMMAR[lang].scenes[name]
+    notes = GRAMMAR[lang].notes
+    scenes = notes if notes and rng.random() < NOTES else GRAMMAR[lang].scenes
+    name, scene = rng.choice(list(scenes.items()))
     draw = Draw(rng, lang, text, split)
     context = draw.items(rng.choice(scene.lists)) if scene.lists and rng.random() < 0.6 else draw.context(rng.choice(scene.contexts))
     digits = NATIVE_DIGITS[lang] if lang in NATIVE_DIGITS and rng.random() < 0.35 else {}

@@ -3,6 +3,7 @@
     python train.py --out run --seconds 500 --total 1200 --warm ../../models/indic-qa-base
     python train.py --out run --seconds 500 --total 1200 --resume run/state.pt
     python train.py --out teacher --seconds 500 --total 500 --mixer attention         # for distill.py
+    torchrun --nproc-per-node 4 train.py --out run --seconds 500 --total 500          # --batch and --workers are of each GPU
 """
 import argparse
 import json
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer
 
 import checkpoint
 import documents
+import parallel
 import warm
 from batches import ROW, Batches, Recorded
 from model import Config, LanguageModel
@@ -41,7 +43,8 @@ def parser(description):
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--mix", type=json.loads, default=documents.MIX, help="JSON: share of documents per source")
     p.add_argument("--mean", type=float, default=0.0, help="decay per step of a running mean of the weights, saved as mean-*")
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--keep", type=float, default=math.inf, help="seconds between checkpoints on the way")
+    p.add_argument("--device", default=parallel.device())
     return p
 
 
@@ -71,9 +74,16 @@ def create(args, mixer):
     model = LanguageModel(Config(layers=args.layers, hidden=args.hidden, mixer=mixer))
     state = start(args, model)
     model.to(args.device)
-    if args.device == "cuda":
+    if args.device != "cpu":
         model.compile()
     return model, state
+
+
+def save(out, model, mean):
+    checkpoint.save_parts(model.state_dict(), out / "ckpt")
+    if mean:
+        names = [name for name, _ in model.named_parameters()]
+        checkpoint.save_parts(dict(zip(names, mean)), out / "mean")
 
 
 def run(args, model, state, loss_of):
@@ -86,8 +96,8 @@ def run(args, model, state, loss_of):
     if args.rows:
         batches = Recorded(args.rows, args.batch, args.skip)
     else:
-        batches = Batches(args.tokenizer, args.seed, args.batch, args.workers, args.mix)
-    cuda = args.device == "cuda"
+        batches = Batches(args.tokenizer, args.seed + 1000 * parallel.rank(), args.batch, args.workers, args.mix)
+    cuda = args.device != "cpu"
     optims = optimizers(model, args.lr, args.optimizer)
     for o, saved in zip(optims, state.get("optimizers", [])):
         o.load_state_dict(saved)
@@ -97,6 +107,8 @@ def run(args, model, state, loss_of):
     log = open(out / "train.log", "a", encoding="utf-8")
 
     def report(**fields):
+        if parallel.rank() > 0:
+            return
         line = json.dumps(fields)
         print(line, flush=True)
         log.write(line + "\n")
@@ -106,7 +118,7 @@ def run(args, model, state, loss_of):
     parameters = sum(p.numel() for p in model.parameters())
     report(event="start", machine=machine, torch=torch.__version__, parameters=parameters, **vars(args))
     before, positions, step = state["seconds"], state["positions"], state["step"]
-    begun, clock, elapsed = time.time(), None, 0.0
+    begun, clock, elapsed, kept = time.time(), None, 0.0, 0.0
     for ids, classes in batches:
         ids = torch.from_numpy(ids.astype("int64")).to(args.device, non_blocking=True)
         classes = torch.from_numpy(classes).to(args.device, non_blocking=True)
@@ -116,6 +128,7 @@ def run(args, model, state, loss_of):
                 group["lr"] = lr
         loss, measures = loss_of(ids, classes, torch.bfloat16 if cuda else torch.float32)
         loss.backward()
+        parallel.average_gradients(model)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in optims:
             o.step()
@@ -123,13 +136,13 @@ def run(args, model, state, loss_of):
         if mean:
             torch._foreach_lerp_(mean, list(model.parameters()), 1 - args.mean)
         step += 1
-        positions += args.batch * (ROW - 1)
+        positions += args.batch * (ROW - 1) * parallel.size()
         if clock is None:                      # the first step compiles: the clock starts after it
             loss.item()
             clock = mark_time = time.time()
             mark = positions
             report(event="compiled", seconds=round(clock - begun, 1))
-        elapsed = time.time() - clock
+        elapsed = parallel.clock(step, elapsed, clock)
         if step % 50 == 0:
             values = {name: round(float(v), 4) for name, v in {**measures, "gradient": norm}.items()}
             now = time.time()
@@ -138,16 +151,18 @@ def run(args, model, state, loss_of):
             mark, mark_time = positions, now
         if elapsed >= args.seconds:
             break
+        if elapsed - kept >= args.keep and parallel.rank() == 0:
+            save(out, model, mean)
+            kept = elapsed
     batches.close()
     seconds = before + elapsed
     totals = dict(seconds=round(seconds, 1), positions=positions, steps=step, waited=round(batches.waited, 1))
     report(event="end", **totals)
+    if parallel.rank() > 0:
+        return totals
     torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optims], "seconds": seconds,
                 "positions": positions, "step": step}, out / "state.pt")
-    checkpoint.save_parts(model.state_dict(), out / "ckpt")
-    if mean:
-        names = [name for name, _ in model.named_parameters()]
-        checkpoint.save_parts(dict(zip(names, mean)), out / "mean")
+    save(out, model, mean)
     return totals
 
 
