@@ -1,6 +1,6 @@
 """Sentences with typed parts (who, where, when, what, why, how many, whom), asked for one part each.
 
-An S line of grammar/clauses.txt or passages.txt is a sentence in the language's order, or several about the same names,
+An S line of grammar/clauses.txt or passages/<lang>.txt is a sentence in the language's order, or several about the same names,
 parted by " ; ". `<w {person}~ ne>` is a part of type w: the answer is what stands before "~", and the question word takes the
 place of all of it. `<o=which_river ...>` names its own question words. The alternatives (a|b) of the verb, and (=a|b)
 anywhere, are drawn anew for the question, so it may use another one than the sentence. A line `Q2 text` after an S line is

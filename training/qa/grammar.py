@@ -110,7 +110,7 @@ class Passage:
 
 
 class Clauses:
-    """One language of clauses.txt and passages.txt: `asks` question words per span type; its lists join the language's."""
+    """One language of clauses.txt and passages/<lang>.txt: `asks` question words per span type; its lists join the language's."""
 
     def __init__(self):
         self.asks, self.passages = {}, []

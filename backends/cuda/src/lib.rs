@@ -22,6 +22,10 @@
 //! tokens are chosen on the device, for many. So a token costs no launches, and between two barriers each block makes
 //! for itself what it would else wait for. While a block waits, its next weights are on their way to its registers.
 //!
+//! The kernel is compiled for the model's shapes and the device's number of multiprocessors (`program::shapes`): all but
+//! places are constants, so the compiler unrolls what is short, drops what does not happen, and keeps a layer's code small
+//! enough for the instruction cache. Models of one architecture and one type of weights share their kernels.
+//!
 //! Bits are those of [`sarit_core::Scalar`]: products of codes are exact, sums run in the lanes of the contract, which
 //! are warps (8 lanes over groups) and half-warps (16 over elements), and the kernels are compiled without contraction.
 //! The tests run these kernels, thread by thread, on an emulator where there is no device.
