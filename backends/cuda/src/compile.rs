@@ -1,8 +1,8 @@
 //! The kernels, compiled by NVRTC for an architecture, and kept on disk.
 //!
-//! They are made for a model's shapes and a grid ([`Special`]), or for any. A file of the cache is named after the hash of the sources
-//! and options and the architecture; it is a hash of its content followed by the content (a cubin). A file that is damaged
-//! is made again; where files cannot be kept, kernels are compiled each time.
+//! They are made for a model's shapes and a grid ([`Special`]), or for any. A file of the cache is named after the hash of
+//! the sources and options and the architecture; it is a hash of its content followed by the content (a cubin). A file that
+//! is damaged is made again; where files cannot be kept, kernels are compiled each time.
 
 use crate::error::CudaError;
 use cudarc::nvrtc::sys;
@@ -11,7 +11,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Name and text of every source file; the first is the one that includes the others, the second the one that models replace.
+/// Name and text of every source file; the first includes the others, the second is the one that models replace.
 const SOURCES: [(&CStr, &str); 14] = [
     (c"sarit.cu", include_str!("../kernels/sarit.cu")),
     (c"dispatch.cuh", include_str!("../kernels/dispatch.cuh")),
