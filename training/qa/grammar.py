@@ -77,9 +77,7 @@ class Language:
     def __init__(self, lang):
         self.lang, self.lists, self.scenes, self.notes = lang, {}, {}, {}
         self.read(HERE / "grammar" / f"{lang}.txt", self.scenes)
-        notes = HERE / "grammar" / "notes" / f"{lang}.txt"
-        if notes.exists():
-            self.read(notes, self.notes)
+        self.read(HERE / "grammar" / "notes" / f"{lang}.txt", self.notes)
 
     def read(self, path, scenes):
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -299,8 +297,7 @@ NOTES = 0.75    # share of the notes among scenes
 
 def sample(rng, lang, questions, text, split="train"):
     """(context, [(kind, question, answer)]) of one scene; split "dev" asks in held-out wordings only."""
-    notes = GRAMMAR[lang].notes
-    scenes = notes if notes and rng.random() < NOTES else GRAMMAR[lang].scenes
+    scenes = GRAMMAR[lang].notes if rng.random() < NOTES else GRAMMAR[lang].scenes
     name, scene = rng.choice(list(scenes.items()))
     draw = Draw(rng, lang, text, split)
     context = draw.items(rng.choice(scene.lists)) if scene.lists and rng.random() < 0.6 else draw.context(rng.choice(scene.contexts))
