@@ -16,14 +16,14 @@ def rank():
     return int(os.environ.get("RANK", 0))
 
 
-def device():
-    """This process's device; joins the others."""
-    cuda = torch.cuda.is_available()
-    if size() > 1:
-        dist.init_process_group("nccl" if cuda else "gloo")
-    if not cuda:
-        return "cpu"
-    local = int(os.environ.get("LOCAL_RANK", 0))
+def join(device):
+    """Joins the other processes, if there are any; this one's device of those that `device` ("cuda", "cpu") names."""
+    if size() == 1:
+        return device
+    dist.init_process_group("gloo" if device == "cpu" else "nccl")
+    if device == "cpu":
+        return device
+    local = int(os.environ["LOCAL_RANK"])
     torch.cuda.set_device(local)
     return f"cuda:{local}"
 
@@ -45,6 +45,6 @@ def clock(step, before, start):
         return time.time() - start
     if step % CLOCK_STEPS:
         return before
-    seconds = torch.tensor([time.time() - start], device="cuda" if torch.cuda.is_available() else "cpu", dtype=torch.float64)
+    seconds = torch.tensor([time.time() - start], device="cuda" if dist.get_backend() == "nccl" else "cpu", dtype=torch.float64)
     dist.broadcast(seconds, 0)
     return float(seconds)

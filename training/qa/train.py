@@ -44,7 +44,7 @@ def parser(description):
     p.add_argument("--mix", type=json.loads, default=documents.MIX, help="JSON: share of documents per source")
     p.add_argument("--mean", type=float, default=0.0, help="decay per step of a running mean of the weights, saved as mean-*")
     p.add_argument("--keep", type=float, default=math.inf, help="seconds between checkpoints on the way")
-    p.add_argument("--device", default=parallel.device())
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return p
 
 
@@ -69,6 +69,7 @@ def start(args, model):
 
 def create(args, mixer):
     """The model to train, on its device, and the saved state that its run goes on from."""
+    args.device = parallel.join(args.device)
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
     model = LanguageModel(Config(layers=args.layers, hidden=args.hidden, mixer=mixer))

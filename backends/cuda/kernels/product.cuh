@@ -139,21 +139,18 @@ struct Split {
 template <u32 DTYPE>
 struct Loads {
     using S = Split<DTYPE>;
-    u32 thread;
     S own;
     u32 first, units, groups, per_unit, count;
     const u8* codes;
     const u16* scales;
 
     __device__ Loads(Run run, u32 passed, const Matrix& w)
-        : thread(run.thread), own(thread), first(first_unit(passed)), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)), per_unit(div_up(groups, GROUP_LANES)),
-          count(div_up(div_up(units, blocks()), S::SLOTS) * per_unit) {
-        const u8* matrix = run.p().model + (u64)w.data * 64;
-        u64 scale_bytes = ((u64)(units + 1) / 2 * groups * 32 + 63) / 64 * 64;
+        : own(run.thread), first(first_unit(passed)), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)),
+          per_unit(div_up(groups, GROUP_LANES)), count(div_up(div_up(units, blocks()), S::SLOTS) * per_unit) {
         u32 unit = first + own.slot * blocks();
-        u64 tile = (u64)(unit / 2) * groups + own.sum_lane;
-        codes = settled(matrix + scale_bytes + tile * S::TILE_BYTES + own.word * 64 + unit % 2 * 32 + own.four * 16);
-        scales = settled((const u16*)matrix + tile * 16 + unit % 2 * 8 + own.row);
+        tile_row_at(run.p().model, w, unit / 2, scales, codes);
+        codes = settled(codes + own.sum_lane * S::TILE_BYTES + own.word * 64 + unit % 2 * 32 + own.four * 16);
+        scales = settled(scales + own.sum_lane * 16 + unit % 2 * 8 + own.row);
     }
 
     // Row of the block's result `n`.
@@ -222,11 +219,11 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
         u32 rounds = (ends ? loads.count : base + AHEAD) / loads.per_unit - done;
         if (!ends && rounds + AHEAD <= S::ROUNDS) continue;
         __syncthreads();
-        for (u32 n = loads.thread; n < rounds * S::SLOTS * 8; n += THREADS) {
+        for (u32 n = run.thread; n < rounds * S::SLOTS * 8; n += THREADS) {
             u32 i = loads.result(done * S::SLOTS * 8 + n);
             if (i >= p.w.rows) continue;
             float v = fold8(partials + n / 8 * 64 + n % 8, 8);
-            if (p.settled && done == 0 && n == loads.thread) finish(run, p.to, 0, i, v, early.y);
+            if (p.settled && done == 0 && n == run.thread) finish(run, p.to, 0, i, v, early.y);
             else finish(run, p.to, 0, i, v);
         }
         done += rounds;
@@ -239,7 +236,7 @@ __device__ INLINE void ask_codes(Run run, u32 passed, const Product& p, EarlyPro
     Loads<DTYPE> loads(run, passed, p.w);
 #pragma unroll
     for (u32 j = 0; j < AHEAD; j++) loads.load(j, early.codes[j], early.scales[j]);
-    u32 i = loads.result(loads.thread);
+    u32 i = loads.result(run.thread);
     early.y = 0.0f;
     if (p.settled && i < p.w.rows) early.y = load_float(settled((const float*)run.at(p.to.y, 0)) + i);
 }
@@ -249,15 +246,14 @@ __device__ INLINE void ask_product(Run run, u32 passed, const Product& p, EarlyP
     if (p.w.dtype == Q8) ask_codes<Q8>(run, passed, p, early);
     else if (p.w.dtype == Q4) ask_codes<Q4>(run, passed, p, early);
     if (p.input != FUSED || p.source.len > ROW_MOST) return;
-    u32 thread = run.thread;
 #pragma unroll
     for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < p.source.len; k++) {
         bool has = row_element(run, k) < p.source.len;
         if (has_taps(p.source)) early.taps[k] = {};
         else early.norm[k] = 0.0f;
         if (!has) continue;
-        if (has_taps(p.source)) load_taps(run, p.source.conv, 0, thread, k * THREADS, early.taps[k]);
-        else early.norm[k] = norm_weight(run, p.source.norm, thread, k * THREADS);
+        if (has_taps(p.source)) load_taps(run, p.source.conv, 0, run.thread, k * THREADS, early.taps[k]);
+        else early.norm[k] = norm_weight(run, p.source.norm, run.thread, k * THREADS);
     }
 }
 

@@ -227,6 +227,7 @@ impl<'m> Operands<'_, 'm> {
                 dt_bias: self.vector(r.dt_bias, heads)?,
                 dt_min: r.dt_min,
                 dt_max: r.dt_max,
+                // No more than the elements of the state, which have been counted above.
                 a_log2: self.vector_of(r.a_log2, [heads, heads * d_state])?,
             },
             decay::SIGMOID => Decay::Sigmoid,

@@ -8,7 +8,7 @@ HERE = Path(__file__).parents[1]
 PROCESS = """
 import torch
 import parallel
-parallel.device()
+parallel.join("cpu")
 model = torch.nn.Linear(3, 2)
 for n, p in enumerate(model.parameters()):
     p.grad = torch.full_like(p, 10.0 * n + parallel.rank())

@@ -2,6 +2,7 @@
 //!
 //! A model has few shapes, as its layers are alike: the compiler then knows every length and every branch of the code
 //! that runs. Places stay numbers of the operation, so that models of one architecture share their kernels.
+
 use super::records::{
     AttendOf, Choose, Combine, Convolve, Embed, Experts, Kind, NONE, Op, Prepare, Product, Route, ScanOf,
     Times, Words,
