@@ -15,6 +15,8 @@ from tokenizer import A, BOS, CTX, EOS, Q
 
 ROW = 1025            # positions of a row, one more than the model reads at once
 TEXT, ANSWER = 1, 2   # loss classes; 0 is not trained
+DROPPED = 0.25        # share of documents with dropout
+DROPOUT = 0.1         # of a merge
 
 
 def pieces(context, questions):
@@ -37,6 +39,23 @@ def tokens(ids, has_questions):
         classes += [TEXT] * (len(question) + 2) + [ANSWER] * (len(answer) + 1)
         asked = True
     return (document, classes) if asked else None
+
+
+def encoded(rng, tokenizer, dropping, drawn):
+    """`tokens` of drawn documents. In a share of them contexts and questions are split into smaller pieces at random
+    (BPE-dropout, Provilkov et al. 2020, arXiv 1910.13267), so that the model knows a word again in another form; answers never are."""
+    def encode(tokenizer, texts):
+        return [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    parts = [pieces(context, questions) for _, context, questions in drawn]
+    ids = iter(encode(tokenizer, [t for part in parts for t in part]))
+    for part, (_, _, questions) in zip(parts, drawn):
+        own = [next(ids) for _ in part]
+        if rng.random() < DROPPED:
+            own[0], *own[1::2] = encode(dropping, [part[0], *part[1::2]])
+        document = tokens(own, bool(questions))
+        if document:
+            yield document
 
 
 class Packer:
@@ -70,16 +89,12 @@ def work(queue, tokenizer_file, seed, batch, mix):
     import documents
     from text import load_text
 
-    tokenizer, texts, rng, packer = Tokenizer.from_file(tokenizer_file), load_text(), random.Random(seed), Packer()
+    tokenizer, dropping = Tokenizer.from_file(tokenizer_file), Tokenizer.from_file(tokenizer_file)
+    dropping.model.dropout = DROPOUT
+    texts, rng, packer = load_text(), random.Random(seed), Packer()
     while True:
-        drawn = [documents.draw(rng, texts, mix=mix) for _ in range(256)]
-        parts = [pieces(context, questions) for _, context, questions in drawn]
-        plain = [bool(questions) for _, _, questions in drawn]
-        encoded = iter(tokenizer.encode_batch([t for p in parts for t in p], add_special_tokens=False))
-        for part, has_questions in zip(parts, plain):
-            made = tokens([next(encoded).ids for _ in part], has_questions)
-            if made:
-                packer.add(*made)
+        for document in encoded(rng, tokenizer, dropping, [documents.draw(rng, texts, mix=mix) for _ in range(256)]):
+            packer.add(*document)
         rng.shuffle(packer.full)
         while len(packer.full) >= batch:
             ids, classes = np.zeros((batch, ROW), np.uint16), np.zeros((batch, ROW), np.uint8)

@@ -16,7 +16,7 @@ import clauses
 import documents
 import grammar
 import records
-from batches import ROW, Packer, Recorded, finished, pieces, record, tokens
+from batches import ANSWER, DROPOUT, ROW, Packer, Recorded, encoded, finished, pieces, record, tokens
 from names import KINDS, load_names
 from records_wording import LANGS, NOTGIVEN
 from text import load_text
@@ -47,6 +47,19 @@ def test_every_answer_stands_in_its_context_or_is_not_given(texts, source):
             assert question and (none or answer in context), (lang, kind, question, answer)
             assert none == ("none" in kind.split("/")[1:]), (lang, kind, question, answer)
     assert kinds == {True, False}
+
+
+def test_dropout_splits_words_anew_and_leaves_answers_alone(monkeypatch):
+    tokenizer, dropping = (Tokenizer.from_file(str(HERE / "tokenizer.json")) for _ in range(2))
+    dropping.model.dropout = DROPOUT
+    drawn = [("hi", "राशन की दुकान मंगलवार को खुलती है।" * 6, [("", "दुकान किस दिन खुलेगी?", "मंगलवार"), ("", "दुकान का पता?", "नहीं दिया गया")])]
+    made = {}
+    for share in (0, 1):
+        monkeypatch.setattr("batches.DROPPED", share)
+        (made[share],) = encoded(random.Random(1), tokenizer, dropping, drawn)
+    assert tokenizer.decode(made[0][0]) == tokenizer.decode(made[1][0]) and made[0][0] != made[1][0]
+    answers = [[i for i, kind in zip(*made[share]) if kind == ANSWER] for share in (0, 1)]
+    assert answers[0] == answers[1] and answers[0]
 
 
 def test_names_of_a_language_belong_to_one_split():
