@@ -10,7 +10,7 @@ from records_wording import LANGS, NOTGIVEN
 from text import sentences
 
 # Share of documents per source; a long one holds as many positions as six others.
-MIX = {"records": 0.18, "scene": 0.36, "clause": 0.22, "cloze": 0.15, "prose": 0.04, "long": 0.05}
+MIX = {"records": 0.14, "scene": 0.44, "clause": 0.19, "cloze": 0.14, "prose": 0.04, "long": 0.05}
 LONG = (1000, 2300)    # characters of a long context: about 400 to 950 tokens
 
 

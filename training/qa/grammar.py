@@ -292,7 +292,7 @@ OPEN = {"item", "person", "place", "loc", "event", "medicine", "crop", "bring", 
 ENTITY = ("item", "person", "place", "name", "medicine", "crop", "event")                      # swapped for near misses
 
 
-NOTES = 0.75    # share of the notes among scenes
+NOTES = 0.85    # share of the notes among scenes
 
 
 def sample(rng, lang, questions, text, split="train"):
