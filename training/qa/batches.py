@@ -7,6 +7,7 @@ import multiprocessing as mp
 import os
 import random
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,17 @@ class Packer:
         self.full.append(row)
 
 
-def work(queue, tokenizer_file, seed, batch, mix):
-    """One worker: documents -> queue of (ids uint16 [batch,ROW], classes uint8 [batch,ROW])."""
+def work(queue, *args):
+    """One worker: batches to the queue, or what went wrong, as text, and no more."""
+    try:
+        for made in make(*args):
+            queue.put(made)
+    except Exception:
+        queue.put(traceback.format_exc())
+
+
+def make(tokenizer_file, seed, batch, mix):
+    """Documents as (ids uint16 [batch,ROW], classes uint8 [batch,ROW]), without end."""
     from tokenizers import Tokenizer
 
     import documents
@@ -101,7 +111,7 @@ def work(queue, tokenizer_file, seed, batch, mix):
             for i, (document, kinds) in enumerate(packer.full[:batch]):
                 ids[i, :len(document)], classes[i, :len(kinds)] = document, kinds
             del packer.full[:batch]
-            queue.put((ids, classes))
+            yield ids, classes
 
 
 class Batches:
@@ -120,6 +130,8 @@ class Batches:
             begun = time.time()
             batch = self.queue.get()
             self.waited += time.time() - begun
+            if isinstance(batch, str):
+                raise RuntimeError(f"a worker has stopped:\n{batch}")
             yield batch
 
     def ready(self):

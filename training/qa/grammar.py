@@ -321,7 +321,8 @@ def sample(rng, lang, questions, text, split="train"):
                 continue
             template, index = rng.choice(scene.questions[base]), rng.choice(("", "1"))
         else:
-            base = rng.choice(list(spans))
+            # Without its other sentences a context may have nothing to ask for.
+            base = rng.choice(list(spans)) if spans else None
             if base not in scene.questions:
                 continue
             index = rng.choice(list(spans[base]))

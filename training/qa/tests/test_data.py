@@ -16,7 +16,7 @@ import clauses
 import documents
 import grammar
 import records
-from batches import ANSWER, DROPOUT, ROW, Packer, Recorded, encoded, finished, pieces, record, tokens
+from batches import ANSWER, DROPOUT, ROW, Batches, Packer, Recorded, encoded, finished, pieces, record, tokens
 from names import KINDS, load_names
 from records_wording import LANGS, NOTGIVEN
 from text import load_text
@@ -47,6 +47,20 @@ def test_every_answer_stands_in_its_context_or_is_not_given(texts, source):
             assert question and (none or answer in context), (lang, kind, question, answer)
             assert none == ("none" in kind.split("/")[1:]), (lang, kind, question, answer)
     assert kinds == {True, False}
+
+
+def test_a_context_may_lose_all_that_is_asked_for(texts, monkeypatch):
+    monkeypatch.setattr(grammar.Draw, "context", lambda self, sentences: self.flat(sentences[0], self.slot, self.spans.__setitem__))
+    for i in range(5 * DRAWS):
+        context, asked = grammar.sample(random.Random(i), LANGS[i % len(LANGS)], 3, texts)
+        assert all(answer in context for kind, _, answer in asked if "none" not in kind)
+
+
+def test_what_stops_a_worker_stops_the_training():
+    batches = Batches("no-such-tokenizer.json", 1, 2, 1, documents.MIX)
+    with pytest.raises(RuntimeError, match="a worker has stopped"):
+        next(iter(batches))
+    batches.close()
 
 
 def test_dropout_splits_words_anew_and_leaves_answers_alone(monkeypatch):
@@ -100,7 +114,7 @@ def test_every_grammar_line_can_be_drawn(texts):
                 draw = grammar.Draw(rng, lang, texts)
                 assert draw.context(context) and draw.spans, (lang, name)
             labels = {re.fullmatch(r"([a-z]+)\d?", label).group(1) for c in scene.contexts for s in c for label in spans_of(s)}
-            assert set(scene.questions) <= labels, (lang, name, set(scene.questions) - labels)
+            assert set(scene.questions) <= labels - {"none"}, (lang, name, set(scene.questions) - labels)
         for passage in grammar.CLAUSES[lang].passages:
             drawn = clauses.Drawn(grammar.Draw(rng, lang, texts), passage)
             assert drawn.text()
@@ -121,7 +135,7 @@ def spans_of(sequence):
 
 
 def test_measuring_rows_are_not_in_the_training_text(texts):
-    rows = natural_rows() + natural_rows("natural-test")
+    rows = natural_rows() + natural_rows("natural-test") + natural_rows("blind-test")
     for lang in LANGS:
         own = {r["context"] for r in rows if r["lang"] == lang}
         lines = "\n".join(line for block in texts[lang].blocks for line in block)
