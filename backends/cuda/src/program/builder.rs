@@ -17,8 +17,8 @@ const SHARED_BYTES: usize = 96 << 10;
 /// Floats beside a row in shared memory, so that the lanes of its norm's sum lie apart.
 const NORM_PAD: usize = 64;
 
-/// Floats that the groups of a product with many rows take in shared memory beyond the place of partial sums.
-const MMA_FLOATS: usize = 1024;
+/// Floats that the lanes of a product with many rows take in shared memory beyond the place of partial sums.
+const MMA_FLOATS: usize = 256;
 
 /// Bytes of a group in shared memory: codes, scale, sum of codes.
 const SHARED_GROUP_BYTES: usize = GROUP + 8;
@@ -48,6 +48,8 @@ pub(super) enum Buffer {
     Normed,
     Dt,
     Decay,
+    /// What tokens read of their blocks.
+    Reads,
     /// Low-rank part of a linear map.
     Adapter,
     /// The same at full rank.

@@ -1,0 +1,473 @@
+// Selective scans: of one row, of a prompt, of a token each of several sequences.
+#pragma once
+#include "ssm.cuh"
+
+// What a token reads of its block, by head: what is left, after it, of the state and of the tokens up to it, and that times
+// `C · B` of each.
+struct alignas(16) HeadRead {
+    float part[HELD], w[HELD], left, unused[3];
+};
+
+__device__ INLINE const HeadRead& head_read(Run run, const Scan& p, u64 row, u32 head) {
+    return ((const HeadRead*)run.at(p.reads, row))[head];
+}
+
+// The place of a row's token in its block.
+__device__ INLINE u32 place_of(Run run, u32 row) { return (run.position(run.sequence(row)) + run.time(row)) % HELD; }
+
+// `HeadRead` of all rows and heads.
+__device__ OUTLINED void op_weigh(Run run, u32 passed, const Scan& p) {
+    float *dots = run.shared().row, *keeps = dots + p.n_groups * HELD;    // [n_groups][HELD], [heads][HELD]
+    u32 n = p.d_state, j = run.half_warp() % HELD;
+    for (u32 row = first_unit(passed); row < run.shared().rows; row += blocks()) {
+        u32 sequence = run.sequence(row), time = run.time(row), place = place_of(run, row);
+        auto is_held = [&](u32 token) { return place - token > time; };
+        const float* b = is_held(j) ? held_token(run, p, sequence, j).b : run.at(p.b, row - (place - j));
+        for (u32 g = run.half_warp() / HELD; g < p.n_groups; g += HALVES / HELD) {
+            const float* c = run.at(p.c, row) + g * n;
+            float sum = 0.0f;
+#pragma unroll 8
+            for (u32 i = run.half_lane(); j <= place && i < n; i += 16) sum += c[i] * b[g * n + i];
+            sum = fold16(sum);
+            if (run.half_lane() == 0) dots[g * HELD + j] = sum;
+        }
+        for (u32 i = run.thread; i < p.heads * (place + 1); i += THREADS) {
+            u32 token = i / p.heads, head = i % p.heads;
+            keeps[head * HELD + token] = is_held(token) ? held_token(run, p, sequence, token).decay[head]
+                                                        : run.at(p.decay, row - (place - token))[head];
+        }
+        __syncthreads();
+        for (u32 i = run.thread; i < p.heads * (HELD + 1); i += THREADS) {
+            // Number 0 is the state, the others are tokens.
+            u32 head = i / (HELD + 1), number = i % (HELD + 1);
+            float w = 1.0f;
+#pragma unroll
+            for (u32 t = HELD; t > 0; t--)
+                if (t <= place + 1 && t > number) w *= keeps[head * HELD + t - 1];
+            HeadRead& read = const_cast<HeadRead&>(head_read(run, p, row, head));
+            if (number == 0) {
+                read.left = w;
+            } else if (number <= place + 1) {
+                read.w[number - 1] = w;
+                read.part[number - 1] = w * dots[head / (p.heads / p.n_groups) * HELD + number - 1];
+            }
+        }
+        __syncthreads();
+    }
+}
+
+// Sums over the lanes of a half-warp of `N` numbers that each has, 16 at most: a lane gets that of its `16 / N`-th.
+template <int N>
+__device__ INLINE float fold_many(Run run, float (&v)[N]) {
+    u32 half = 8;
+#pragma unroll
+    for (int kept = N / 2; kept > 0; kept /= 2, half /= 2) {
+        bool upper = run.lane() & half;
+#pragma unroll
+        for (int i = 0; i < kept; i++) {
+            float given = __shfl_xor_sync(FULL, upper ? v[i] : v[i + kept], half);
+            v[i] = (upper ? v[i + kept] : v[i]) + given;
+        }
+    }
+    float sum = v[0];
+    for (; half > 0; half /= 2) sum += __shfl_xor_sync(FULL, sum, half);
+    return sum;
+}
+
+#define AT_ONCE 8  // numbers of a lane that are folded together
+
+// Blocks of tokens in shared memory, where a row is. Two, one of which is on its way, if there is room.
+template <int ELEMENTS>
+struct ScanRows {
+    static constexpr int STAGES = ELEMENTS > 8 ? 1 : 2;
+    // Distance between the lanes' parts of a state: fours of theirs lie in different banks.
+    static constexpr int LANE = ELEMENTS < 4 ? ELEMENTS : (ELEMENTS / 4 | 1) * 4;
+    // Of a token: of two beside each other a half-warp's elements lie in different banks.
+    static constexpr int ROW = 16 * ELEMENTS + (ELEMENTS > 1 ? 16 : 0);
+    float b[STAGES][HELD][ROW], c[STAGES][HELD][ROW];
+    alignas(16) float h[SCAN_CHANNELS][16][LANE];  // states of the channels, lane by lane
+
+    // What lies beyond `n` elements is zero.
+    __device__ void clear(Run run, u32 n) {
+        u32 rest = 16 * ELEMENTS - n;
+        for (u32 i = run.thread; i < rest * STAGES * HELD; i += THREADS) {
+            b[0][0][i / rest * ROW + n + i % rest] = 0.0f;
+            c[0][0][i / rest * ROW + n + i % rest] = 0.0f;
+        }
+    }
+    // B and C of the rows from `row` on, as tokens `first` to `end`.
+    __device__ void bring(Run run, const Scan& p, u32 group, u64 row, u32 first, u32 end, u32 stage) {
+        u32 n = p.d_state;
+        const float *from_b = run.at(p.b, row) + group * n, *from_c = run.at(p.c, row) + group * n;
+        bool fours = (n | p.b.start | p.b.stride | p.c.start | p.c.stride) % 4 == 0;
+        if (fours) {
+            for (u32 i = run.thread; i < (end - first) * (n / 4); i += THREADS) {
+                u32 t = i / (n / 4), x = i % (n / 4) * 4;
+                copy_async(&b[stage][first + t][x], from_b + (u64)t * p.b.stride + x);
+                copy_async(&c[stage][first + t][x], from_c + (u64)t * p.c.stride + x);
+            }
+        } else {
+            for (u32 i = run.thread; i < (end - first) * n; i += THREADS) {
+                u32 t = i / n, x = i % n;
+                b[stage][first + t][x] = from_b[(u64)t * p.b.stride + x];
+                c[stage][first + t][x] = from_c[(u64)t * p.c.stride + x];
+            }
+        }
+    }
+};
+
+// The elements of a lane out of its part of a state.
+template <int ELEMENTS>
+__device__ INLINE void load_lane(const float* part, float (&own)[ELEMENTS]) {
+    if constexpr (ELEMENTS < 4) {
+        own[0] = part[0];
+    } else {
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e += 4) {
+            Floats four = *(const Floats*)(part + e);
+            own[e] = four.x, own[e + 1] = four.y, own[e + 2] = four.z, own[e + 3] = four.w;
+        }
+    }
+}
+
+// A block of tokens as the channels of a unit see them. Of what the next block changes there are two.
+struct ScanTokens {
+    alignas(16) float sums[HELD][SCAN_CHANNELS];  // C · h
+    float u[2][HELD][SCAN_CHANNELS];     // dt · x
+    float left_u[2][HELD][SCAN_CHANNELS], left[2][SCAN_CHANNELS];  // what is left of u and of the state after the last token
+    float keep[2][HELD][SCAN_CHANNELS];  // dt, with a decay per element
+};
+
+__device__ INLINE ScanTokens& scan_tokens(Run run) {
+    static_assert(sizeof(ScanTokens) <= PARTIALS * sizeof(float), "no room for tokens");
+    return *(ScanTokens*)run.shared().partials;
+}
+
+// Tokens `first` to `end` of a block, which begin with token `start` of a launch's of their sequence.
+struct Span {
+    u32 start, first, end;
+
+    __device__ Span(u32 start, u32 first, u32 count)
+        : start(start), first(first), end(first + count - start < HELD ? first + count - start : HELD) {}
+    __device__ bool has(u32 place) const { return first <= place && place < end; }
+    __device__ u32 next() const { return start + end - first; }
+};
+
+// What the thread of a token and a channel loads of them.
+struct TokenOf {
+    float x, u, z, keep, w, left;
+};
+
+__device__ INLINE TokenOf load_token(Run run, const Scan& p, u32 sequence, const Span& span, u32 place, u32 channel) {
+    TokenOf token = {};
+    u32 head = channel / p.head_dim;
+    u64 row = (u64)sequence * run.p().count + span.start - span.first;
+    if (span.has(place)) {
+        token.x = load_float(run.at(p.x, row + place) + channel);
+        token.keep = load_float(run.at(p.dt, row + place) + head);
+        token.u = token.keep * token.x;
+        if (p.z.start != NONE) token.z = load_float(run.at(p.z, row + place) + channel);
+    } else if (place < span.first) {
+        token.u = held_token(run, p, sequence, place).u[channel];
+    }
+    if (!p.time.per_element && span.end == HELD) {
+        const HeadRead& last = head_read(run, p, row + HELD - 1, head);
+        token.w = load_float(last.w + place);
+        token.left = load_float(&last.left);
+    }
+    return token;
+}
+
+// The result of a channel: its sum over the state, and the skip and the gate.
+__device__ INLINE void finish_scan(Run run, const Scan& p, u64 row, u32 channel, float sum, float d, float x, float z) {
+    float y = sum + d * x;
+    if (p.z.start != NONE) y *= silu(z);
+    run.at(p.y, row)[channel] = y;
+}
+
+// `each(c, k, i)` for what a warp of the first half keeps of states: of 4 channels, its lanes' elements `i`.
+template <int ELEMENTS, class Each>
+__device__ INLINE void for_taken(Run run, Each each) {
+#pragma unroll
+    for (int k = 0; k < (ELEMENTS + 3) / 4; k++) {
+        u32 i = run.warp() / 4 * 32 + run.lane() + 64 * k;
+        if (i < 16 * ELEMENTS)
+#pragma unroll
+            for (int c = 0; c < 4; c++) each(c, k, i);
+    }
+}
+
+// One unit of channels, with a decay per head, through all tokens of a sequence, in blocks as they are held. The states are in
+// registers: of 4 channels by a lane of 16 where they are read, by all half-warps, each 2 tokens of a block; and of 4 channels
+// by a warp's elements in the first half of the warps, which take a whole block in while the others finish its tokens.
+template <int ELEMENTS>
+__device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+        using Rows = ScanRows<ELEMENTS>;
+    Rows& rows = *(Rows*)run.shared().row;
+    ScanTokens& tokens = scan_tokens(run);
+    u32 n = p.d_state, count = run.p().count, warp = run.warp(), channels = unit.end - unit.first;
+    // Quads go round the warps, so that those without a channel are of different parts of a processor.
+    u32 quad = (warp + warp / 4) % 4 * 4, first_token = warp / 4 * 2 + run.half_warp() % 2;
+    bool has_quad = quad < channels, finishes = warp >= WARPS / 2, takes_in = has_quad && !finishes, is_new = false, fresh = true;
+    u32 place = run.thread / SCAN_CHANNELS % HELD, j = run.thread % SCAN_CHANNELS, channel = unit.channel(j);
+    float h[4][ELEMENTS], own[4][(ELEMENTS + 3) / 4], d = finishes ? run.weights(p.d)[channel] : 0.0f;
+    auto state = [&](int c, u32 i) { return run.state(sequence, p.state) + (u64)(unit.first + quad + c) * n + i; };
+    auto exists = [&](int c, u32 i) { return quad + c < channels && i < n; };
+    // Those of the unit before have been read.
+    __syncthreads();
+    if (takes_in) for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) {
+        own[c][k] = exists(c, i) ? *state(c, i) : 0.0f;
+        rows.h[quad + c][i % 16][i / 16] = own[c][k];
+    });
+    if (n < 16 * ELEMENTS) rows.clear(run, n);
+    Span span(0, run.position(sequence) % HELD, count);
+    u64 first_row = (u64)sequence * count;
+    for (u32 i = run.thread; i < span.first * n; i += THREADS) rows.b[0][i / n][i % n] = held_token(run, p, sequence, i / n).b[unit.group * n + i % n];
+    if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row, span.first, span.end, 0);
+    commit_copies();
+    TokenOf next = {};
+    if (finishes) next = load_token(run, p, sequence, span, place, channel);
+    for (u32 turn = 0; span.start < count; turn ^= 1) {
+        TokenOf token = next;
+        u32 stage = Rows::STAGES == 2 ? turn : 0;
+        Span after(span.next(), 0, count);
+        u64 row = first_row + span.start - span.first;
+        if (finishes) {
+            tokens.u[turn][place][j] = token.u;
+            tokens.left_u[turn][place][j] = token.w * token.u;
+            if (place == 0) tokens.left[turn][j] = token.left;
+        }
+        if (Rows::STAGES == 1) {
+            __syncthreads();
+            rows.bring(run, p, unit.group, first_row + span.start, span.first, span.end, 0);
+            commit_copies();
+        }
+        commit_copies();
+        await_copies();
+        __syncthreads();
+        if (Rows::STAGES == 2 && after.start < count) rows.bring(run, p, unit.group, first_row + after.start, 0, after.end, turn ^ 1);
+        commit_copies();
+        if (finishes && after.start < count) next = load_token(run, p, sequence, after, place, channel);
+        if (has_quad) {
+            if (fresh)
+#pragma unroll
+                for (int c = 0; c < 4; c++) load_lane(rows.h[quad + c][run.half_lane()], h[c]);
+            float sums[AT_ONCE] = {};
+#pragma unroll
+            for (int k = 0; k < 2; k++)
+#pragma unroll
+                for (int e = 0; e < ELEMENTS; e++) {
+                    float own_c = rows.c[stage][first_token + 8 * k][run.half_lane() + 16 * e];
+#pragma unroll
+                    for (int c = 0; c < 4; c++) sums[4 * k + c] += own_c * h[c][e];
+                }
+            float sum = fold_many(run, sums);
+            u32 number = run.half_lane() / 2;
+            if (run.lane() % 2 == 0) tokens.sums[first_token + number / 4 * 8][quad + number % 4] = sum;
+        }
+        __syncthreads();
+        fresh = span.end == HELD;
+        if (finishes && span.has(place) && j < channels) {
+            const HeadRead& read = head_read(run, p, row + place, channel / p.head_dim);
+            float part[HELD], sum = read.left * tokens.sums[place][j];
+            load_lane(read.part, part);
+#pragma unroll
+            for (int t = 0; t < HELD; t++)
+                if (t <= (int)place) sum += part[t] * tokens.u[turn][t][j];
+            finish_scan(run, p, row + place, channel, sum, d, token.x, token.z);
+        } else if (takes_in && fresh) {
+            auto of = [&](const float* quads, int c) { return quads[quad + c]; };
+            for_taken<ELEMENTS>(run, [&](int c, int k, u32) { own[c][k] *= of(tokens.left[turn], c); });
+#pragma unroll 4
+            for (int t = 0; t < HELD; t++)
+                for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) { own[c][k] += of(tokens.left_u[turn][t], c) * rows.b[stage][t][i]; });
+            for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) { rows.h[quad + c][i % 16][i / 16] = own[c][k]; });
+        }
+        is_new |= fresh;
+        span = after;
+    }
+    if (is_new && takes_in)
+        for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) {
+            if (exists(c, i)) *state(c, i) = own[c][k];
+        });
+}
+
+// The same with a decay per element: a half-warp has a channel.
+template <int ELEMENTS>
+__device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+    using Rows = ScanRows<ELEMENTS>;
+    Rows& rows = *(Rows*)run.shared().row;
+    ScanTokens& tokens = scan_tokens(run);
+    u32 n = p.d_state, count = run.p().count, own_channel = unit.channel(run.half_warp()), own = run.half_warp();
+    bool has_channel = unit.first + own < unit.end, finishes = run.warp() >= WARPS / 2;
+    u32 place = run.thread / SCAN_CHANNELS % HELD, j = run.thread % SCAN_CHANNELS, channel = unit.channel(j);
+    float h[ELEMENTS], a[ELEMENTS], d = finishes ? run.weights(p.d)[channel] : 0.0f;
+    float* state = run.state(sequence, p.state) + (u64)own_channel * n;
+    const float* a_log2 = run.weights(p.time.a_log2) + (u64)(own_channel / p.head_dim) * n;
+#pragma unroll
+    for (int e = 0; e < ELEMENTS; e++) {
+        bool has = has_channel && element(run, e) < n;
+        h[e] = has ? state[element(run, e)] : 0.0f;
+        a[e] = has ? a_log2[element(run, e)] : 0.0f;
+    }
+    // Those of the unit before have been read.
+    __syncthreads();
+    if (n < 16 * ELEMENTS) rows.clear(run, n);
+    Span span(0, 0, count);
+    u64 first_row = (u64)sequence * count;
+    if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row, 0, span.end, 0);
+    commit_copies();
+    TokenOf next = {};
+    if (finishes) next = load_token(run, p, sequence, span, place, channel);
+    for (u32 turn = 0; span.start < count; turn ^= 1) {
+        TokenOf token = next;
+        u32 stage = Rows::STAGES == 2 ? turn : 0;
+        Span after(span.next(), 0, count);
+        if (finishes) tokens.u[turn][place][j] = token.u, tokens.keep[turn][place][j] = token.keep;
+        if (Rows::STAGES == 1) {
+            __syncthreads();
+            rows.bring(run, p, unit.group, first_row + span.start, 0, span.end, 0);
+            commit_copies();
+        }
+        commit_copies();
+        await_copies();
+        __syncthreads();
+        if (after.start < count) {
+            if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row + after.start, 0, after.end, turn ^ 1);
+            if (finishes) next = load_token(run, p, sequence, after, place, channel);
+        }
+        commit_copies();
+        if (run.warp() < SCAN_CHANNELS / 2) {
+#pragma unroll 1
+            for (u32 first = 0; first < span.end; first += AT_ONCE) {
+                float sums[AT_ONCE] = {};
+#pragma unroll
+                for (u32 k = 0; k < AT_ONCE; k++) {
+                    u32 t = first + k;
+                    if (t >= span.end) continue;
+                    float u = tokens.u[turn][t][own], dt = tokens.keep[turn][t][own];
+#pragma unroll
+                    for (int e = 0; e < ELEMENTS; e++) {
+                        h[e] = exp2_core(dt * a[e]) * h[e] + u * rows.b[stage][t][element(run, e)];
+                        sums[k] += rows.c[stage][t][element(run, e)] * h[e];
+                    }
+                }
+                float sum = fold_many(run, sums);
+                if (run.lane() % 2 == 0) tokens.sums[first + run.half_lane() / 2][own] = sum;
+            }
+        }
+        __syncthreads();
+        if (finishes && span.has(place) && j < unit.end - unit.first)
+            finish_scan(run, p, first_row + span.start + place, channel, tokens.sums[place][j], d, token.x, token.z);
+        span = after;
+    }
+    if (has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = h[e]; });
+}
+
+// What a half-warp loads for a channel of one of several sequences with a token each.
+template <int ELEMENTS>
+struct StepOf {
+    float h[ELEMENTS], c[ELEMENTS], u, part, left, x, z, d;
+};
+
+// A token of each of several sequences, with a decay per head: a half-warp has a channel, and asks for the next one first.
+template <int ELEMENTS>
+__device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
+    u32 n = p.d_state, units = unit_count(p, HALVES), all = units * run.p().sequence_count, lane = run.half_lane();
+    auto unit_at = [&](u32 index) { return unit_of(p, HALVES, index % units); };
+    auto place_at = [&](u32 sequence) { return (u32)(run.position(sequence) % HELD); };
+    auto load = [&](u32 index) {
+        StepOf<ELEMENTS> step = {};
+        u32 sequence = index / units, place = place_at(sequence);
+        Unit unit = unit_at(index);
+        u32 channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
+        const float *state = run.state(sequence, p.state) + (u64)channel * n, *c = run.at(p.c, sequence) + unit.group * n;
+        for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { step.h[e] = load_float(state + i), step.c[e] = load_float(c + i); });
+        const HeadRead& read = head_read(run, p, sequence, head);
+        step.x = load_float(run.at(p.x, sequence) + channel);
+        if (lane == place) step.u = load_float(run.at(p.dt, sequence) + head) * step.x;
+        if (lane < place) step.u = load_float(held_token(run, p, sequence, lane).u + channel);
+        if (lane <= place) step.part = load_float(read.part + lane);
+        step.left = load_float(&read.left);
+        if (p.z.start != NONE) step.z = load_float(run.at(p.z, sequence) + channel);
+        step.d = load_float(run.weights(p.d) + channel);
+        return step;
+    };
+    u32 index = first_unit(passed);
+    if (index >= all) return;
+    StepOf<ELEMENTS> next = load(index);
+    for (; index < all; index += blocks()) {
+        StepOf<ELEMENTS> step = next;
+        if (index + blocks() < all) next = load(index + blocks());
+        u32 sequence = index / units, place = place_at(sequence);
+        Unit unit = unit_at(index);
+        u32 channel = unit.channel(run.half_warp());
+        bool has_channel = unit.first + run.half_warp() < unit.end;
+        float sum = 0.0f, part = step.part * step.u;
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e++) sum += step.c[e] * step.h[e];
+        sum = step.left * fold16(sum);
+#pragma unroll
+        for (u32 j = 0; j < HELD; j++) {
+            float other = __shfl_sync(FULL, part, (run.lane() & 16) + j);
+            if (j <= place) sum += other;
+        }
+        if (has_channel && lane == 0) finish_scan(run, p, sequence, channel, sum, step.d, step.x, step.z);
+        if (place < HELD - 1) continue;
+        // The state takes the block in.
+        float left_u = head_read(run, p, sequence, channel / p.head_dim).w[lane] * step.u;
+        for (int e = 0; e < ELEMENTS; e++) step.h[e] *= step.left;
+#pragma unroll 4
+        for (u32 j = 0; j < HELD; j++) {
+            float u = __shfl_sync(FULL, left_u, (run.lane() & 16) + j);
+            const float* b = (j < HELD - 1 ? held_token(run, p, sequence, j).b : run.at(p.b, sequence)) + unit.group * n;
+            for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { step.h[e] += u * b[i]; });
+        }
+        float* state = run.state(sequence, p.state) + (u64)channel * n;
+        if (has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = step.h[e]; });
+    }
+}
+
+template <int ELEMENTS>
+__device__ INLINE void scan_many(Run run, u32 passed, const Scan& p) {
+    u32 sequences = run.p().sequence_count, by_head = !p.time.per_element;
+    if (by_head && run.p().count == 1) return scan_steps<ELEMENTS>(run, passed, p);
+    // As few channels as make use of all blocks.
+    u32 most = channels_at_once(p, sequences, SCAN_CHANNELS), units = unit_count(p, most);
+    for (u32 i = first_unit(passed); i < units * sequences; i += blocks()) {
+        Unit unit = unit_of(p, most, i % units);
+        if (by_head) scan_by_head<ELEMENTS>(run, p, i / units, unit);
+        else scan_by_element<ELEMENTS>(run, p, i / units, unit);
+    }
+}
+
+template <bool MANY, class Wait>
+__device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, Wait wait) {
+    if constexpr (!MANY) {
+        EarlyScan early = {};
+        ask_scan(run, passed, p, early);
+        wait();
+        scan_one(run, passed, p, early);
+    } else {
+        wait();
+        if (p.d_state <= 16) scan_many<1>(run, passed, p);
+        else if (p.d_state <= 64) scan_many<4>(run, passed, p);
+        else if (p.d_state <= 128) scan_many<8>(run, passed, p);
+        else scan_many<16>(run, passed, p);
+    }
+}
+
+// The last tokens of many rows become held ones.
+__device__ OUTLINED void op_hold(Run run, u32 passed, const Scan& p) {
+    u32 channels = p.heads * p.head_dim, bc = p.n_groups * p.d_state, len = channels + bc + p.heads;
+    u32 count = run.p().count, tokens = count < HELD ? count : HELD;
+    u64 all = (u64)run.p().sequence_count * tokens * len;
+    for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
+        u32 i = n % len, sequence = n / len / tokens, t = count - tokens + n / len % tokens;
+        u64 row = (u64)sequence * count + t;
+        HeldToken token = held_token(run, p, sequence, (run.position(sequence) + t) % HELD);
+        if (i < channels) token.u[i] = run.at(p.dt, row)[i / p.head_dim] * run.at(p.x, row)[i];
+        else if (i < channels + bc) token.b[i - channels] = run.at(p.b, row)[i - channels];
+        else token.decay[i - channels - bc] = run.at(p.decay, row)[i - channels - bc];
+    }
+}
