@@ -15,43 +15,52 @@ __device__ INLINE const HeadRead& head_read(Run run, const Scan& p, u64 row, u32
 // The place of a row's token in its block.
 __device__ INLINE u32 place_of(Run run, u32 row) { return (run.position(run.sequence(row)) + run.time(row)) % HELD; }
 
+#define WEIGH_ROWS 4  // that a block weighs at once
+
 // `HeadRead` of all rows and heads.
 __device__ OUTLINED void op_weigh(Run run, u32 passed, const Scan& p) {
-    float *dots = run.shared().row, *keeps = dots + p.n_groups * HELD;    // [n_groups][HELD], [heads][HELD]
-    u32 n = p.d_state, j = run.half_warp() % HELD;
-    for (u32 row = first_unit(passed); row < run.shared().rows; row += blocks()) {
-        u32 sequence = run.sequence(row), time = run.time(row), place = place_of(run, row);
-        auto is_held = [&](u32 token) { return place - token > time; };
-        const float* b = is_held(j) ? held_token(run, p, sequence, j).b : run.at(p.b, row - (place - j));
-        for (u32 g = run.half_warp() / HELD; g < p.n_groups; g += HALVES / HELD) {
+    float *dots = run.shared().row, *keeps = dots + WEIGH_ROWS * p.n_groups * HELD;    // [rows][n_groups][HELD], [rows][heads][HELD]
+    u32 n = p.d_state, j = run.half_warp() % HELD, rows = run.shared().rows;
+    // Of a token in a row's block.
+    auto is_held = [&](u32 row, u32 token) { return place_of(run, row) - token > run.time(row); };
+    auto own_row = [&](u32 row, u32 token) { return row - (place_of(run, row) - token); };
+    for (u32 first = first_unit(passed) * WEIGH_ROWS; first < rows; first += blocks() * WEIGH_ROWS) {
+        u32 count = rows - first < WEIGH_ROWS ? rows - first : WEIGH_ROWS;
+        for (u32 k = run.half_warp() / HELD; k < count * p.n_groups; k += HALVES / HELD) {
+            u32 row = first + k / p.n_groups, g = k % p.n_groups;
+            const float* b = is_held(row, j) ? held_token(run, p, run.sequence(row), j).b : run.at(p.b, own_row(row, j));
             const float* c = run.at(p.c, row) + g * n;
+            bool has = j <= place_of(run, row);
             float sum = 0.0f;
 #pragma unroll 8
-            for (u32 i = run.half_lane(); j <= place && i < n; i += 16) sum += c[i] * b[g * n + i];
+            for (u32 i = run.half_lane(); has && i < n; i += 16) sum += c[i] * b[g * n + i];
             sum = fold16(sum);
-            if (run.half_lane() == 0) dots[g * HELD + j] = sum;
+            if (run.half_lane() == 0) dots[k * HELD + j] = sum;
         }
-        for (u32 i = run.thread; i < p.heads * (place + 1); i += THREADS) {
-            u32 token = i / p.heads, head = i % p.heads;
-            keeps[head * HELD + token] = is_held(token) ? held_token(run, p, sequence, token).decay[head]
-                                                        : run.at(p.decay, row - (place - token))[head];
+        for (u32 i = run.thread; i < count * HELD * p.heads; i += THREADS) {
+            u32 head = i % p.heads, token = i / p.heads % HELD, k = i / p.heads / HELD, row = first + k;
+            if (token > place_of(run, row)) continue;
+            keeps[(k * p.heads + head) * HELD + token] =
+                is_held(row, token) ? held_token(run, p, run.sequence(row), token).decay[head] : run.at(p.decay, own_row(row, token))[head];
         }
         __syncthreads();
-        for (u32 i = run.thread; i < p.heads * (HELD + 1); i += THREADS) {
+        for (u32 i = run.thread; i < count * p.heads * (HELD + 1); i += THREADS) {
             // Number 0 is the state, the others are tokens.
-            u32 head = i / (HELD + 1), number = i % (HELD + 1);
+            u32 number = i % (HELD + 1), head = i / (HELD + 1) % p.heads, k = i / (HELD + 1) / p.heads, row = first + k;
+            u32 tokens = place_of(run, row) + 1;
             float w = 1.0f;
 #pragma unroll
             for (u32 t = HELD; t > 0; t--)
-                if (t <= place + 1 && t > number) w *= keeps[head * HELD + t - 1];
-            HeadRead& read = const_cast<HeadRead&>(head_read(run, p, row, head));
+                if (t <= tokens && t > number) w *= keeps[(k * p.heads + head) * HELD + t - 1];
+            HeadRead& read = ((HeadRead*)run.at(p.reads, row))[head];
             if (number == 0) {
                 read.left = w;
-            } else if (number <= place + 1) {
+            } else if (number <= tokens) {
                 read.w[number - 1] = w;
-                read.part[number - 1] = w * dots[head / (p.heads / p.n_groups) * HELD + number - 1];
+                read.part[number - 1] = w * dots[(k * p.n_groups + head / (p.heads / p.n_groups)) * HELD + number - 1];
             }
         }
+        // What is in shared memory has been read.
         __syncthreads();
     }
 }
@@ -155,7 +164,9 @@ struct Span {
 
 // What the thread of a token and a channel loads of them.
 struct TokenOf {
-    float x, u, z, keep, w, left;
+    float x, dt, z, w, left;
+
+    __device__ float u() const { return dt * x; }
 };
 
 __device__ INLINE TokenOf load_token(Run run, const Scan& p, u32 sequence, const Span& span, u32 place, u32 channel) {
@@ -164,11 +175,12 @@ __device__ INLINE TokenOf load_token(Run run, const Scan& p, u32 sequence, const
     u64 row = (u64)sequence * run.p().count + span.start - span.first;
     if (span.has(place)) {
         token.x = load_float(run.at(p.x, row + place) + channel);
-        token.keep = load_float(run.at(p.dt, row + place) + head);
-        token.u = token.keep * token.x;
+        token.dt = load_float(run.at(p.dt, row + place) + head);
         if (p.z.start != NONE) token.z = load_float(run.at(p.z, row + place) + channel);
     } else if (place < span.first) {
-        token.u = held_token(run, p, sequence, place).u[channel];
+        // As if dt were one.
+        token.x = load_float(held_token(run, p, sequence, place).u + channel);
+        token.dt = 1.0f;
     }
     if (!p.time.per_element && span.end == HELD) {
         const HeadRead& last = head_read(run, p, row + HELD - 1, head);
@@ -208,9 +220,9 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
     u32 n = p.d_state, count = run.p().count, warp = run.warp(), channels = unit.end - unit.first;
     // Quads go round the warps, so that those without a channel are of different parts of a processor.
     u32 quad = (warp + warp / 4) % 4 * 4, first_token = warp / 4 * 2 + run.half_warp() % 2;
-    bool has_quad = quad < channels, finishes = warp >= WARPS / 2, takes_in = has_quad && !finishes, is_new = false, fresh = true;
+    bool has_quad = quad < channels, finishes = warp >= WARPS / 2, takes_in = has_quad && !finishes, is_new = false;
     u32 place = run.thread / SCAN_CHANNELS % HELD, j = run.thread % SCAN_CHANNELS, channel = unit.channel(j);
-    float h[4][ELEMENTS], own[4][(ELEMENTS + 3) / 4], d = finishes ? run.weights(p.d)[channel] : 0.0f;
+    float own[4][(ELEMENTS + 3) / 4], d = finishes ? run.weights(p.d)[channel] : 0.0f;
     auto state = [&](int c, u32 i) { return run.state(sequence, p.state) + (u64)(unit.first + quad + c) * n + i; };
     auto exists = [&](int c, u32 i) { return quad + c < channels && i < n; };
     // Those of the unit before have been read.
@@ -233,8 +245,8 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
         Span after(span.next(), 0, count);
         u64 row = first_row + span.start - span.first;
         if (finishes) {
-            tokens.u[turn][place][j] = token.u;
-            tokens.left_u[turn][place][j] = token.w * token.u;
+            tokens.u[turn][place][j] = token.u();
+            tokens.left_u[turn][place][j] = token.w * token.u();
             if (place == 0) tokens.left[turn][j] = token.left;
         }
         if (Rows::STAGES == 1) {
@@ -249,10 +261,9 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
         commit_copies();
         if (finishes && after.start < count) next = load_token(run, p, sequence, after, place, channel);
         if (has_quad) {
-            if (fresh)
+            float h[4][ELEMENTS], sums[AT_ONCE] = {};
 #pragma unroll
-                for (int c = 0; c < 4; c++) load_lane(rows.h[quad + c][run.half_lane()], h[c]);
-            float sums[AT_ONCE] = {};
+            for (int c = 0; c < 4; c++) load_lane(rows.h[quad + c][run.half_lane()], h[c]);
 #pragma unroll
             for (int k = 0; k < 2; k++)
 #pragma unroll
@@ -266,7 +277,7 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
             if (run.lane() % 2 == 0) tokens.sums[first_token + number / 4 * 8][quad + number % 4] = sum;
         }
         __syncthreads();
-        fresh = span.end == HELD;
+        bool is_whole = span.end == HELD;
         if (finishes && span.has(place) && j < channels) {
             const HeadRead& read = head_read(run, p, row + place, channel / p.head_dim);
             float part[HELD], sum = read.left * tokens.sums[place][j];
@@ -275,7 +286,7 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
             for (int t = 0; t < HELD; t++)
                 if (t <= (int)place) sum += part[t] * tokens.u[turn][t][j];
             finish_scan(run, p, row + place, channel, sum, d, token.x, token.z);
-        } else if (takes_in && fresh) {
+        } else if (takes_in && is_whole) {
             auto of = [&](const float* quads, int c) { return quads[quad + c]; };
             for_taken<ELEMENTS>(run, [&](int c, int k, u32) { own[c][k] *= of(tokens.left[turn], c); });
 #pragma unroll 4
@@ -283,7 +294,7 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
                 for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) { own[c][k] += of(tokens.left_u[turn][t], c) * rows.b[stage][t][i]; });
             for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) { rows.h[quad + c][i % 16][i / 16] = own[c][k]; });
         }
-        is_new |= fresh;
+        is_new |= is_whole;
         span = after;
     }
     if (is_new && takes_in)
@@ -323,7 +334,7 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
         TokenOf token = next;
         u32 stage = Rows::STAGES == 2 ? turn : 0;
         Span after(span.next(), 0, count);
-        if (finishes) tokens.u[turn][place][j] = token.u, tokens.keep[turn][place][j] = token.keep;
+        if (finishes) tokens.u[turn][place][j] = token.u(), tokens.keep[turn][place][j] = token.dt;
         if (Rows::STAGES == 1) {
             __syncthreads();
             rows.bring(run, p, unit.group, first_row + span.start, 0, span.end, 0);
@@ -364,46 +375,49 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
     if (has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = h[e]; });
 }
 
-// What a half-warp loads for a channel of one of several sequences with a token each.
+// What a half-warp loads for a channel of one of several sequences with a token each: a lane's elements of the state and of C,
+// a held token and its part of the result.
 template <int ELEMENTS>
 struct StepOf {
-    float h[ELEMENTS], c[ELEMENTS], u, part, left, x, z, d;
+    float h[ELEMENTS], c[ELEMENTS], x, dt, part, left, z;
 };
 
-// A token of each of several sequences, with a decay per head: a half-warp has a channel, and asks for the next one first.
+// A token of each of several sequences, with a decay per head: a half-warp has a channel, while the next two are on their way.
 template <int ELEMENTS>
 __device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
     u32 n = p.d_state, units = unit_count(p, HALVES), all = units * run.p().sequence_count, lane = run.half_lane();
-    auto unit_at = [&](u32 index) { return unit_of(p, HALVES, index % units); };
-    auto place_at = [&](u32 sequence) { return (u32)(run.position(sequence) % HELD); };
-    auto load = [&](u32 index) {
-        StepOf<ELEMENTS> step = {};
-        u32 sequence = index / units, place = place_at(sequence);
-        Unit unit = unit_at(index);
-        u32 channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
-        const float *state = run.state(sequence, p.state) + (u64)channel * n, *c = run.at(p.c, sequence) + unit.group * n;
-        for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { step.h[e] = load_float(state + i), step.c[e] = load_float(c + i); });
+    auto channel_at = [&](u32 index) { return unit_of(p, HALVES, index % units).channel(run.half_warp()); };
+    auto load = [&](u32 index, StepOf<ELEMENTS>& step) {
+        if (index >= all) return;
+        u32 sequence = index / units, place = place_of(run, sequence), channel = channel_at(index), head = channel / p.head_dim;
+        const float* h = settled((const float*)run.state(sequence, p.state) + (u64)channel * n + lane);
+        const float* c = settled((const float*)run.at(p.c, sequence) + channel / group_channels(p) * n + lane);
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e++) {
+            bool has = n == 16 * ELEMENTS || element(run, e) < n;
+            step.h[e] = has ? load_float(h + 16 * e) : 0.0f;
+            step.c[e] = has ? load_float(c + 16 * e) : 0.0f;
+        }
         const HeadRead& read = head_read(run, p, sequence, head);
-        step.x = load_float(run.at(p.x, sequence) + channel);
-        if (lane == place) step.u = load_float(run.at(p.dt, sequence) + head) * step.x;
-        if (lane < place) step.u = load_float(held_token(run, p, sequence, lane).u + channel);
-        if (lane <= place) step.part = load_float(read.part + lane);
+        bool is_own = lane == place;
+        // As if dt were one for a held token; those further on have no part.
+        step.x = load_float(is_own ? run.at(p.x, sequence) + channel : held_token(run, p, sequence, lane).u + channel);
+        step.dt = is_own ? load_float(run.at(p.dt, sequence) + head) : 1.0f;
+        step.part = load_float(read.part + lane);
         step.left = load_float(&read.left);
-        if (p.z.start != NONE) step.z = load_float(run.at(p.z, sequence) + channel);
-        step.d = load_float(run.weights(p.d) + channel);
-        return step;
+        step.z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
     };
+    StepOf<ELEMENTS> ahead[2] = {};
     u32 index = first_unit(passed);
-    if (index >= all) return;
-    StepOf<ELEMENTS> next = load(index);
+    load(index, ahead[0]);
+    load(index + blocks(), ahead[1]);
     for (; index < all; index += blocks()) {
-        StepOf<ELEMENTS> step = next;
-        if (index + blocks() < all) next = load(index + blocks());
-        u32 sequence = index / units, place = place_at(sequence);
-        Unit unit = unit_at(index);
-        u32 channel = unit.channel(run.half_warp());
-        bool has_channel = unit.first + run.half_warp() < unit.end;
-        float sum = 0.0f, part = step.part * step.u;
+        StepOf<ELEMENTS> step = ahead[0];
+        ahead[0] = ahead[1];
+        load(index + 2 * blocks(), ahead[1]);
+        u32 sequence = index / units, place = place_of(run, sequence), channel = channel_at(index);
+        bool has_channel = unit_of(p, HALVES, index % units).first + run.half_warp() == channel;
+        float sum = 0.0f, u = step.dt * step.x, part = step.part * u;
 #pragma unroll
         for (int e = 0; e < ELEMENTS; e++) sum += step.c[e] * step.h[e];
         sum = step.left * fold16(sum);
@@ -412,16 +426,17 @@ __device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
             float other = __shfl_sync(FULL, part, (run.lane() & 16) + j);
             if (j <= place) sum += other;
         }
-        if (has_channel && lane == 0) finish_scan(run, p, sequence, channel, sum, step.d, step.x, step.z);
+        if (has_channel && lane == place) finish_scan(run, p, sequence, channel, sum, run.weights(p.d)[channel], step.x, step.z);
         if (place < HELD - 1) continue;
         // The state takes the block in.
-        float left_u = head_read(run, p, sequence, channel / p.head_dim).w[lane] * step.u;
+        float left_u = head_read(run, p, sequence, channel / p.head_dim).w[lane] * u;
+#pragma unroll
         for (int e = 0; e < ELEMENTS; e++) step.h[e] *= step.left;
 #pragma unroll 4
         for (u32 j = 0; j < HELD; j++) {
-            float u = __shfl_sync(FULL, left_u, (run.lane() & 16) + j);
-            const float* b = (j < HELD - 1 ? held_token(run, p, sequence, j).b : run.at(p.b, sequence)) + unit.group * n;
-            for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { step.h[e] += u * b[i]; });
+            float own_u = __shfl_sync(FULL, left_u, (run.lane() & 16) + j);
+            const float* b = (j < HELD - 1 ? held_token(run, p, sequence, j).b : run.at(p.b, sequence)) + channel / group_channels(p) * n;
+            for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { step.h[e] += own_u * b[i]; });
         }
         float* state = run.state(sequence, p.state) + (u64)channel * n;
         if (has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = step.h[e]; });

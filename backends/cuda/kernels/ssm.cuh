@@ -24,9 +24,10 @@ __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
         float x[CONV_TOKENS + TAPS - 1];
 #pragma unroll
         for (u32 k = 0; k < CONV_TOKENS + TAPS - 1; k++) {
-            u32 t = first + k - (c.width - 1);
-            if (first == 0 && k + 1 < c.width) x[k] = taps.window[k];
-            else x[k] = t < count ? conv_input(run, c, sequence, t, 0, i) : 0.0f;
+            u32 after = first + k, t = after > c.width - 1 ? after - (c.width - 1) : 0;
+            // Where there is none, the last one again: a load that depends on nothing waits for no other.
+            x[k] = conv_input(run, c, sequence, t < count ? t : count - 1, 0, i);
+            if (after + 1 < c.width) x[k] = taps.window[k];
         }
 #pragma unroll
         for (u32 k = 0; k < CONV_TOKENS; k++) {

@@ -28,6 +28,9 @@ const LINEAR: u32 = 5;
 /// Floats that a token keeps for each head while it is scanned: `HeadRead` of the kernels.
 const HEAD_READ: usize = 2 * HELD + 4;
 
+/// Rows that a block weighs at once: as the kernels have it.
+const WEIGH_ROWS: usize = 4;
+
 /// Floats in shared memory of the scan of many rows: `ScanRows` of the kernels.
 fn scan_floats(d_state: usize) -> usize {
     let elements = [1, 4, 8, 16].into_iter().find(|e| d_state <= LANES * e).unwrap_or(16);
@@ -272,8 +275,8 @@ impl<'m> Builder<'m> {
         (scan.x, scan.dt, scan.decay) = (conv, dt, decay);
         if p.decays_by_head() {
             scan.reads = self.buffer(Buffer::Reads, heads * HEAD_READ);
-            self.shared(HELD * (heads + p.n_groups), 0)?;
-            self.op(Kind::Weigh, rows, &scan);
+            self.shared(WEIGH_ROWS * HELD * (heads + p.n_groups), 0)?;
+            self.op(Kind::Weigh, rows.div_ceil(WEIGH_ROWS), &scan);
         }
         self.shared(scan_floats(p.d_state), 0)?;
         self.op(Kind::Scan, scan_units(p), &scan);

@@ -294,8 +294,7 @@ impl<'m> Builder<'m> {
         let (quantized, floats) = kinds(maps);
         let floats = row_floats(source, floats);
         let groups = if quantized { len.div_ceil(GROUP) } else { 0 };
-        let fits = shared_bytes(self.layout.shared_floats.max(floats), self.layout.shared_groups.max(groups))
-            <= FUSED_BYTES;
+        let fits = shared_bytes(floats, groups) <= FUSED_BYTES;
         let read = [source.a, source.b, source.after].map(|v| v.start);
         let is_changed = |map: &Map<'_, 'm>| read.contains(&map.to.y.start);
         self.one && fits && !maps.iter().any(is_changed)
