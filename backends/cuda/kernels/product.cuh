@@ -299,8 +299,7 @@ __device__ INLINE void product_rows(Run run, u32 passed, const Product& p, u32 r
 }
 
 #define MMA_WEIGHTS 64  // rows of weights that a block multiplies at once: half of them in a warp
-#define MMA_COLUMNS 4   // tiles of 8 rows of activations
-#define MMA_ROWS (8 * MMA_COLUMNS)
+#define MMA_COLUMNS 4   // tiles of 8 rows of activations, or fewer so that all blocks have work
 
 // A group of 32 rows of weights and of the rows of activations, as a thread of a warp multiplies it: of weights four rows, of
 // activations one in each tile, each with two words of the group; and the scales of its results.
@@ -322,12 +321,14 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
     // Room beyond the partial sums is asked for by the host.
     static_assert(GROUP_LANES * LANE <= PARTIALS + 256, "no room for lanes");
     u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16), columns = div_up(p.w.rows, MMA_WEIGHTS);
-    u32 units = columns * div_up(rows, MMA_ROWS), sum_lane = run.warp() % GROUP_LANES, half = run.warp() / GROUP_LANES;
+    u32 wide = MMA_COLUMNS;
+    while (wide > 1 && columns * div_up(rows, 8 * wide) < blocks() * 3 / 4) wide /= 2;
+    u32 units = columns * div_up(rows, 8 * wide), sum_lane = run.warp() % GROUP_LANES, half = run.warp() / GROUP_LANES;
     u32 r = run.lane() / 4, j = run.lane() % 4, own = half * 32 + r / 4 * 16 + r % 4 * 4;    // first of its rows of weights
     const float* row_scales = run.p().scratch + p.codes.scales;
     const u32* codes = (const u32*)(run.p().scratch + p.codes.codes);
     auto load = [&](u32 unit, u32 g, MmaGroup& to) {
-        u32 tile = unit % columns * (MMA_WEIGHTS / 16) + own / 16, first = unit / columns * MMA_ROWS;
+        u32 tile = unit % columns * (MMA_WEIGHTS / 16) + own / 16, first = unit / columns * 8 * wide;
         const u16* s;
         const u8* c;
         tile_row_at(run.p().model, p.w, tile < tile_rows ? tile : tile_rows - 1, s, c);
@@ -340,7 +341,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
 #pragma unroll
         for (u32 k = 0; k < MMA_COLUMNS; k++) {
             // Of the last tile there is room for whole 8 rows.
-            if (first + k * 8 >= rows) break;
+            if (k >= wide || first + k * 8 >= rows) break;
             to.codes[k] = *(const u64*)(words + k * 64 * groups);
             to.scales[k] = *(const u64*)(scales + k * 8);
         }
@@ -349,7 +350,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
     MmaGroup next = {};
     if (unit < units && sum_lane < groups) load(unit, sum_lane, next);
     for (; unit < units; unit += blocks()) {
-        u32 first = unit / columns * MMA_ROWS;
+        u32 first = unit / columns * 8 * wide, tiles = div_up(rows - first, 8) < wide ? div_up(rows - first, 8) : wide;
         float sums[2][MMA_COLUMNS][4] = {};
         for (u32 g = sum_lane; g < groups; g += GROUP_LANES) {
             MmaGroup group = next;
@@ -363,7 +364,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
                 float upper = half_to_float((u16)(group.weight_scales >> 32 * m)), lower = half_to_float((u16)(group.weight_scales >> (32 * m + 16)));
 #pragma unroll
                 for (u32 k = 0; k < MMA_COLUMNS; k++) {
-                    if (first + k * 8 >= rows) continue;
+                    if (k >= tiles) break;
                     int dot[4] = {0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000};
                     u32 b[2] = {(u32)group.codes[k], (u32)(group.codes[k] >> 32)};
                     float scales[2] = {__uint_as_float((u32)group.scales[k]), __uint_as_float((u32)(group.scales[k] >> 32))};
@@ -377,7 +378,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
         float* lanes = run.shared().partials;
 #pragma unroll
         for (u32 k = 0; k < MMA_COLUMNS; k++) {
-            if (first + k * 8 >= rows) break;
+            if (k >= tiles) break;
 #pragma unroll
             for (u32 e = 0; e < 2; e++)
                 *(Floats*)(lanes + sum_lane * LANE + (2 * j + e) * (MMA_WEIGHTS + 4) + own) =

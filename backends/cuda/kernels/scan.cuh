@@ -354,12 +354,13 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
                 float sums[AT_ONCE] = {};
 #pragma unroll
                 for (u32 k = 0; k < AT_ONCE; k++) {
+                    // Beyond the last token numbers are made and not kept: a branch would keep the compiler from making several at once.
                     u32 t = first + k;
-                    if (t >= span.end) continue;
                     float u = tokens.u[turn][t][own], dt = tokens.keep[turn][t][own];
 #pragma unroll
                     for (int e = 0; e < ELEMENTS; e++) {
-                        h[e] = exp2_core(dt * a[e]) * h[e] + u * rows.b[stage][t][element(run, e)];
+                        float after = exp2_core(dt * a[e]) * h[e] + u * rows.b[stage][t][element(run, e)];
+                        h[e] = t < span.end ? after : h[e];
                         sums[k] += rows.c[stage][t][element(run, e)] * h[e];
                     }
                 }

@@ -92,7 +92,7 @@ __device__ INLINE void scan_select(Run run, const Scan& p) {
         if (norm.kind == IDENTITY) continue;
         norm_sums(run, norm, x, lens[part]);
         for (u32 i = run.thread; i < lens[part]; i += THREADS)
-            x[i] = normed(run, norm, x[i], lens[part], i, norm_weight(run, norm, i, 0));
+            x[i] = normed(run, norm, run.shared().sums, x[i], lens[part], i, norm_weight(run, norm, i, 0));
         __syncthreads();
     }
     if (is_quantized(p.dt_proj)) {
