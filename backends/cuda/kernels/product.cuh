@@ -317,9 +317,10 @@ __device__ INLINE u32 centred(u32 nibbles) { return (((nibbles & 0x0f0f0f0fu) | 
 // Which of its words a thread multiplies first does not matter, nor do the numbers of rows: four of weights lie side by side.
 // The accumulator of a group starts at the bits of 1.5 · 2^23, so the sum of products, below 2^22, comes out as a float.
 __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows) {
-    constexpr u32 LANE = 8 * (MMA_WEIGHTS + 4);  // numbers of a lane in shared memory: of 8 rows of activations, 4 apart
+    // Numbers of a lane in shared memory, of 8 rows of activations, which lie 4 apart; by turns in two places.
+    constexpr u32 LANE = 8 * (MMA_WEIGHTS + 4), PLACE = GROUP_LANES * LANE;
     // Room beyond the partial sums is asked for by the host.
-    static_assert(GROUP_LANES * LANE <= PARTIALS + 256, "no room for lanes");
+    static_assert(2 * PLACE <= PARTIALS + 4608, "no room for lanes");
     u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16), columns = div_up(p.w.rows, MMA_WEIGHTS);
     u32 wide = MMA_COLUMNS;
     while (wide > 1 && columns * div_up(rows, 8 * wide) < blocks() * 3 / 4) wide /= 2;
@@ -346,7 +347,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
             to.scales[k] = *(const u64*)(scales + k * 8);
         }
     };
-    u32 unit = first_unit(passed);
+    u32 unit = first_unit(passed), turn = 0;
     MmaGroup next = {};
     if (unit < units && sum_lane < groups) load(unit, sum_lane, next);
     for (; unit < units; unit += blocks()) {
@@ -375,10 +376,10 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
                 }
             }
         }
-        float* lanes = run.shared().partials;
 #pragma unroll
         for (u32 k = 0; k < MMA_COLUMNS; k++) {
             if (k >= tiles) break;
+            float* lanes = run.shared().partials + turn++ % 2 * PLACE;
 #pragma unroll
             for (u32 e = 0; e < 2; e++)
                 *(Floats*)(lanes + sum_lane * LANE + (2 * j + e) * (MMA_WEIGHTS + 4) + own) =
@@ -388,8 +389,6 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
             float v = fold8(lanes + n * (MMA_WEIGHTS + 4) + i, LANE);
             i += unit % columns * MMA_WEIGHTS;
             if (row < rows && i < p.w.rows) finish(run, p.to, row, i, v);
-            // The lanes are free.
-            __syncthreads();
         }
     }
 }

@@ -12,8 +12,16 @@ __device__ INLINE const HeadRead& head_read(Run run, const Scan& p, u64 row, u32
     return ((const HeadRead*)run.at(p.reads, row))[head];
 }
 
-// The place of a row's token in its block.
-__device__ INLINE u32 place_of(Run run, u32 row) { return (run.position(run.sequence(row)) + run.time(row)) % HELD; }
+// A row's token in its block.
+struct InBlock {
+    u32 sequence, row, time, place;
+
+    __device__ InBlock(Run run, u32 row)
+        : sequence(run.sequence(row)), row(row), time(run.time(row)), place((run.position(sequence) + time) % HELD) {}
+    // Whether token `token` up to it was held before, and its row if not.
+    __device__ bool held(u32 token) const { return place - token > time; }
+    __device__ u32 row_of(u32 token) const { return row - (place - token); }
+};
 
 #define WEIGH_ROWS 4  // that a block weighs at once
 
@@ -21,38 +29,36 @@ __device__ INLINE u32 place_of(Run run, u32 row) { return (run.position(run.sequ
 __device__ OUTLINED void op_weigh(Run run, u32 passed, const Scan& p) {
     float *dots = run.shared().row, *keeps = dots + WEIGH_ROWS * p.n_groups * HELD;    // [rows][n_groups][HELD], [rows][heads][HELD]
     u32 n = p.d_state, j = run.half_warp() % HELD, rows = run.shared().rows;
-    // Of a token in a row's block.
-    auto is_held = [&](u32 row, u32 token) { return place_of(run, row) - token > run.time(row); };
-    auto own_row = [&](u32 row, u32 token) { return row - (place_of(run, row) - token); };
     for (u32 first = first_unit(passed) * WEIGH_ROWS; first < rows; first += blocks() * WEIGH_ROWS) {
         u32 count = rows - first < WEIGH_ROWS ? rows - first : WEIGH_ROWS;
         for (u32 k = run.half_warp() / HELD; k < count * p.n_groups; k += HALVES / HELD) {
-            u32 row = first + k / p.n_groups, g = k % p.n_groups;
-            const float* b = is_held(row, j) ? held_token(run, p, run.sequence(row), j).b : run.at(p.b, own_row(row, j));
-            const float* c = run.at(p.c, row) + g * n;
-            bool has = j <= place_of(run, row);
+            InBlock own(run, first + k / p.n_groups);
+            u32 g = k % p.n_groups;
+            const float* b = own.held(j) ? held_token(run, p, own.sequence, j).b : run.at(p.b, own.row_of(j));
+            const float* c = run.at(p.c, own.row) + g * n;
             float sum = 0.0f;
 #pragma unroll 8
-            for (u32 i = run.half_lane(); has && i < n; i += 16) sum += c[i] * b[g * n + i];
+            for (u32 i = run.half_lane(); j <= own.place && i < n; i += 16) sum += c[i] * b[g * n + i];
             sum = fold16(sum);
             if (run.half_lane() == 0) dots[k * HELD + j] = sum;
         }
         for (u32 i = run.thread; i < count * HELD * p.heads; i += THREADS) {
-            u32 head = i % p.heads, token = i / p.heads % HELD, k = i / p.heads / HELD, row = first + k;
-            if (token > place_of(run, row)) continue;
-            keeps[(k * p.heads + head) * HELD + token] =
-                is_held(row, token) ? held_token(run, p, run.sequence(row), token).decay[head] : run.at(p.decay, own_row(row, token))[head];
+            u32 head = i % p.heads, token = i / p.heads % HELD, k = i / p.heads / HELD;
+            InBlock own(run, first + k);
+            if (token > own.place) continue;
+            keeps[(k * p.heads + head) * HELD + token] = own.held(token) ? held_token(run, p, own.sequence, token).decay[head]
+                                                                         : run.at(p.decay, own.row_of(token))[head];
         }
         __syncthreads();
         for (u32 i = run.thread; i < count * p.heads * (HELD + 1); i += THREADS) {
             // Number 0 is the state, the others are tokens.
-            u32 number = i % (HELD + 1), head = i / (HELD + 1) % p.heads, k = i / (HELD + 1) / p.heads, row = first + k;
-            u32 tokens = place_of(run, row) + 1;
+            u32 number = i % (HELD + 1), head = i / (HELD + 1) % p.heads, k = i / (HELD + 1) / p.heads;
+            u32 tokens = InBlock(run, first + k).place + 1;
             float w = 1.0f;
 #pragma unroll
             for (u32 t = HELD; t > 0; t--)
                 if (t <= tokens && t > number) w *= keeps[(k * p.heads + head) * HELD + t - 1];
-            HeadRead& read = ((HeadRead*)run.at(p.reads, row))[head];
+            HeadRead& read = ((HeadRead*)run.at(p.reads, first + k))[head];
             if (number == 0) {
                 read.left = w;
             } else if (number <= tokens) {
@@ -202,8 +208,8 @@ template <int ELEMENTS, class Each>
 __device__ INLINE void for_taken(Run run, Each each) {
 #pragma unroll
     for (int k = 0; k < (ELEMENTS + 3) / 4; k++) {
-        u32 i = run.warp() / 4 * 32 + run.lane() + 64 * k;
-        if (i < 16 * ELEMENTS)
+        u32 i = run.warp() / 4 % 2 * 32 + run.lane() + 64 * k;
+        if (ELEMENTS >= 4 || i < 16 * ELEMENTS)
 #pragma unroll
             for (int c = 0; c < 4; c++) each(c, k, i);
     }
@@ -376,78 +382,131 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
     if (has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = h[e]; });
 }
 
-// What a half-warp loads for a channel of one of several sequences with a token each: a lane's elements of the state and of C,
-// a held token and its part of the result.
-template <int ELEMENTS>
-struct StepOf {
-    float h[ELEMENTS], c[ELEMENTS], x, dt, part, left, z;
-};
-
-// A token of each of several sequences, with a decay per head: a half-warp has a channel, while the next two are on their way.
-template <int ELEMENTS>
+// A token of each of several sequences: a half-warp has a channel, while the next ones are on their way. `Step` is what it loads
+// for one, with `load` and `finish`.
+template <class Step>
 __device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
-    u32 n = p.d_state, units = unit_count(p, HALVES), all = units * run.p().sequence_count, lane = run.half_lane();
-    auto channel_at = [&](u32 index) { return unit_of(p, HALVES, index % units).channel(run.half_warp()); };
-    auto load = [&](u32 index, StepOf<ELEMENTS>& step) {
-        if (index >= all) return;
-        u32 sequence = index / units, place = place_of(run, sequence), channel = channel_at(index), head = channel / p.head_dim;
-        const float* h = settled((const float*)run.state(sequence, p.state) + (u64)channel * n + lane);
-        const float* c = settled((const float*)run.at(p.c, sequence) + channel / group_channels(p) * n + lane);
-#pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) {
-            bool has = n == 16 * ELEMENTS || element(run, e) < n;
-            step.h[e] = has ? load_float(h + 16 * e) : 0.0f;
-            step.c[e] = has ? load_float(c + 16 * e) : 0.0f;
-        }
-        const HeadRead& read = head_read(run, p, sequence, head);
-        bool is_own = lane == place;
-        // As if dt were one for a held token; those further on have no part.
-        step.x = load_float(is_own ? run.at(p.x, sequence) + channel : held_token(run, p, sequence, lane).u + channel);
-        step.dt = is_own ? load_float(run.at(p.dt, sequence) + head) : 1.0f;
-        step.part = load_float(read.part + lane);
-        step.left = load_float(&read.left);
-        step.z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
+    u32 units = unit_count(p, HALVES), all = units * run.p().sequence_count, index = first_unit(passed);
+    auto load = [&](Step& step, u32 index) {
+        if (index < all) step.load(run, p, index / units, unit_of(p, HALVES, index % units));
     };
-    StepOf<ELEMENTS> ahead[2] = {};
-    u32 index = first_unit(passed);
-    load(index, ahead[0]);
-    load(index + blocks(), ahead[1]);
-    for (; index < all; index += blocks()) {
-        StepOf<ELEMENTS> step = ahead[0];
-        ahead[0] = ahead[1];
-        load(index + 2 * blocks(), ahead[1]);
-        u32 sequence = index / units, place = place_of(run, sequence), channel = channel_at(index);
-        bool has_channel = unit_of(p, HALVES, index % units).first + run.half_warp() == channel;
-        float sum = 0.0f, u = step.dt * step.x, part = step.part * u;
+    auto finish = [&](Step& step) {
+        step.finish(run, p, index / units, unit_of(p, HALVES, index % units));
+        load(step, index + 2 * blocks());
+        index += blocks();
+    };
+    // By turns: to move what is on its way from one to the other would wait for it.
+    Step even = {}, odd = {};
+    load(even, index);
+    load(odd, index + blocks());
+    while (index < all) {
+        finish(even);
+        if (index >= all) return;
+        finish(odd);
+    }
+}
+
+// The elements of a thread of a row of `n`, and zeros.
+template <int ELEMENTS>
+__device__ INLINE void load_row(Run run, const float* row, u32 n, float (&own)[ELEMENTS]) {
+    row = settled(row + run.half_lane());
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) sum += step.c[e] * step.h[e];
-        sum = step.left * fold16(sum);
+    for (int e = 0; e < ELEMENTS; e++) own[e] = n == 16 * ELEMENTS || element(run, e) < n ? load_float(row + 16 * e) : 0.0f;
+}
+
+template <int ELEMENTS>
+__device__ INLINE void store_row(Run run, float* row, u32 n, const float (&own)[ELEMENTS]) {
+    for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { row[i] = own[e]; });
+}
+
+// With a decay per head; a lane has a held token, too, and its part of the result.
+template <int ELEMENTS>
+struct HeadStep {
+    float h[ELEMENTS], c[ELEMENTS], x, dt, part, left, z, d;
+
+    __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+        u32 n = p.d_state, place = run.position(sequence) % HELD, lane = run.half_lane();
+        u32 channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
+        load_row(run, run.state(sequence, p.state) + (u64)channel * n, n, h);
+        load_row(run, run.at(p.c, sequence) + unit.group * n, n, c);
+        const HeadRead& read = head_read(run, p, sequence, head);
+        // As if dt were one for a held token; those further on have no part.
+        bool is_own = lane == place;
+        x = load_float((is_own ? run.at(p.x, sequence) : held_token(run, p, sequence, lane).u) + channel);
+        dt = is_own ? load_float(run.at(p.dt, sequence) + head) : 1.0f;
+        part = load_float(read.part + lane);
+        left = load_float(&read.left);
+        z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
+        d = load_float(run.weights(p.d) + channel);
+    }
+    __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+        u32 n = p.d_state, place = run.position(sequence) % HELD, lane = run.half_lane(), channel = unit.channel(run.half_warp());
+        bool has_channel = unit.first + run.half_warp() < unit.end;
+        float sum = 0.0f, u = dt * x, own_part = part * u;
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e++) sum += c[e] * h[e];
+        sum = left * fold16(sum);
 #pragma unroll
         for (u32 j = 0; j < HELD; j++) {
-            float other = __shfl_sync(FULL, part, (run.lane() & 16) + j);
+            float other = __shfl_sync(FULL, own_part, (run.lane() & 16) + j);
             if (j <= place) sum += other;
         }
-        if (has_channel && lane == place) finish_scan(run, p, sequence, channel, sum, run.weights(p.d)[channel], step.x, step.z);
-        if (place < HELD - 1) continue;
+        if (has_channel && lane == place) finish_scan(run, p, sequence, channel, sum, d, x, z);
+        if (place < HELD - 1) return;
         // The state takes the block in.
         float left_u = head_read(run, p, sequence, channel / p.head_dim).w[lane] * u;
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) step.h[e] *= step.left;
+        for (int e = 0; e < ELEMENTS; e++) h[e] *= left;
 #pragma unroll 4
         for (u32 j = 0; j < HELD; j++) {
-            float own_u = __shfl_sync(FULL, left_u, (run.lane() & 16) + j);
-            const float* b = (j < HELD - 1 ? held_token(run, p, sequence, j).b : run.at(p.b, sequence)) + channel / group_channels(p) * n;
-            for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { step.h[e] += own_u * b[i]; });
+            float own_u = __shfl_sync(FULL, left_u, (run.lane() & 16) + j), b[ELEMENTS];
+            load_row(run, (j < HELD - 1 ? held_token(run, p, sequence, j).b : run.at(p.b, sequence)) + unit.group * n, n, b);
+#pragma unroll
+            for (int e = 0; e < ELEMENTS; e++) h[e] += own_u * b[e];
         }
-        float* state = run.state(sequence, p.state) + (u64)channel * n;
-        if (has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = step.h[e]; });
+        if (has_channel) store_row(run, run.state(sequence, p.state) + (u64)channel * n, n, h);
     }
-}
+};
+
+// With a decay per element.
+template <int ELEMENTS>
+struct ElementStep {
+    float h[ELEMENTS], a[ELEMENTS], b[ELEMENTS], c[ELEMENTS], x, dt, z, d;
+
+    __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+        u32 n = p.d_state, channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
+        load_row(run, run.state(sequence, p.state) + (u64)channel * n, n, h);
+        load_row(run, run.weights(p.time.a_log2) + (u64)head * n, n, a);
+        load_row(run, run.at(p.b, sequence) + unit.group * n, n, b);
+        load_row(run, run.at(p.c, sequence) + unit.group * n, n, c);
+        x = load_float(run.at(p.x, sequence) + channel);
+        dt = load_float(run.at(p.dt, sequence) + head);
+        z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
+        d = load_float(run.weights(p.d) + channel);
+    }
+    __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+        u32 n = p.d_state, channel = unit.channel(run.half_warp());
+        float sum = 0.0f, u = dt * x;
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e++) {
+            h[e] = exp2_core(dt * a[e]) * h[e] + u * b[e];
+            sum += c[e] * h[e];
+        }
+        sum = fold16(sum);
+        if (unit.first + run.half_warp() >= unit.end) return;
+        store_row(run, run.state(sequence, p.state) + (u64)channel * n, n, h);
+        if (run.half_lane() == 0) finish_scan(run, p, sequence, channel, sum, d, x, z);
+    }
+};
 
 template <int ELEMENTS>
 __device__ INLINE void scan_many(Run run, u32 passed, const Scan& p) {
     u32 sequences = run.p().sequence_count, by_head = !p.time.per_element;
-    if (by_head && run.p().count == 1) return scan_steps<ELEMENTS>(run, passed, p);
+    if (run.p().count == 1) {
+        if (by_head) scan_steps<HeadStep<ELEMENTS>>(run, passed, p);
+        else scan_steps<ElementStep<ELEMENTS>>(run, passed, p);
+        return;
+    }
     // As few channels as make use of all blocks.
     u32 most = channels_at_once(p, sequences, SCAN_CHANNELS), units = unit_count(p, most);
     for (u32 i = first_unit(passed); i < units * sequences; i += blocks()) {
