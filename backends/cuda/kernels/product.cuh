@@ -301,18 +301,22 @@ __device__ INLINE void product_rows(Run run, u32 passed, const Product& p, u32 r
 #define MMA_WEIGHTS 64  // rows of weights that a block multiplies at once: half of them in a warp
 #define MMA_COLUMNS 4   // tiles of 8 rows of activations, or fewer so that all blocks have work
 
-// A group of 32 rows of weights and of the rows of activations, as a thread of a warp multiplies it: of weights four rows, of
-// activations one in each tile, each with two words of the group; and the scales of its results.
-struct MmaGroup {
-    Words low, high;  // in q4 both words are in `low`
-    u64 weight_scales, codes[MMA_COLUMNS], scales[MMA_COLUMNS];
+// What a thread of a warp has of a group of 32 rows of weights: of four rows two words (in q4 both in `low`) and the scales.
+struct MmaWeights {
+    Words low, high;
+    u64 scales;
+};
+
+// And of 8 rows of activations: two words of one, and the scales of its two results.
+struct MmaRows {
+    u64 codes, scales;
 };
 
 // Codes 0..15 of nibbles to -8..7, byte by byte: no byte borrows from its neighbour.
 __device__ INLINE u32 centred(u32 nibbles) { return (((nibbles & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u; }
 
 // Tensor cores: a warp has a lane of the sum over groups, so all warps go through the groups by themselves; then the lanes are
-// folded in shared memory. What comes next is on its way while a group is multiplied.
+// folded in shared memory. What comes next is asked for as soon as its place is free.
 //
 // Which of its words a thread multiplies first does not matter, nor do the numbers of rows: four of weights lie side by side.
 // The accumulator of a group starts at the bits of 1.5 · 2^23, so the sum of products, below 2^22, comes out as a float.
@@ -328,52 +332,61 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
     u32 r = run.lane() / 4, j = run.lane() % 4, own = half * 32 + r / 4 * 16 + r % 4 * 4;    // first of its rows of weights
     const float* row_scales = run.p().scratch + p.codes.scales;
     const u32* codes = (const u32*)(run.p().scratch + p.codes.codes);
-    auto load = [&](u32 unit, u32 g, MmaGroup& to) {
-        u32 tile = unit % columns * (MMA_WEIGHTS / 16) + own / 16, first = unit / columns * 8 * wide;
+    auto load_weights = [&](u32 unit, u32 g, MmaWeights& to) {
+        u32 tile = unit % columns * (MMA_WEIGHTS / 16) + own / 16;
         const u16* s;
         const u8* c;
         tile_row_at(run.p().model, p.w, tile < tile_rows ? tile : tile_rows - 1, s, c);
-        c += (u64)g * tile_bytes(p.w) + own % 16 * 4;
-        to.low = load_words(c + (p.w.dtype == Q8 ? 2 * j : j) * 64);
-        if (p.w.dtype == Q8) to.high = load_words(c + (2 * j + 1) * 64);
-        to.weight_scales = __ldg((const u64*)(s + g * 16 + own % 16));
-        const u32* words = settled(codes + ((u64)(first + r) * groups + g) * 8 + 2 * j);
-        const float* scales = settled(row_scales + (u64)g * p.codes.stride + first + 2 * j);
-#pragma unroll
-        for (u32 k = 0; k < MMA_COLUMNS; k++) {
-            // Of the last tile there is room for whole 8 rows.
-            if (k >= wide || first + k * 8 >= rows) break;
-            to.codes[k] = *(const u64*)(words + k * 64 * groups);
-            to.scales[k] = *(const u64*)(scales + k * 8);
-        }
+        c = settled(c + (u64)g * tile_bytes(p.w) + own % 16 * 4 + (p.w.dtype == Q8 ? 2 * j : j) * 64);
+        to.low = load_words(c);
+        if (p.w.dtype == Q8) to.high = load_words(c + 64);
+        to.scales = __ldg((const u64*)(s + g * 16 + own % 16));
     };
+    auto load_rows = [&](u32 unit, u32 g, u32 k, MmaRows& to) {
+        u32 first = unit / columns * 8 * wide + k * 8;
+        // Of the last tile there is room for whole 8 rows.
+        if (k >= wide || first >= rows) return;
+        to.codes = *(const u64*)(codes + ((u64)(first + r) * groups + g) * 8 + 2 * j);
+        to.scales = *(const u64*)(row_scales + (u64)g * p.codes.stride + first + 2 * j);
+    };
+    auto number = [](u64 two, u32 which) { return __uint_as_float((u32)(two >> 32 * which)); };
     u32 unit = first_unit(passed), turn = 0;
-    MmaGroup next = {};
-    if (unit < units && sum_lane < groups) load(unit, sum_lane, next);
+    MmaWeights next = {};
+    MmaRows acts[MMA_COLUMNS] = {};
+    if (unit < units && sum_lane < groups) {
+        load_weights(unit, sum_lane, next);
+#pragma unroll
+        for (u32 k = 0; k < MMA_COLUMNS; k++) load_rows(unit, sum_lane, k, acts[k]);
+    }
     for (; unit < units; unit += blocks()) {
         u32 first = unit / columns * 8 * wide, tiles = div_up(rows - first, 8) < wide ? div_up(rows - first, 8) : wide;
         float sums[2][MMA_COLUMNS][4] = {};
         for (u32 g = sum_lane; g < groups; g += GROUP_LANES) {
-            MmaGroup group = next;
-            if (g + GROUP_LANES < groups) load(unit, g + GROUP_LANES, next);
-            else if (unit + blocks() < units) load(unit + blocks(), sum_lane, next);
+            bool is_last = g + GROUP_LANES >= groups;
+            u32 unit_after = is_last ? unit + blocks() : unit, g_after = is_last ? sum_lane : g + GROUP_LANES;
+            MmaWeights own = next;
+            if (unit_after < units) load_weights(unit_after, g_after, next);
+            u32 a[2][4] = {{own.low.x, own.low.y, own.high.x, own.high.y}, {own.low.z, own.low.w, own.high.z, own.high.w}};
+            float scales[4];
 #pragma unroll
             for (u32 m = 0; m < 2; m++) {
-                u32 a[4] = {m ? group.low.z : group.low.x, m ? group.low.w : group.low.y, m ? group.high.z : group.high.x,
-                            m ? group.high.w : group.high.y};
-                if (p.w.dtype == Q4) a[2] = centred(a[0] >> 4), a[3] = centred(a[1] >> 4), a[0] = centred(a[0]), a[1] = centred(a[1]);
-                float upper = half_to_float((u16)(group.weight_scales >> 32 * m)), lower = half_to_float((u16)(group.weight_scales >> (32 * m + 16)));
+                if (p.w.dtype == Q4)
+                    a[m][2] = centred(a[m][0] >> 4), a[m][3] = centred(a[m][1] >> 4), a[m][0] = centred(a[m][0]), a[m][1] = centred(a[m][1]);
+                scales[2 * m] = half_to_float((u16)(own.scales >> 32 * m)), scales[2 * m + 1] = half_to_float((u16)(own.scales >> (32 * m + 16)));
+            }
 #pragma unroll
-                for (u32 k = 0; k < MMA_COLUMNS; k++) {
+            for (u32 k = 0; k < MMA_COLUMNS; k++) {
+                u32 b[2] = {(u32)acts[k].codes, (u32)(acts[k].codes >> 32)};
+#pragma unroll
+                for (u32 m = 0; m < 2; m++) {
                     if (k >= tiles) break;
                     int dot[4] = {0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000};
-                    u32 b[2] = {(u32)group.codes[k], (u32)(group.codes[k] >> 32)};
-                    float scales[2] = {__uint_as_float((u32)group.scales[k]), __uint_as_float((u32)(group.scales[k] >> 32))};
-                    mma_i8(dot, a, b);
+                    mma_i8(dot, a[m], b);
 #pragma unroll
                     for (u32 e = 0; e < 4; e++)
-                        sums[m][k][e] += (__int_as_float(dot[e]) - ROUND) * ((e < 2 ? upper : lower) * scales[e % 2]);
+                        sums[m][k][e] += (__int_as_float(dot[e]) - ROUND) * (scales[2 * m + e / 2] * number(acts[k].scales, e % 2));
                 }
+                if (unit_after < units) load_rows(unit_after, g_after, k, acts[k]);
             }
         }
 #pragma unroll

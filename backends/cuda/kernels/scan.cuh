@@ -91,16 +91,17 @@ __device__ INLINE float fold_many(Run run, float (&v)[N]) {
 
 #define AT_ONCE 8  // numbers of a lane that are folded together
 
+// Whether rows of `n` elements that end a row so long, or are followed there by others of `n`, are aligned fours.
+__device__ INLINE bool has_fours(u32 n, u32 stride) { return (n | stride) % 4 == 0; }
+
 // Blocks of tokens in shared memory, where a row is. Two, one of which is on its way, if there is room.
 template <int ELEMENTS>
 struct ScanRows {
     static constexpr int STAGES = ELEMENTS > 8 ? 1 : 2;
-    // Distance between the lanes' parts of a state: fours of theirs lie in different banks.
-    static constexpr int LANE = ELEMENTS < 4 ? ELEMENTS : (ELEMENTS / 4 | 1) * 4;
-    // Of a token: of two beside each other a half-warp's elements lie in different banks.
+    // Floats of a row, so that two beside each other lie in different banks.
     static constexpr int ROW = 16 * ELEMENTS + (ELEMENTS > 1 ? 16 : 0);
     float b[STAGES][HELD][ROW], c[STAGES][HELD][ROW];
-    alignas(16) float h[SCAN_CHANNELS][16][LANE];  // states of the channels, lane by lane
+    float h[SCAN_CHANNELS][ROW];  // states of the channels
 
     // What lies beyond `n` elements is zero.
     __device__ void clear(Run run, u32 n) {
@@ -114,7 +115,7 @@ struct ScanRows {
     __device__ void bring(Run run, const Scan& p, u32 group, u64 row, u32 first, u32 end, u32 stage) {
         u32 n = p.d_state;
         const float *from_b = run.at(p.b, row) + group * n, *from_c = run.at(p.c, row) + group * n;
-        bool fours = (n | p.b.start | p.b.stride | p.c.start | p.c.stride) % 4 == 0;
+        bool fours = has_fours(n, p.b.stride | p.c.stride);
         if (fours) {
             for (u32 i = run.thread; i < (end - first) * (n / 4); i += THREADS) {
                 u32 t = i / (n / 4), x = i % (n / 4) * 4;
@@ -131,18 +132,17 @@ struct ScanRows {
     }
 };
 
-// The elements of a lane out of its part of a state.
-template <int ELEMENTS>
-__device__ INLINE void load_lane(const float* part, float (&own)[ELEMENTS]) {
-    if constexpr (ELEMENTS < 4) {
-        own[0] = part[0];
-    } else {
+// Four lanes of a sum over elements in each of four threads: `sums` += `a` · `b`, element by element, and the fold of them all.
+__device__ INLINE void add_products(float (&sums)[4], const Floats& a, const Floats& b) {
+    sums[0] += a.x * b.x, sums[1] += a.y * b.y, sums[2] += a.z * b.z, sums[3] += a.w * b.w;
+}
+
+__device__ INLINE float fold_fours(float (&sums)[4]) {
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e += 4) {
-            Floats four = *(const Floats*)(part + e);
-            own[e] = four.x, own[e + 1] = four.y, own[e + 2] = four.z, own[e + 3] = four.w;
-        }
-    }
+    for (int half = 2; half > 0; half /= 2)
+#pragma unroll
+        for (int i = 0; i < 4; i++) sums[i] += __shfl_xor_sync(FULL, sums[i], half);
+    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
 }
 
 // A block of tokens as the channels of a unit see them. Of what the next block changes there are two.
@@ -215,9 +215,9 @@ __device__ INLINE void for_taken(Run run, Each each) {
     }
 }
 
-// One unit of channels, with a decay per head, through all tokens of a sequence, in blocks as they are held. The states are in
-// registers: of 4 channels by a lane of 16 where they are read, by all half-warps, each 2 tokens of a block; and of 4 channels
-// by a warp's elements in the first half of the warps, which take a whole block in while the others finish its tokens.
+// One unit of channels, with a decay per head, through all tokens of a sequence, in blocks as they are held. Four threads read
+// the states of two channels for a token of a block; then the first half of the warps, of which each has its elements of 4
+// channels in registers, takes the block in, while the others finish its tokens.
 template <int ELEMENTS>
 __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const Unit& unit) {
         using Rows = ScanRows<ELEMENTS>;
@@ -225,7 +225,8 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
     ScanTokens& tokens = scan_tokens(run);
     u32 n = p.d_state, count = run.p().count, warp = run.warp(), channels = unit.end - unit.first;
     // Quads go round the warps, so that those without a channel are of different parts of a processor.
-    u32 quad = (warp + warp / 4) % 4 * 4, first_token = warp / 4 * 2 + run.half_warp() % 2;
+    u32 quad = (warp + warp / 4) % 4 * 4, four = run.lane() % 4 * 4, token_read = warp % 4 * 4 + run.lane() / 4 % 4;
+    u32 pair = warp / 4 * 4 + run.lane() / 16 * 2;
     bool has_quad = quad < channels, finishes = warp >= WARPS / 2, takes_in = has_quad && !finishes, is_new = false;
     u32 place = run.thread / SCAN_CHANNELS % HELD, j = run.thread % SCAN_CHANNELS, channel = unit.channel(j);
     float own[4][(ELEMENTS + 3) / 4], d = finishes ? run.weights(p.d)[channel] : 0.0f;
@@ -235,7 +236,7 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
     __syncthreads();
     if (takes_in) for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) {
         own[c][k] = exists(c, i) ? *state(c, i) : 0.0f;
-        rows.h[quad + c][i % 16][i / 16] = own[c][k];
+        rows.h[quad + c][i] = own[c][k];
     });
     if (n < 16 * ELEMENTS) rows.clear(run, n);
     Span span(0, run.position(sequence) % HELD, count);
@@ -265,32 +266,38 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
         __syncthreads();
         if (Rows::STAGES == 2 && after.start < count) rows.bring(run, p, unit.group, first_row + after.start, 0, after.end, turn ^ 1);
         commit_copies();
-        if (finishes && after.start < count) next = load_token(run, p, sequence, after, place, channel);
-        if (has_quad) {
-            float h[4][ELEMENTS], sums[AT_ONCE] = {};
+        Floats part[HELD / 4];
+        float left = 0.0f;
+        if (finishes) {
+            if (after.start < count) next = load_token(run, p, sequence, after, place, channel);
+            const HeadRead& read = head_read(run, p, row + (span.has(place) ? place : span.first), channel / p.head_dim);
 #pragma unroll
-            for (int c = 0; c < 4; c++) load_lane(rows.h[quad + c][run.half_lane()], h[c]);
+            for (int i = 0; i < HELD / 4; i++) part[i] = load_floats(read.part + 4 * i);
+            left = load_float(&read.left);
+        }
+        if (warp / 4 * 4 < channels) {
+            float sums[2][4] = {};
 #pragma unroll
-            for (int k = 0; k < 2; k++)
+            for (int e = 0; e < ELEMENTS; e++) {
+                Floats c = *(const Floats*)&rows.c[stage][token_read][16 * e + four];
 #pragma unroll
-                for (int e = 0; e < ELEMENTS; e++) {
-                    float own_c = rows.c[stage][first_token + 8 * k][run.half_lane() + 16 * e];
+                for (int k = 0; k < 2; k++) add_products(sums[k], c, *(const Floats*)&rows.h[pair + k][16 * e + four]);
+            }
 #pragma unroll
-                    for (int c = 0; c < 4; c++) sums[4 * k + c] += own_c * h[c][e];
-                }
-            float sum = fold_many(run, sums);
-            u32 number = run.half_lane() / 2;
-            if (run.lane() % 2 == 0) tokens.sums[first_token + number / 4 * 8][quad + number % 4] = sum;
+            for (int k = 0; k < 2; k++) {
+                float sum = fold_fours(sums[k]);
+                if (run.lane() % 4 == k) tokens.sums[token_read][pair + k] = sum;
+            }
         }
         __syncthreads();
         bool is_whole = span.end == HELD;
         if (finishes && span.has(place) && j < channels) {
-            const HeadRead& read = head_read(run, p, row + place, channel / p.head_dim);
-            float part[HELD], sum = read.left * tokens.sums[place][j];
-            load_lane(read.part, part);
+            float sum = left * tokens.sums[place][j];
 #pragma unroll
-            for (int t = 0; t < HELD; t++)
-                if (t <= (int)place) sum += part[t] * tokens.u[turn][t][j];
+            for (int t = 0; t < HELD; t++) {
+                const Floats& four = part[t / 4];
+                if (t <= (int)place) sum += (t % 4 == 0 ? four.x : t % 4 == 1 ? four.y : t % 4 == 2 ? four.z : four.w) * tokens.u[turn][t][j];
+            }
             finish_scan(run, p, row + place, channel, sum, d, token.x, token.z);
         } else if (takes_in && is_whole) {
             auto of = [&](const float* quads, int c) { return quads[quad + c]; };
@@ -298,7 +305,7 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
 #pragma unroll 4
             for (int t = 0; t < HELD; t++)
                 for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) { own[c][k] += of(tokens.left_u[turn][t], c) * rows.b[stage][t][i]; });
-            for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) { rows.h[quad + c][i % 16][i / 16] = own[c][k]; });
+            for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) { rows.h[quad + c][i] = own[c][k]; });
         }
         is_new |= is_whole;
         span = after;
@@ -382,27 +389,20 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
     if (has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = h[e]; });
 }
 
-// A token of each of several sequences: a half-warp has a channel, while the next ones are on their way. `Step` is what it loads
-// for one, with `load` and `finish`.
+// A token of each of several sequences: some threads have a channel. `Step` is what a thread loads for one; `read` makes of it what
+// is left to `finish` when the next one has been asked for.
 template <class Step>
 __device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
-    u32 units = unit_count(p, HALVES), all = units * run.p().sequence_count, index = first_unit(passed);
-    auto load = [&](Step& step, u32 index) {
-        if (index < all) step.load(run, p, index / units, unit_of(p, HALVES, index % units));
-    };
-    auto finish = [&](Step& step) {
-        step.finish(run, p, index / units, unit_of(p, HALVES, index % units));
-        load(step, index + 2 * blocks());
-        index += blocks();
-    };
-    // By turns: to move what is on its way from one to the other would wait for it.
-    Step even = {}, odd = {};
-    load(even, index);
-    load(odd, index + blocks());
-    while (index < all) {
-        finish(even);
-        if (index >= all) return;
-        finish(odd);
+    u32 units = unit_count(p, Step::CHANNELS), all = units * run.p().sequence_count, index = first_unit(passed);
+    auto unit_at = [&](u32 index) { return unit_of(p, Step::CHANNELS, index % units); };
+    if (index >= all) return;
+    Step step;
+    step.load(run, p, index / units, unit_at(index));
+    for (; index < all; index += blocks()) {
+        auto rest = step.read(run, p, index / units, unit_at(index));
+        u32 next = index + blocks();
+        if (next < all) step.load(run, p, next / units, unit_at(next));
+        rest.finish(run, p, index / units, unit_at(index));
     }
 }
 
@@ -419,59 +419,118 @@ __device__ INLINE void store_row(Run run, float* row, u32 n, const float (&own)[
     for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { row[i] = own[e]; });
 }
 
-// With a decay per head; a lane has a held token, too, and its part of the result.
+// The elements of a thread of four, of a row of `n`, and zeros.
+__device__ INLINE Floats load_fours(Run run, const float* row, u32 n, int e, bool has_fours) {
+    u32 i = 16 * e + run.thread % 4 * 4;
+    if (has_fours) return i < n ? load_floats(row + i) : Floats{0.0f, 0.0f, 0.0f, 0.0f};
+    auto one = [&](u32 i) { return i < n ? load_float(row + i) : 0.0f; };
+    return {one(i), one(i + 1), one(i + 2), one(i + 3)};
+}
+
+// With a decay per head: four threads have a channel, each four elements of every sixteen, and four tokens of its block.
 template <int ELEMENTS>
 struct HeadStep {
-    float h[ELEMENTS], c[ELEMENTS], x, dt, part, left, z, d;
+    static constexpr u32 CHANNELS = THREADS / 4;
+
+    struct Rest {
+        Floats part;
+        float u[4], x, dt, left, z, d, sum;
+
+        __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+            u32 place = run.position(sequence) % HELD, channel = unit.channel(run.thread / 4), first = run.lane() & ~3u;
+            bool has_channel = unit.first + run.thread / 4 < unit.end;
+            float products[4] = {part.x, part.y, part.z, part.w};
+#pragma unroll
+            for (u32 k = 0; k < 4; k++) {
+                if (run.lane() % 4 * 4 + k == place) u[k] = dt * x;
+                products[k] *= u[k];
+            }
+#pragma unroll
+            for (u32 j = 0; j < HELD; j++) {
+                float other = __shfl_sync(FULL, products[j % 4], first + j / 4);
+                if (j <= place) sum += other;
+            }
+            if (has_channel && run.lane() % 4 == 0) finish_scan(run, p, sequence, channel, sum, d, x, z);
+            if (place == HELD - 1) take_in(run, p, sequence, unit, channel, has_channel);
+        }
+        // The state takes the block in.
+        __device__ void take_in(Run run, const Scan& p, u32 sequence, const Unit& unit, u32 channel, bool has_channel) {
+            u32 n = p.d_state, own = run.thread % 4 * 4, first = run.lane() & ~3u;
+            float* state = run.state(sequence, p.state) + (u64)channel * n;
+            const HeadRead& read = head_read(run, p, sequence, channel / p.head_dim);
+            bool has_fours = (n | p.heads | p.heads * p.head_dim | p.b.stride) % 4 == 0;
+            Floats h[ELEMENTS];
+#pragma unroll
+            for (u32 k = 0; k < 4; k++) u[k] *= read.w[own + k];
+#pragma unroll
+            for (int e = 0; e < ELEMENTS; e++) {
+                h[e] = load_fours(run, state, n, e, n % 4 == 0);
+                h[e].x *= left, h[e].y *= left, h[e].z *= left, h[e].w *= left;
+            }
+#pragma unroll 1
+            for (u32 j = 0; j < HELD; j++) {
+                float own_u = __shfl_sync(FULL, j % 4 == 0 ? u[0] : j % 4 == 1 ? u[1] : j % 4 == 2 ? u[2] : u[3], first + j / 4);
+                const float* b = (j < HELD - 1 ? held_token(run, p, sequence, j).b : run.at(p.b, sequence)) + unit.group * n;
+#pragma unroll
+                for (int e = 0; e < ELEMENTS; e++) {
+                    Floats four = load_fours(run, b, n, e, has_fours);
+                    h[e].x += own_u * four.x, h[e].y += own_u * four.y, h[e].z += own_u * four.z, h[e].w += own_u * four.w;
+                }
+            }
+#pragma unroll
+            for (int e = 0; e < ELEMENTS; e++) {
+                float fours[4] = {h[e].x, h[e].y, h[e].z, h[e].w};
+#pragma unroll
+                for (u32 k = 0; k < 4; k++)
+                    if (has_channel && 16 * e + own + k < n) state[16 * e + own + k] = fours[k];
+            }
+        }
+    };
+
+    Floats h[ELEMENTS];
+    Rest rest;
 
     __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-        u32 n = p.d_state, place = run.position(sequence) % HELD, lane = run.half_lane();
-        u32 channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
-        load_row(run, run.state(sequence, p.state) + (u64)channel * n, n, h);
-        load_row(run, run.at(p.c, sequence) + unit.group * n, n, c);
+        u32 channel = unit.channel(run.thread / 4), head = channel / p.head_dim, own = run.thread % 4 * 4;
+        const float* state = run.state(sequence, p.state) + (u64)channel * p.d_state;
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e++) h[e] = load_fours(run, state, p.d_state, e, p.d_state % 4 == 0);
         const HeadRead& read = head_read(run, p, sequence, head);
-        // As if dt were one for a held token; those further on have no part.
-        bool is_own = lane == place;
-        x = load_float((is_own ? run.at(p.x, sequence) : held_token(run, p, sequence, lane).u) + channel);
-        dt = is_own ? load_float(run.at(p.dt, sequence) + head) : 1.0f;
-        part = load_float(read.part + lane);
-        left = load_float(&read.left);
-        z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
-        d = load_float(run.weights(p.d) + channel);
+        rest.part = load_floats(read.part + own);
+        rest.left = load_float(&read.left);
+#pragma unroll
+        for (u32 k = 0; k < 4; k++) rest.u[k] = load_float(held_token(run, p, sequence, own + k).u + channel);
+        rest.x = load_float(run.at(p.x, sequence) + channel);
+        rest.dt = load_float(run.at(p.dt, sequence) + head);
+        rest.z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
+        rest.d = load_float(run.weights(p.d) + channel);
     }
-    __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-        u32 n = p.d_state, place = run.position(sequence) % HELD, lane = run.half_lane(), channel = unit.channel(run.half_warp());
-        bool has_channel = unit.first + run.half_warp() < unit.end;
-        float sum = 0.0f, u = dt * x, own_part = part * u;
+    __device__ Rest read(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+        const float* c = run.at(p.c, sequence) + unit.group * p.d_state;
+        float sums[4] = {};
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) sum += c[e] * h[e];
-        sum = left * fold16(sum);
-#pragma unroll
-        for (u32 j = 0; j < HELD; j++) {
-            float other = __shfl_sync(FULL, own_part, (run.lane() & 16) + j);
-            if (j <= place) sum += other;
-        }
-        if (has_channel && lane == place) finish_scan(run, p, sequence, channel, sum, d, x, z);
-        if (place < HELD - 1) return;
-        // The state takes the block in.
-        float left_u = head_read(run, p, sequence, channel / p.head_dim).w[lane] * u;
-#pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) h[e] *= left;
-#pragma unroll 4
-        for (u32 j = 0; j < HELD; j++) {
-            float own_u = __shfl_sync(FULL, left_u, (run.lane() & 16) + j), b[ELEMENTS];
-            load_row(run, (j < HELD - 1 ? held_token(run, p, sequence, j).b : run.at(p.b, sequence)) + unit.group * n, n, b);
-#pragma unroll
-            for (int e = 0; e < ELEMENTS; e++) h[e] += own_u * b[e];
-        }
-        if (has_channel) store_row(run, run.state(sequence, p.state) + (u64)channel * n, n, h);
+        for (int e = 0; e < ELEMENTS; e++) add_products(sums, load_fours(run, c, p.d_state, e, has_fours(p.d_state, p.c.stride)), h[e]);
+        rest.sum = rest.left * fold_fours(sums);
+        return rest;
     }
 };
 
 // With a decay per element.
 template <int ELEMENTS>
 struct ElementStep {
-    float h[ELEMENTS], a[ELEMENTS], b[ELEMENTS], c[ELEMENTS], x, dt, z, d;
+    static constexpr u32 CHANNELS = HALVES;
+
+    struct Rest {
+        float x, z, d, sum;
+
+        __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+            u32 channel = unit.first + run.half_warp();
+            if (channel < unit.end && run.half_lane() == 0) finish_scan(run, p, sequence, channel, sum, d, x, z);
+        }
+    };
+
+    float h[ELEMENTS], a[ELEMENTS], b[ELEMENTS], c[ELEMENTS], dt;
+    Rest rest;
 
     __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
         u32 n = p.d_state, channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
@@ -479,40 +538,33 @@ struct ElementStep {
         load_row(run, run.weights(p.time.a_log2) + (u64)head * n, n, a);
         load_row(run, run.at(p.b, sequence) + unit.group * n, n, b);
         load_row(run, run.at(p.c, sequence) + unit.group * n, n, c);
-        x = load_float(run.at(p.x, sequence) + channel);
         dt = load_float(run.at(p.dt, sequence) + head);
-        z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
-        d = load_float(run.weights(p.d) + channel);
+        rest.x = load_float(run.at(p.x, sequence) + channel);
+        rest.z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
+        rest.d = load_float(run.weights(p.d) + channel);
     }
-    __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-        u32 n = p.d_state, channel = unit.channel(run.half_warp());
-        float sum = 0.0f, u = dt * x;
+    __device__ Rest read(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+        u32 channel = unit.first + run.half_warp();
+        float sum = 0.0f, u = dt * rest.x;
 #pragma unroll
         for (int e = 0; e < ELEMENTS; e++) {
             h[e] = exp2_core(dt * a[e]) * h[e] + u * b[e];
             sum += c[e] * h[e];
         }
-        sum = fold16(sum);
-        if (unit.first + run.half_warp() >= unit.end) return;
-        store_row(run, run.state(sequence, p.state) + (u64)channel * n, n, h);
-        if (run.half_lane() == 0) finish_scan(run, p, sequence, channel, sum, d, x, z);
+        rest.sum = fold16(sum);
+        if (channel < unit.end) store_row(run, run.state(sequence, p.state) + (u64)channel * p.d_state, p.d_state, h);
+        return rest;
     }
 };
 
 template <int ELEMENTS>
-__device__ INLINE void scan_many(Run run, u32 passed, const Scan& p) {
-    u32 sequences = run.p().sequence_count, by_head = !p.time.per_element;
-    if (run.p().count == 1) {
-        if (by_head) scan_steps<HeadStep<ELEMENTS>>(run, passed, p);
-        else scan_steps<ElementStep<ELEMENTS>>(run, passed, p);
-        return;
-    }
+__device__ INLINE void scan_blocks(Run run, u32 passed, const Scan& p) {
     // As few channels as make use of all blocks.
-    u32 most = channels_at_once(p, sequences, SCAN_CHANNELS), units = unit_count(p, most);
+    u32 sequences = run.p().sequence_count, most = channels_at_once(p, sequences, SCAN_CHANNELS), units = unit_count(p, most);
     for (u32 i = first_unit(passed); i < units * sequences; i += blocks()) {
         Unit unit = unit_of(p, most, i % units);
-        if (by_head) scan_by_head<ELEMENTS>(run, p, i / units, unit);
-        else scan_by_element<ELEMENTS>(run, p, i / units, unit);
+        if (p.time.per_element) scan_by_element<ELEMENTS>(run, p, i / units, unit);
+        else scan_by_head<ELEMENTS>(run, p, i / units, unit);
     }
 }
 
@@ -525,11 +577,27 @@ __device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, Wait wait) {
         scan_one(run, passed, p, early);
     } else {
         wait();
-        if (p.d_state <= 16) scan_many<1>(run, passed, p);
-        else if (p.d_state <= 64) scan_many<4>(run, passed, p);
-        else if (p.d_state <= 128) scan_many<8>(run, passed, p);
-        else scan_many<16>(run, passed, p);
+        if (run.p().count == 1) return;
+        if (p.d_state <= 16) scan_blocks<1>(run, passed, p);
+        else if (p.d_state <= 64) scan_blocks<4>(run, passed, p);
+        else if (p.d_state <= 128) scan_blocks<8>(run, passed, p);
+        else scan_blocks<16>(run, passed, p);
     }
+}
+
+template <int ELEMENTS>
+__device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
+    if (p.time.per_element) scan_steps<ElementStep<ELEMENTS>>(run, passed, p);
+    else scan_steps<HeadStep<ELEMENTS>>(run, passed, p);
+}
+
+// The scan of sequences that have a token each; `op_scan` is that of longer ones.
+__device__ OUTLINED void op_step(Run run, u32 passed, const Scan& p) {
+    if (run.p().count > 1) return;
+    if (p.d_state <= 16) scan_steps<1>(run, passed, p);
+    else if (p.d_state <= 64) scan_steps<4>(run, passed, p);
+    else if (p.d_state <= 128) scan_steps<8>(run, passed, p);
+    else scan_steps<16>(run, passed, p);
 }
 
 // The last tokens of many rows become held ones.

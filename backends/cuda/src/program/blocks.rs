@@ -35,9 +35,8 @@ const WEIGH_ROWS: usize = 4;
 fn scan_floats(d_state: usize) -> usize {
     let elements = [1, 4, 8, 16].into_iter().find(|e| d_state <= LANES * e).unwrap_or(16);
     let stages = if elements > 8 { 1 } else { 2 };
-    let lane = if elements < 4 { elements } else { (elements / 4 | 1) * 4 };
     let row = LANES * elements + if elements > 1 { LANES } else { 0 };
-    stages * 2 * HELD * row + SCAN_CHANNELS * LANES * lane
+    (stages * 2 * HELD + SCAN_CHANNELS) * row
 }
 
 /// Units of the scan of one sequence: each is of one group.
@@ -279,6 +278,9 @@ impl<'m> Builder<'m> {
             self.op(Kind::Weigh, rows.div_ceil(WEIGH_ROWS), &scan);
         }
         self.shared(scan_floats(p.d_state), 0)?;
+        self.op(Kind::Step, scan_units(p), &scan);
+        // Only one of them has work.
+        self.no_barrier();
         self.op(Kind::Scan, scan_units(p), &scan);
         if p.decays_by_head() {
             // Held tokens are read by the scan only, which is over.

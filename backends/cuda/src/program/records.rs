@@ -170,6 +170,7 @@ pub(crate) enum Kind {
     Window,
     Times,
     Weigh,
+    Step,
     Scan,
     Hold,
     Rotate,

@@ -32,6 +32,7 @@ impl Call {
             || Call::of::<Convolve>("op_window<MANY>", "Convolve"),
             || Call::of::<Times>("op_times", "Times"),
             || Call::of::<ScanOf>("op_weigh", "Scan"),
+            || Call::of::<ScanOf>("op_step", "Scan"),
             || Call { waits: true, ..Call::of::<ScanOf>("op_scan<MANY>", "Scan") },
             || Call::of::<ScanOf>("op_hold", "Scan"),
             || Call::of::<AttendOf>("op_rotate", "Attend"),
@@ -105,6 +106,8 @@ fn switch(shapes: &[Shape], many: bool, text: &mut String) {
     for (number, shape) in shapes.iter().enumerate() {
         // As the general file has them.
         let run = shape.run().replace("MANY", if many { "true" } else { "false" });
+        // A call takes less than an operation on many rows gains by registers of its own.
+        let run = if many { format!("apart([&] {{ {run}; }})") } else { run };
         writeln!(text, "        case {number}: {run}; break;").expect("a string takes all");
     }
     text.push_str("    }\n");
