@@ -49,10 +49,3 @@ __device__ INLINE Record record(const u32 (&words)[sizeof(Record) / 4]) {
     memcpy(&r, words, sizeof r);
     return r;
 }
-
-// Runs an operation as a function of its own: what it keeps in registers costs the others none. Constants that it is made for
-// stand inside.
-template <class Operation>
-__device__ __noinline__ void apart(Operation operation) {
-    operation();
-}

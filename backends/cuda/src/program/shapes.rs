@@ -106,8 +106,6 @@ fn switch(shapes: &[Shape], many: bool, text: &mut String) {
     for (number, shape) in shapes.iter().enumerate() {
         // As the general file has them.
         let run = shape.run().replace("MANY", if many { "true" } else { "false" });
-        // A call takes less than an operation on many rows gains by registers of its own.
-        let run = if many { format!("apart([&] {{ {run}; }})") } else { run };
         writeln!(text, "        case {number}: {run}; break;").expect("a string takes all");
     }
     text.push_str("    }\n");
