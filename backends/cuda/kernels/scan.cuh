@@ -98,8 +98,8 @@ __device__ INLINE bool has_fours(u32 n, u32 stride) { return (n | stride) % 4 ==
 template <int ELEMENTS>
 struct ScanRows {
     static constexpr int STAGES = ELEMENTS > 8 ? 1 : 2;
-    // Floats of a row, so that two beside each other lie in different banks.
-    static constexpr int ROW = 16 * ELEMENTS + (ELEMENTS > 1 ? 16 : 0);
+    // Floats of a row, so that a half-warp's elements of two tokens 4 apart lie in different banks.
+    static constexpr int ROW = 16 * ELEMENTS + 4;
     float b[STAGES][HELD][ROW], c[STAGES][HELD][ROW];
     float h[SCAN_CHANNELS][ROW];  // states of the channels
 
@@ -225,8 +225,7 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
     ScanTokens& tokens = scan_tokens(run);
     u32 n = p.d_state, count = run.p().count, warp = run.warp(), channels = unit.end - unit.first;
     // Quads go round the warps, so that those without a channel are of different parts of a processor.
-    u32 quad = (warp + warp / 4) % 4 * 4, four = run.lane() % 4 * 4, token_read = warp % 4 * 4 + run.lane() / 4 % 4;
-    u32 pair = warp / 4 * 4 + run.lane() / 16 * 2;
+    u32 quad = (warp + warp / 4) % 4 * 4, quad_read = run.half_warp() / 4 * 4, token_read = run.half_warp() % 4 * 4;
     bool has_quad = quad < channels, finishes = warp >= WARPS / 2, takes_in = has_quad && !finishes, is_new = false;
     u32 place = run.thread / SCAN_CHANNELS % HELD, j = run.thread % SCAN_CHANNELS, channel = unit.channel(j);
     float own[4][(ELEMENTS + 3) / 4], d = finishes ? run.weights(p.d)[channel] : 0.0f;
@@ -275,19 +274,21 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
             for (int i = 0; i < HELD / 4; i++) part[i] = load_floats(read.part + 4 * i);
             left = load_float(&read.left);
         }
-        if (warp / 4 * 4 < channels) {
-            float sums[2][4] = {};
+        if (quad_read < channels) {
+            float sums[16] = {};
 #pragma unroll
             for (int e = 0; e < ELEMENTS; e++) {
-                Floats c = *(const Floats*)&rows.c[stage][token_read][16 * e + four];
+                float h[4], c[4];
 #pragma unroll
-                for (int k = 0; k < 2; k++) add_products(sums[k], c, *(const Floats*)&rows.h[pair + k][16 * e + four]);
-            }
+                for (int k = 0; k < 4; k++) {
+                    h[k] = rows.h[quad_read + k][element(run, e)];
+                    c[k] = rows.c[stage][token_read + k][element(run, e)];
+                }
 #pragma unroll
-            for (int k = 0; k < 2; k++) {
-                float sum = fold_fours(sums[k]);
-                if (run.lane() % 4 == k) tokens.sums[token_read][pair + k] = sum;
+                for (int k = 0; k < 16; k++) sums[k] += c[k / 4] * h[k % 4];
             }
+            u32 number = run.half_lane();
+            tokens.sums[token_read + number / 4][quad_read + number % 4] = fold_many(run, sums);
         }
         __syncthreads();
         bool is_whole = span.end == HELD;
