@@ -98,18 +98,15 @@ __device__ INLINE bool has_fours(u32 n, u32 stride) { return (n | stride) % 4 ==
 template <int ELEMENTS>
 struct ScanRows {
     static constexpr int STAGES = ELEMENTS > 8 ? 1 : 2;
-    // Floats of a row, so that a half-warp's elements of two tokens 4 apart lie in different banks.
-    static constexpr int ROW = 16 * ELEMENTS + 4;
+    // Floats of a row, so that a half-warp's elements of two beside each other lie in different banks.
+    static constexpr int ROW = 16 * ELEMENTS + (ELEMENTS > 1 ? 16 : 0);
     float b[STAGES][HELD][ROW], c[STAGES][HELD][ROW];
     float h[SCAN_CHANNELS][ROW];  // states of the channels
 
     // What lies beyond `n` elements is zero.
     __device__ void clear(Run run, u32 n) {
         u32 rest = 16 * ELEMENTS - n;
-        for (u32 i = run.thread; i < rest * STAGES * HELD; i += THREADS) {
-            b[0][0][i / rest * ROW + n + i % rest] = 0.0f;
-            c[0][0][i / rest * ROW + n + i % rest] = 0.0f;
-        }
+        for (u32 i = run.thread; i < rest * (2 * STAGES * HELD + SCAN_CHANNELS); i += THREADS) b[0][0][i / rest * ROW + n + i % rest] = 0.0f;
     }
     // B and C of the rows from `row` on, as tokens `first` to `end`.
     __device__ void bring(Run run, const Scan& p, u32 group, u64 row, u32 first, u32 end, u32 stage) {
@@ -148,7 +145,7 @@ __device__ INLINE float fold_fours(float (&sums)[4]) {
 // A block of tokens as the channels of a unit see them. Of what the next block changes there are two.
 struct ScanTokens {
     alignas(16) float sums[HELD][SCAN_CHANNELS];  // C · h
-    float u[2][HELD][SCAN_CHANNELS];     // dt · x
+    float x[2][HELD][SCAN_CHANNELS], z[2][HELD][SCAN_CHANNELS], u[2][HELD][SCAN_CHANNELS];  // u: dt · x
     float left_u[2][HELD][SCAN_CHANNELS], left[2][SCAN_CHANNELS];  // what is left of u and of the state after the last token
     float keep[2][HELD][SCAN_CHANNELS];  // dt, with a decay per element
 };
@@ -203,57 +200,61 @@ __device__ INLINE void finish_scan(Run run, const Scan& p, u64 row, u32 channel,
     run.at(p.y, row)[channel] = y;
 }
 
-// `each(c, k, i)` for what a warp of the first half keeps of states: of 4 channels, its lanes' elements `i`.
-template <int ELEMENTS, class Each>
-__device__ INLINE void for_taken(Run run, Each each) {
+// The states of four channels take a block in, a warp's elements of them.
+template <int ELEMENTS>
+__device__ INLINE void take_in(Run run, ScanRows<ELEMENTS>& rows, const ScanTokens& tokens, u32 quad, u32 stage, u32 turn) {
 #pragma unroll
     for (int k = 0; k < (ELEMENTS + 3) / 4; k++) {
         u32 i = run.warp() / 4 % 2 * 32 + run.lane() + 64 * k;
-        if (ELEMENTS >= 4 || i < 16 * ELEMENTS)
+        if (ELEMENTS < 4 && i >= 16 * ELEMENTS) return;
+        float h[4];
 #pragma unroll
-            for (int c = 0; c < 4; c++) each(c, k, i);
+        for (int c = 0; c < 4; c++) h[c] = rows.h[quad + c][i] * tokens.left[turn][quad + c];
+#pragma unroll
+        for (int t = 0; t < HELD; t++) {
+            float b = rows.b[stage][t][i];
+#pragma unroll
+            for (int c = 0; c < 4; c++) h[c] += tokens.left_u[turn][t][quad + c] * b;
+        }
+#pragma unroll
+        for (int c = 0; c < 4; c++) rows.h[quad + c][i] = h[c];
     }
 }
 
-// One unit of channels, with a decay per head, through all tokens of a sequence, in blocks as they are held. Four threads read
-// the states of two channels for a token of a block; then the first half of the warps, of which each has its elements of 4
-// channels in registers, takes the block in, while the others finish its tokens.
+// One unit of channels, with a decay per head, through all tokens of a sequence, in blocks as they are held. A half-warp reads
+// the states of 4 channels for 2 tokens of a block; then the first half of the warps lets the states take the block in, while
+// the others finish its tokens. Little is kept in registers from one to the other, so that there are some to read ahead.
 template <int ELEMENTS>
 __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-        using Rows = ScanRows<ELEMENTS>;
+    using Rows = ScanRows<ELEMENTS>;
     Rows& rows = *(Rows*)run.shared().row;
     ScanTokens& tokens = scan_tokens(run);
     u32 n = p.d_state, count = run.p().count, warp = run.warp(), channels = unit.end - unit.first;
-    // Quads go round the warps, so that those without a channel are of different parts of a processor.
-    u32 quad = (warp + warp / 4) % 4 * 4, quad_read = run.half_warp() / 4 * 4, token_read = run.half_warp() % 4 * 4;
-    bool has_quad = quad < channels, finishes = warp >= WARPS / 2, takes_in = has_quad && !finishes, is_new = false;
+    // Quads go round the warps that take in, so that those without a channel are of different parts of a processor.
+    u32 quad = (warp + warp / 4) % 4 * 4, quad_read = run.half_warp() / 8 * 4, token_read = run.half_warp() % 8;
+    bool finishes = warp >= WARPS / 2, is_new = false;
     u32 place = run.thread / SCAN_CHANNELS % HELD, j = run.thread % SCAN_CHANNELS, channel = unit.channel(j);
-    float own[4][(ELEMENTS + 3) / 4], d = finishes ? run.weights(p.d)[channel] : 0.0f;
-    auto state = [&](int c, u32 i) { return run.state(sequence, p.state) + (u64)(unit.first + quad + c) * n + i; };
-    auto exists = [&](int c, u32 i) { return quad + c < channels && i < n; };
+    float* states = run.state(sequence, p.state) + (u64)unit.first * n;
+    u64 first_row = (u64)sequence * count;
+    Span span(0, run.position(sequence) % HELD, count);
     // Those of the unit before have been read.
     __syncthreads();
-    if (takes_in) for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) {
-        own[c][k] = exists(c, i) ? *state(c, i) : 0.0f;
-        rows.h[quad + c][i] = own[c][k];
-    });
     if (n < 16 * ELEMENTS) rows.clear(run, n);
-    Span span(0, run.position(sequence) % HELD, count);
-    u64 first_row = (u64)sequence * count;
+    for (u32 i = run.thread; i < channels * n; i += THREADS) rows.h[i / n][i % n] = states[i];
     for (u32 i = run.thread; i < span.first * n; i += THREADS) rows.b[0][i / n][i % n] = held_token(run, p, sequence, i / n).b[unit.group * n + i % n];
     if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row, span.first, span.end, 0);
     commit_copies();
     TokenOf next = {};
     if (finishes) next = load_token(run, p, sequence, span, place, channel);
     for (u32 turn = 0; span.start < count; turn ^= 1) {
-        TokenOf token = next;
         u32 stage = Rows::STAGES == 2 ? turn : 0;
         Span after(span.next(), 0, count);
-        u64 row = first_row + span.start - span.first;
         if (finishes) {
-            tokens.u[turn][place][j] = token.u();
-            tokens.left_u[turn][place][j] = token.w * token.u();
-            if (place == 0) tokens.left[turn][j] = token.left;
+            tokens.x[turn][place][j] = next.x;
+            tokens.z[turn][place][j] = next.z;
+            tokens.u[turn][place][j] = next.u();
+            tokens.left_u[turn][place][j] = next.w * next.u();
+            if (place == 0) tokens.left[turn][j] = next.left;
         }
         if (Rows::STAGES == 1) {
             __syncthreads();
@@ -265,56 +266,40 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
         __syncthreads();
         if (Rows::STAGES == 2 && after.start < count) rows.bring(run, p, unit.group, first_row + after.start, 0, after.end, turn ^ 1);
         commit_copies();
-        Floats part[HELD / 4];
-        float left = 0.0f;
-        if (finishes) {
-            if (after.start < count) next = load_token(run, p, sequence, after, place, channel);
-            const HeadRead& read = head_read(run, p, row + (span.has(place) ? place : span.first), channel / p.head_dim);
-#pragma unroll
-            for (int i = 0; i < HELD / 4; i++) part[i] = load_floats(read.part + 4 * i);
-            left = load_float(&read.left);
-        }
+        if (finishes && after.start < count) next = load_token(run, p, sequence, after, place, channel);
         if (quad_read < channels) {
-            float sums[16] = {};
+            float sums[AT_ONCE] = {};
 #pragma unroll
             for (int e = 0; e < ELEMENTS; e++) {
-                float h[4], c[4];
+                float h[4], c[2] = {rows.c[stage][token_read][element(run, e)], rows.c[stage][token_read + 8][element(run, e)]};
 #pragma unroll
-                for (int k = 0; k < 4; k++) {
-                    h[k] = rows.h[quad_read + k][element(run, e)];
-                    c[k] = rows.c[stage][token_read + k][element(run, e)];
-                }
+                for (int k = 0; k < 4; k++) h[k] = rows.h[quad_read + k][element(run, e)];
 #pragma unroll
-                for (int k = 0; k < 16; k++) sums[k] += c[k / 4] * h[k % 4];
+                for (int k = 0; k < AT_ONCE; k++) sums[k] += c[k / 4] * h[k % 4];
             }
-            u32 number = run.half_lane();
-            tokens.sums[token_read + number / 4][quad_read + number % 4] = fold_many(run, sums);
+            float sum = fold_many(run, sums);
+            u32 number = run.half_lane() / 2;
+            if (run.lane() % 2 == 0) tokens.sums[token_read + number / 4 * 8][quad_read + number % 4] = sum;
         }
         __syncthreads();
         bool is_whole = span.end == HELD;
         if (finishes && span.has(place) && j < channels) {
-            float sum = left * tokens.sums[place][j];
+            u64 row = first_row + span.start - span.first + place;
+            const HeadRead& read = head_read(run, p, row, channel / p.head_dim);
+            float sum = read.left * tokens.sums[place][j];
 #pragma unroll
-            for (int t = 0; t < HELD; t++) {
-                const Floats& four = part[t / 4];
-                if (t <= (int)place) sum += (t % 4 == 0 ? four.x : t % 4 == 1 ? four.y : t % 4 == 2 ? four.z : four.w) * tokens.u[turn][t][j];
-            }
-            finish_scan(run, p, row + place, channel, sum, d, token.x, token.z);
-        } else if (takes_in && is_whole) {
-            auto of = [&](const float* quads, int c) { return quads[quad + c]; };
-            for_taken<ELEMENTS>(run, [&](int c, int k, u32) { own[c][k] *= of(tokens.left[turn], c); });
-#pragma unroll 4
             for (int t = 0; t < HELD; t++)
-                for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) { own[c][k] += of(tokens.left_u[turn][t], c) * rows.b[stage][t][i]; });
-            for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) { rows.h[quad + c][i] = own[c][k]; });
+                if (t <= (int)place) sum += read.part[t] * tokens.u[turn][t][j];
+            finish_scan(run, p, row, channel, sum, run.weights(p.d)[channel], tokens.x[turn][place][j], tokens.z[turn][place][j]);
+        } else if (!finishes && is_whole && quad < channels) {
+            take_in(run, rows, tokens, quad, stage, turn);
         }
         is_new |= is_whole;
         span = after;
     }
-    if (is_new && takes_in)
-        for_taken<ELEMENTS>(run, [&](int c, int k, u32 i) {
-            if (exists(c, i)) *state(c, i) = own[c][k];
-        });
+    __syncthreads();
+    if (is_new)
+        for (u32 i = run.thread; i < channels * n; i += THREADS) states[i] = rows.h[i / n][i % n];
 }
 
 // The same with a decay per element: a half-warp has a channel.

@@ -35,7 +35,7 @@ const WEIGH_ROWS: usize = 4;
 fn scan_floats(d_state: usize) -> usize {
     let elements = [1, 4, 8, 16].into_iter().find(|e| d_state <= LANES * e).unwrap_or(16);
     let stages = if elements > 8 { 1 } else { 2 };
-    let row = LANES * elements + 4;
+    let row = LANES * elements + if elements > 1 { LANES } else { 0 };
     (stages * 2 * HELD + SCAN_CHANNELS) * row
 }
 
