@@ -203,14 +203,14 @@ __device__ INLINE void finish_scan(Run run, const Scan& p, u64 row, u32 channel,
 // The states of four channels take a block in, a warp's elements of them.
 template <int ELEMENTS>
 __device__ INLINE void take_in(Run run, ScanRows<ELEMENTS>& rows, const ScanTokens& tokens, u32 quad, u32 stage, u32 turn) {
-#pragma unroll 1
+#pragma unroll
     for (int k = 0; k < (ELEMENTS + 3) / 4; k++) {
         u32 i = run.warp() / 4 % 2 * 32 + run.lane() + 64 * k;
         if (ELEMENTS < 4 && i >= 16 * ELEMENTS) return;
         float h[4];
 #pragma unroll
         for (int c = 0; c < 4; c++) h[c] = rows.h[quad + c][i] * tokens.left[turn][quad + c];
-#pragma unroll 4
+#pragma unroll
         for (int t = 0; t < HELD; t++) {
             float b = rows.b[stage][t][i];
 #pragma unroll
@@ -269,8 +269,7 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
         if (finishes && after.start < count) next = load_token(run, p, sequence, after, place, channel);
         if (quad_read < channels) {
             float sums[AT_ONCE] = {};
-            // The whole loop over blocks has to stay in the nearest cache of instructions, here and where states take a block in.
-#pragma unroll 2
+#pragma unroll
             for (int e = 0; e < ELEMENTS; e++) {
                 float h[4], c[2] = {rows.c[stage][token_read][element(run, e)], rows.c[stage][token_read + 8][element(run, e)]};
 #pragma unroll
@@ -288,9 +287,9 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
             u64 row = first_row + span.start - span.first + place;
             const HeadRead& read = head_read(run, p, row, channel / p.head_dim);
             float sum = read.left * tokens.sums[place][j];
-#pragma unroll 4
-            for (u32 t = 0; t < HELD; t++)
-                if (t <= place) sum += read.part[t] * tokens.u[turn][t][j];
+#pragma unroll
+            for (int t = 0; t < HELD; t++)
+                if (t <= (int)place) sum += read.part[t] * tokens.u[turn][t][j];
             finish_scan(run, p, row, channel, sum, run.weights(p.d)[channel], tokens.x[turn][place][j], tokens.z[turn][place][j]);
         } else if (!finishes && is_whole && quad < channels) {
             take_in(run, rows, tokens, quad, stage, turn);
