@@ -15,22 +15,24 @@ __device__ INLINE const float* choose_logits(Run run, const Choose& p, u32 seque
     return run.at(p.logits, sequence);
 }
 
-// The largest logit and the first index that has it, as one number per sequence.
+// The largest logit and the first index that has it, as one number per sequence, by as many blocks as there are for each.
 __device__ OUTLINED void op_argmax(Run run, u32 passed, const Choose& p) {
-    for (u32 s = 0; s < run.p().sequence_count; s++) {
-        const float* logits = run.at(p.logits, s);
+    u32 sequences = run.p().sequence_count, parts = blocks() > sequences ? blocks() / sequences : 1;
+    for (u32 unit = first_unit(passed); unit < sequences * parts; unit += blocks()) {
+        const float* logits = run.at(p.logits, unit / parts);
         u64 best = 0;
-        for (u64 i = grid_thread(run, passed); i < p.vocab; i += grid_threads()) {
+#pragma unroll 4
+        for (u32 i = unit % parts * THREADS + run.thread; i < p.vocab; i += parts * THREADS) {
             // Adding +0 makes zeros equal. What is never chosen ranks 0, and then the first index wins.
             float x = logits[i] + 0.0f;
-            u64 key = (u64)(x > MINUS_INFINITY ? rank_of(x) : 0) << 32 | (0xffffffffu - (u32)i);
+            u64 key = (u64)(x > MINUS_INFINITY ? rank_of(x) : 0) << 32 | (0xffffffffu - i);
             best = key > best ? key : best;
         }
         for (int half = 16; half > 0; half /= 2) {
             u64 other = (u64)__shfl_xor_sync(FULL, (u32)(best >> 32), half) << 32 | __shfl_xor_sync(FULL, (u32)best, half);
             best = other > best ? other : best;
         }
-        if (run.lane() == 0) atomicMax(run.p().best + s, best);
+        if (run.lane() == 0) atomicMax(run.p().best + unit / parts, best);
     }
 }
 

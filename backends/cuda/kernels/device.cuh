@@ -22,6 +22,12 @@ __device__ INLINE float load_float(const float* p) {
     return v;
 }
 
+__device__ INLINE Floats load_floats(const float* p) {
+    Floats v;
+    asm volatile("ld.global.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p));
+    return v;
+}
+
 // A pointer as it is: the compiler addresses what lies constants further from it, and does not keep a register for each
 // through all operations.
 template <class T>

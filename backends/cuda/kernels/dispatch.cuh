@@ -17,6 +17,8 @@ __device__ INLINE void run_op(Run run, u32 turn, Wait wait) {
         case OP_CONVOLVE: return op_convolve(run, op.first, *(const Convolve*)p);
         case OP_WINDOW: return op_window<MANY>(run, op.first, *(const Convolve*)p);
         case OP_TIMES: return op_times(run, op.first, *(const Times*)p);
+        case OP_WEIGH: return op_weigh(run, op.first, *(const Scan*)p);
+        case OP_STEP: return op_step(run, op.first, *(const Scan*)p);
         case OP_HOLD: return op_hold(run, op.first, *(const Scan*)p);
         case OP_ROTATE: return op_rotate(run, op.first, *(const Attend*)p);
         case OP_ATTEND: return op_attend(run, op.first, *(const Attend*)p);

@@ -4,7 +4,7 @@
 #include "choose.cuh"
 #include "grid.cuh"
 #include "moe.cuh"
-#include "ssm.cuh"
+#include "scan.cuh"
 
 // `token` of each row through the embedding.
 __device__ OUTLINED void op_embed(Run run, u32 passed, const Embed& p) {

@@ -298,154 +298,111 @@ __device__ INLINE void product_rows(Run run, u32 passed, const Product& p, u32 r
     for (u32 row = 0; row < rows; row++) product_units(run, passed, p, product_input(run, p, row, make), row);
 }
 
-#define MMA_TILES 4     // of weights that a block multiplies at once: 64 rows
-#define MMA_ROWS 128    // of activations, of which a warp takes 32
-#define MMA_COLUMNS 4   // tiles of 8 rows of activations of a warp
+#define MMA_WEIGHTS 64  // rows of weights that a block multiplies at once: half of them in a warp
+#define MMA_COLUMNS 4   // tiles of 8 rows of activations, or fewer so that all blocks have work
 
-// One group of what a block multiplies. Where threads that read at the same time would meet in a bank, 16 bytes change places:
-// `chunk` says where those of a tile are, and those of a row of codes.
-struct MmaStage {
-    u8 tiles[MMA_TILES][512];
-    u32 codes[MMA_ROWS][8];
-    float row_scales[MMA_ROWS];
-    u16 scales[MMA_TILES][16];
-
-    static __device__ u32 tile_chunk(u32 word, u32 four) { return word * 4 + (four ^ word / 2 % 2 * 2); }
-    static __device__ u32 row_chunk(u32 row, u32 half) { return half ^ row / 4 % 2; }
+// What a thread of a warp has of a group of 32 rows of weights: of four rows two words (in q4 both in `low`) and the scales.
+struct MmaWeights {
+    Words low, high;
+    u64 scales;
 };
 
-#define MMA_STAGES 3
-
-// The groups of a row lane by lane of their sum, in the order in which the lanes are folded: 0+4, 2+6, 1+5, 3+7.
-struct MmaOrder {
-    u32 groups, step, group;
-
-    __device__ MmaOrder(u32 groups) : groups(groups), step(0), group(0) {}
-    __device__ bool ends_lane() const { return group + GROUP_LANES >= groups; }
-    __device__ void advance() {
-        group += GROUP_LANES;
-        while (group >= groups && step < GROUP_LANES) {
-            step++;
-            group = (step & 1) << 2 | (step & 2) | step >> 2;  // 0 4 2 6 1 5 3 7
-        }
-    }
+// And of 8 rows of activations: two words of one, and the scales of its two results.
+struct MmaRows {
+    u64 codes, scales;
 };
 
-// Tensor cores: a block multiplies tiles of weights with rows of activations group by group, a warp one tile with 32 rows,
-// while the next groups are on their way to shared memory.
+// Codes 0..15 of nibbles to -8..7, byte by byte: no byte borrows from its neighbour.
+__device__ INLINE u32 centred(u32 nibbles) { return (((nibbles & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u; }
+
+// Tensor cores: a warp has a lane of the sum over groups, so all warps go through the groups by themselves; then the lanes are
+// folded in shared memory. What comes next is asked for as soon as its place is free.
 //
+// Which of its words a thread multiplies first does not matter, nor do the numbers of rows: four of weights lie side by side.
 // The accumulator of a group starts at the bits of 1.5 · 2^23, so the sum of products, below 2^22, comes out as a float.
 __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows) {
-    u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16), padded = div_up(rows, 8) * 8;
-    u32 columns = div_up(tile_rows, MMA_TILES), units = columns * div_up(rows, MMA_ROWS);
-    u32 r = run.lane() / 4, j = run.lane() % 4, own_tile = run.warp() % MMA_TILES, own_row = run.warp() / MMA_TILES * 32;
+    // Numbers of a lane in shared memory, of 8 rows of activations, which lie 4 apart; by turns in two places.
+    constexpr u32 LANE = 8 * (MMA_WEIGHTS + 4), PLACE = GROUP_LANES * LANE;
     // Room beyond the partial sums is asked for by the host.
-    static_assert(MMA_STAGES * sizeof(MmaStage) <= (PARTIALS + 1024) * sizeof(float), "no room for stages");
-    MmaStage* stages = (MmaStage*)run.shared().partials;
+    static_assert(2 * PLACE <= PARTIALS + 4608, "no room for lanes");
+    u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16), columns = div_up(p.w.rows, MMA_WEIGHTS);
+    u32 wide = MMA_COLUMNS;
+    while (wide > 1 && columns * div_up(rows, 8 * wide) < blocks() * 3 / 4) wide /= 2;
+    u32 units = columns * div_up(rows, 8 * wide), sum_lane = run.warp() % GROUP_LANES, half = run.warp() / GROUP_LANES;
+    u32 r = run.lane() / 4, j = run.lane() % 4, own = half * 32 + r / 4 * 16 + r % 4 * 4;    // first of its rows of weights
     const float* row_scales = run.p().scratch + p.codes.scales;
     const u32* codes = (const u32*)(run.p().scratch + p.codes.codes);
-    for (u32 unit = first_unit(passed); unit < units; unit += blocks()) {
-        u32 first_tile = unit % columns * MMA_TILES, first_row = unit / columns * MMA_ROWS, t = run.thread;
-        // Each thread brings 16 bytes of a group, or none.
-        auto bring = [&](MmaStage& to, u32 g) {
-            if (t < 128) {
-                u32 tile = t / 32, chunk = t % 32;
-                const u16* s;
-                const u8* c;
-                tile_row_at(run.p().model, p.w, first_tile + tile, s, c);
-                if (first_tile + tile < tile_rows && chunk * 16 < tile_bytes(p.w))
-                    copy_async(to.tiles[tile] + MmaStage::tile_chunk(chunk / 4, chunk % 4) * 16, c + (u64)g * tile_bytes(p.w) + chunk * 16);
-            } else if (t < 384) {
-                u32 row = (t - 128) / 2, half = t % 2;
-                if (first_row + row < padded)
-                    copy_async(to.codes[row] + MmaStage::row_chunk(row, half) * 4, codes + ((u64)(first_row + row) * groups + g) * 8 + half * 4);
-            } else if (t < 416) {
-                u32 row = (t - 384) * 4;
-                if (first_row + row < padded) copy_async(to.row_scales + row, row_scales + (u64)g * p.codes.stride + first_row + row);
-            } else if (t < 424) {
-                u32 tile = (t - 416) / 2;
-                const u16* s;
-                const u8* c;
-                tile_row_at(run.p().model, p.w, first_tile + tile, s, c);
-                if (first_tile + tile < tile_rows) copy_async(to.scales[tile] + t % 2 * 8, s + g * 16 + t % 2 * 8);
+    auto load_weights = [&](u32 unit, u32 g, MmaWeights& to) {
+        u32 tile = unit % columns * (MMA_WEIGHTS / 16) + own / 16;
+        const u16* s;
+        const u8* c;
+        tile_row_at(run.p().model, p.w, tile < tile_rows ? tile : tile_rows - 1, s, c);
+        c = settled(c + (u64)g * tile_bytes(p.w) + own % 16 * 4 + (p.w.dtype == Q8 ? 2 * j : j) * 64);
+        to.low = load_words(c);
+        if (p.w.dtype == Q8) to.high = load_words(c + 64);
+        to.scales = __ldg((const u64*)(s + g * 16 + own % 16));
+    };
+    auto load_rows = [&](u32 unit, u32 g, u32 k, MmaRows& to) {
+        u32 first = unit / columns * 8 * wide + k * 8;
+        // Of the last tile there is room for whole 8 rows.
+        if (k >= wide || first >= rows) return;
+        to.codes = *(const u64*)(codes + ((u64)(first + r) * groups + g) * 8 + 2 * j);
+        to.scales = *(const u64*)(row_scales + (u64)g * p.codes.stride + first + 2 * j);
+    };
+    auto number = [](u64 two, u32 which) { return __uint_as_float((u32)(two >> 32 * which)); };
+    u32 unit = first_unit(passed), turn = 0;
+    MmaWeights next = {};
+    MmaRows acts[MMA_COLUMNS] = {};
+    if (unit < units && sum_lane < groups) {
+        load_weights(unit, sum_lane, next);
+#pragma unroll
+        for (u32 k = 0; k < MMA_COLUMNS; k++) load_rows(unit, sum_lane, k, acts[k]);
+    }
+    for (; unit < units; unit += blocks()) {
+        u32 first = unit / columns * 8 * wide, tiles = div_up(rows - first, 8) < wide ? div_up(rows - first, 8) : wide;
+        float sums[2][MMA_COLUMNS][4] = {};
+        for (u32 g = sum_lane; g < groups; g += GROUP_LANES) {
+            bool is_last = g + GROUP_LANES >= groups;
+            u32 unit_after = is_last ? unit + blocks() : unit, g_after = is_last ? sum_lane : g + GROUP_LANES;
+            MmaWeights own = next;
+            if (unit_after < units) load_weights(unit_after, g_after, next);
+            u32 a[2][4] = {{own.low.x, own.low.y, own.high.x, own.high.y}, {own.low.z, own.low.w, own.high.z, own.high.w}};
+            float scales[4];
+#pragma unroll
+            for (u32 m = 0; m < 2; m++) {
+                if (p.w.dtype == Q4)
+                    a[m][2] = centred(a[m][0] >> 4), a[m][3] = centred(a[m][1] >> 4), a[m][0] = centred(a[m][0]), a[m][1] = centred(a[m][1]);
+                scales[2 * m] = half_to_float((u16)(own.scales >> 32 * m)), scales[2 * m + 1] = half_to_float((u16)(own.scales >> (32 * m + 16)));
             }
-        };
-        float lane_sum[MMA_COLUMNS][4] = {}, sum[MMA_COLUMNS][4] = {}, half[MMA_COLUMNS][4] = {}, quarter[MMA_COLUMNS][4] = {};
-        MmaOrder order(groups), ahead(groups);
-        for (u32 n = 0; n < MMA_STAGES - 1; n++) {
-            if (ahead.step < GROUP_LANES) bring(stages[n], ahead.group);
-            ahead.advance();
-            commit_copies();
+#pragma unroll
+            for (u32 k = 0; k < MMA_COLUMNS; k++) {
+                u32 b[2] = {(u32)acts[k].codes, (u32)(acts[k].codes >> 32)};
+#pragma unroll
+                for (u32 m = 0; m < 2; m++) {
+                    if (k >= tiles) break;
+                    int dot[4] = {0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000};
+                    mma_i8(dot, a[m], b);
+#pragma unroll
+                    for (u32 e = 0; e < 4; e++)
+                        sums[m][k][e] += (__int_as_float(dot[e]) - ROUND) * (scales[2 * m + e / 2] * number(acts[k].scales, e % 2));
+                }
+                if (unit_after < units) load_rows(unit_after, g_after, k, acts[k]);
+            }
         }
-        bool has_rows = first_row + own_row < rows && first_tile + own_tile < tile_rows;
-        for (u32 n = 0; n < groups; n++) {
-            await_copies();
-            // All have the group, and are done with the one before, whose place is free now.
+#pragma unroll
+        for (u32 k = 0; k < MMA_COLUMNS; k++) {
+            if (k >= tiles) break;
+            float* lanes = run.shared().partials + turn++ % 2 * PLACE;
+#pragma unroll
+            for (u32 e = 0; e < 2; e++)
+                *(Floats*)(lanes + sum_lane * LANE + (2 * j + e) * (MMA_WEIGHTS + 4) + own) =
+                    Floats{sums[0][k][e], sums[0][k][e + 2], sums[1][k][e], sums[1][k][e + 2]};
             __syncthreads();
-            if (ahead.step < GROUP_LANES) bring(stages[(n + MMA_STAGES - 1) % MMA_STAGES], ahead.group);
-            ahead.advance();
-            commit_copies();
-            u32 step = order.step;
-            bool ends_lane = order.ends_lane();
-            order.advance();
-            if (!has_rows) continue;
-            const MmaStage& stage = stages[n % MMA_STAGES];
-            auto word = [&](u32 w, u32 row) {
-                return *(const u32*)(stage.tiles[own_tile] + MmaStage::tile_chunk(w, row / 4) * 16 + row % 4 * 4);
-            };
-            u32 a[4] = {word(j, r), word(j, r + 8), 0, 0};
-            if (p.w.dtype == Q8) {
-                a[2] = word(j + 4, r), a[3] = word(j + 4, r + 8);
-            } else {
-                // Nibbles 0..15 to codes -8..7, byte by byte: no byte borrows from its neighbour.
-                u32 low = a[0], high = a[1];
-                a[0] = (((low & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
-                a[1] = (((high & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
-                a[2] = (((low >> 4 & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
-                a[3] = (((high >> 4 & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u;
-            }
-            float upper = half_to_float(stage.scales[own_tile][r]), lower = half_to_float(stage.scales[own_tile][r + 8]);
-#pragma unroll
-            for (u32 c = 0; c < MMA_COLUMNS; c++) {
-                u32 row = own_row + c * 8;
-                auto code = [&](u32 w) { return stage.codes[row + r][MmaStage::row_chunk(row + r, w / 4) * 4 + w % 4]; };
-                u32 b[2] = {code(p.w.dtype == Q8 ? j : 2 * j), code(p.w.dtype == Q8 ? j + 4 : 2 * j + 1)};
-                int dot[4] = {0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000};
-                mma_i8(dot, a, b);
-                const float* s = stage.row_scales + row + 2 * j;
-                lane_sum[c][0] += (__int_as_float(dot[0]) - ROUND) * (upper * s[0]);
-                lane_sum[c][1] += (__int_as_float(dot[1]) - ROUND) * (upper * s[1]);
-                lane_sum[c][2] += (__int_as_float(dot[2]) - ROUND) * (lower * s[0]);
-                lane_sum[c][3] += (__int_as_float(dot[3]) - ROUND) * (lower * s[1]);
-            }
-            if (!ends_lane) continue;
-            // And the lanes up to the next that a group falls to, which are zeros.
-            for (; step < order.step; step++)
-#pragma unroll
-                for (u32 c = 0; c < MMA_COLUMNS; c++)
-                    for (u32 e = 0; e < 4; e++) {
-                        float v = lane_sum[c][e];
-                        lane_sum[c][e] = 0.0f;
-                        switch (step) {
-                            case 0: sum[c][e] = v; break;
-                            case 1: sum[c][e] += v; break;
-                            case 2: half[c][e] = v; break;
-                            case 3: sum[c][e] += half[c][e] + v; break;
-                            case 4: half[c][e] = v; break;
-                            case 5: half[c][e] += v; break;
-                            case 6: quarter[c][e] = v; break;
-                            default: sum[c][e] += half[c][e] + (quarter[c][e] + v);
-                        }
-                    }
+            u32 n = run.thread / MMA_WEIGHTS, i = run.thread % MMA_WEIGHTS, row = first + k * 8 + n;
+            float v = fold8(lanes + n * (MMA_WEIGHTS + 4) + i, LANE);
+            i += unit % columns * MMA_WEIGHTS;
+            if (row < rows && i < p.w.rows) finish(run, p.to, row, i, v);
         }
-#pragma unroll
-        for (u32 c = 0; c < MMA_COLUMNS; c++)
-            for (u32 e = 0; e < 4; e++) {
-                u32 row = first_row + own_row + c * 8 + 2 * j + e % 2, i = (first_tile + own_tile) * 16 + r + e / 2 * 8;
-                if (row < rows && i < p.w.rows) finish(run, p.to, row, i, sum[c][e]);
-            }
-        // The stages are free.
-        __syncthreads();
     }
 }
 

@@ -135,10 +135,10 @@ struct Times {
     Vector raw, dt, decay;
 };
 
-// Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`.
+// `reads`: a `HeadRead` for each head, of many rows. Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`.
 struct Scan {
     u32 heads, head_dim, d_state, n_groups, d, state, held;
-    Vector x, b, c, dt, decay, z, y;
+    Vector x, b, c, dt, decay, reads, z, y;
     TimeStep time;
     Conv conv;
     Vector select;
@@ -180,11 +180,11 @@ struct Choose {
 };
 
 enum {
-    OP_EMBED, OP_PREPARE, OP_PRODUCT, OP_CONVOLVE, OP_WINDOW, OP_TIMES, OP_SCAN, OP_HOLD, OP_ROTATE, OP_ATTEND,
+    OP_EMBED, OP_PREPARE, OP_PRODUCT, OP_CONVOLVE, OP_WINDOW, OP_TIMES, OP_WEIGH, OP_STEP, OP_SCAN, OP_HOLD, OP_ROTATE, OP_ATTEND,
     OP_RING, OP_ROUTE, OP_EXPERTS, OP_COMBINE, OP_ARGMAX, OP_CHOOSE, OP_HISTOGRAM /* and three more: one a byte */
 };
 
-#define PAYLOAD_WORDS 61
+#define PAYLOAD_WORDS 63
 // `shape` is the number of the kind's case in the kernels made for a model. `first`: units of the operations before it with
 // no barrier between; its own go to the blocks after those.
 struct Op {

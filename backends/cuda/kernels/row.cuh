@@ -111,15 +111,19 @@ __device__ INLINE u32 lane_stride(u32 len) { return (len / 64 | 1) * 4; }
 // Whether a norm is one sum of squares, of whole fours in every lane.
 __device__ INLINE bool is_one_sum(const Source& s) { return s.norm.kind == RMS && s.norm.groups == 1 && s.len % 64 == 0; }
 
-// 1 / sqrt(mean(x²) + eps) of a row whose elements, a thread's `own`, are in registers: into `sums`. All threads of the block.
-__device__ INLINE void inverse_rms_short(Run run, u32 len, float eps, const float (&own)[ROW_ELEMENTS]) {
-    float* squares = run.shared().row;    // [16 lanes][lane_stride]
+// 1 / sqrt(mean(x²) + eps) of rows whose elements, a thread's `own`, are in registers: into `sums`. All threads of the block.
+template <u32 ROWS>
+__device__ INLINE void inverse_rms_short(Run run, u32 len, float eps, const float (&own)[ROWS][ROW_ELEMENTS]) {
+    float* squares = run.shared().row;    // [ROWS][16 lanes][lane_stride]
 #pragma unroll
-    for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < len; k++)
-        if (row_element(run, k) < len) squares[run.half_lane() * lane_stride(len) + run.thread / 16 + k * HALVES] = own[k] * own[k];
+    for (u32 r = 0; r < ROWS; r++)
+#pragma unroll
+        for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < len; k++)
+            if (row_element(run, k) < len)
+                squares[(r * 16 + run.half_lane()) * lane_stride(len) + run.thread / 16 + k * HALVES] = own[r][k] * own[r][k];
     __syncthreads();
-    if (run.warp() == 0) {
-        const Floats* fours = (const Floats*)(squares + run.half_lane() * lane_stride(len));
+    if (run.warp() < ROWS) {
+        const Floats* fours = (const Floats*)(squares + (run.warp() * 16 + run.half_lane()) * lane_stride(len));
         float sum = 0.0f;
 #pragma unroll 12
         for (u32 j = 0; j < len / 64; j++) {
@@ -130,7 +134,7 @@ __device__ INLINE void inverse_rms_short(Run run, u32 len, float eps, const floa
             sum += four.w;
         }
         sum = rsqrt_core(fold16(sum) / (float)len + eps);
-        if (run.lane() == 0) run.shared().sums[0] = sum;
+        if (run.lane() == 0) run.shared().sums[run.warp()] = sum;
     }
     __syncthreads();
 }
@@ -216,16 +220,16 @@ __device__ INLINE float norm_weight(Run run, const Norm& n, u32 i, u32 offset) {
     return n.weight == NONE ? 1.0f : load_float(settled(run.weights(n.weight) + i) + offset);
 }
 
-// The last steps of a norm for `v`, element `i` of `len`, whose weight is `weight`.
-__device__ INLINE float normed(Run run, const Norm& n, float v, u32 len, u32 i, float weight) {
-    if (n.kind != IDENTITY) v *= run.shared().sums[n.groups == 1 ? 0 : i / (len / n.groups)];
+// The last steps of a norm for `v`, element `i` of `len`, whose weight is `weight`; `sums` are the row's.
+__device__ INLINE float normed(Run run, const Norm& n, const float* sums, float v, u32 len, u32 i, float weight) {
+    if (n.kind != IDENTITY) v *= sums[n.groups == 1 ? 0 : i / (len / n.groups)];
     if (n.weight != NONE) v *= weight;
     if (n.bias != NONE) v += run.weights(n.bias)[i];
     return v;
 }
 
-__device__ INLINE float finished(Run run, const Source& s, u32 row, float v, u32 i, float weight) {
-    v = normed(run, s.norm, v, s.len, i, weight);
+__device__ INLINE float finished(Run run, const Source& s, const float* sums, u32 row, float v, u32 i, float weight) {
+    v = normed(run, s.norm, sums, v, s.len, i, weight);
     return s.after.start == NONE ? v : v * silu(run.at(s.after, row)[i]);
 }
 
@@ -234,17 +238,17 @@ __device__ INLINE float finished(Run run, const Source& s, u32 row, float v, u32
 template <class Raw, class Weight>
 __device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats, Raw raw,
                                      Weight weight) {
-    float *x = run.shared().row, own[ROW_ELEMENTS];
+    float *x = run.shared().row, own[1][ROW_ELEMENTS];
 #pragma unroll
     for (u32 k = 0; k < ROW_ELEMENTS; k++) {
-        own[k] = row_element(run, k) < s.len ? raw(k) : 0.0f;
+        own[0][k] = row_element(run, k) < s.len ? raw(k) : 0.0f;
     }
     if (is_one_sum(s)) {
         inverse_rms_short(run, s.len, s.norm.eps, own);
     } else if (s.norm.kind != IDENTITY) {
 #pragma unroll
         for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < s.len; k++)
-            if (row_element(run, k) < s.len) x[row_element(run, k)] = own[k];
+            if (row_element(run, k) < s.len) x[row_element(run, k)] = own[0][k];
         __syncthreads();
         norm_sums(run, s.norm, x, s.len);
     }
@@ -253,10 +257,10 @@ __device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const Ro
         u32 i = row_element(run, k);
         if (i >= s.len) continue;
         // The mean has been taken from what lies in shared memory.
-        own[k] = finished(run, s, row, s.norm.kind == LAYER ? x[i] : own[k], i, weight(k));
-        if (floats) floats[i] = own[k];
+        own[0][k] = finished(run, s, run.shared().sums, row, s.norm.kind == LAYER ? x[i] : own[0][k], i, weight(k));
+        if (floats) floats[i] = own[0][k];
     }
-    if (codes) quantize_short(run, s.len, *codes, own);
+    if (codes) quantize_short(run, s.len, *codes, own[0]);
     __syncthreads();
 }
 
@@ -271,7 +275,7 @@ __device__ INLINE void prepare_long(Run run, const Source& s, u32 row, const Row
         __syncthreads();
         norm_sums(run, s.norm, x, s.len);
     }
-    auto value = [&](u32 i) { return finished(run, s, row, has_norm ? x[i] : raw(i), i, norm_weight(run, s.norm, i, 0)); };
+    auto value = [&](u32 i) { return finished(run, s, run.shared().sums, row, has_norm ? x[i] : raw(i), i, norm_weight(run, s.norm, i, 0)); };
     if (codes) quantize(run, s.len, *codes, value);
     // In place where `floats` is `x`, so after the codes.
     __syncthreads();
@@ -287,12 +291,42 @@ __device__ INLINE void prepare_row(Run run, const Source& s, u32 row, const RowC
                   [&](u32 k) { return norm_weight(run, s.norm, run.thread, k * THREADS); });
 }
 
+#define PREPARE_ROWS 4  // short ones, that a block prepares at once
+
 __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
+    const Source& s = p.source;
     u32 rows = p.head ? run.p().head_count : run.shared().rows * p.multiple, row_start = p.head ? run.p().head_row : 0;
-    for (u32 row = first_unit(passed); row < rows; row += blocks()) {
-        RowCodes codes = scratch_codes(run, p.to, p.source.len, row);
-        float* floats = p.to.floats.start == NONE ? nullptr : run.at(p.to.floats, row);
-        RowCodes* to = p.to.codes == NONE ? nullptr : &codes;
-        prepare_row(run, p.source, row_start + row, to, floats);
+    auto floats_of = [&](u32 row) { return p.to.floats.start == NONE ? nullptr : run.at(p.to.floats, row); };
+    if (rows == 1 || !is_one_sum(s) || s.len > ROW_MOST) {
+        for (u32 row = first_unit(passed); row < rows; row += blocks()) {
+            RowCodes codes = scratch_codes(run, p.to, s.len, row);
+            prepare_row(run, s, row_start + row, p.to.codes == NONE ? nullptr : &codes, floats_of(row));
+        }
+        return;
+    }
+    for (u32 first = first_unit(passed) * PREPARE_ROWS; first < rows; first += blocks() * PREPARE_ROWS) {
+        float own[PREPARE_ROWS][ROW_ELEMENTS];
+        // Where there is no row, the last one again.
+        auto row_at = [&](u32 r) { return first + r < rows ? first + r : rows - 1; };
+#pragma unroll
+        for (u32 r = 0; r < PREPARE_ROWS; r++)
+#pragma unroll
+            for (u32 k = 0; k < ROW_ELEMENTS; k++)
+                own[r][k] = row_element(run, k) < s.len ? gather(run, s, row_start + row_at(r), run.thread, k * THREADS) : 0.0f;
+        inverse_rms_short(run, s.len, s.norm.eps, own);
+#pragma unroll
+        for (u32 r = 0; r < PREPARE_ROWS; r++) {
+            if (first + r >= rows) break;
+            float* floats = floats_of(first + r);
+#pragma unroll
+            for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < s.len; k++) {
+                u32 i = row_element(run, k);
+                if (i >= s.len) continue;
+                float weight = norm_weight(run, s.norm, run.thread, k * THREADS);
+                own[r][k] = finished(run, s, run.shared().sums + r, row_start + first + r, own[r][k], i, weight);
+                if (floats) floats[i] = own[r][k];
+            }
+            if (p.to.codes != NONE) quantize_short(run, s.len, scratch_codes(run, p.to, s.len, first + r), own[r]);
+        }
     }
 }

@@ -2,11 +2,40 @@
 #pragma once
 #include "product.cuh"
 
+#define CONV_TOKENS 8  // of a sequence that a thread convolves together
+
 __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
-    u64 all = (u64)run.shared().rows * p.conv.channels;
+    const Conv& c = p.conv;
+    u32 count = run.p().count, parts = div_up(count, CONV_TOKENS);
+    if (c.width > TAPS) {
+        u64 all = (u64)run.shared().rows * c.channels;
+        for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
+            u32 row = n / c.channels, i = n % c.channels;
+            run.at(p.y, row)[i] = convolved(run, c, row, i);
+        }
+        return;
+    }
+    u64 all = (u64)run.p().sequence_count * parts * c.channels;
     for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
-        u32 row = n / p.conv.channels, i = n % p.conv.channels;
-        run.at(p.y, row)[i] = convolved(run, p.conv, row, i);
+        u32 i = n % c.channels, sequence = n / c.channels / parts, first = n / c.channels % parts * CONV_TOKENS;
+        Taps taps;
+        load_taps(run, c, sequence, i, 0, taps);
+        // Of those before the tokens, which the window has if these are the first, and of the tokens.
+        float x[CONV_TOKENS + TAPS - 1];
+#pragma unroll
+        for (u32 k = 0; k < CONV_TOKENS + TAPS - 1; k++) {
+            u32 after = first + k, t = after > c.width - 1 ? after - (c.width - 1) : 0;
+            // Where there is none, the last one again: a load that depends on nothing waits for no other.
+            x[k] = conv_input(run, c, sequence, t < count ? t : count - 1, 0, i);
+            if (after + 1 < c.width) x[k] = taps.window[k];
+        }
+#pragma unroll
+        for (u32 k = 0; k < CONV_TOKENS; k++) {
+            if (first + k >= count) break;
+#pragma unroll
+            for (u32 j = 0; j < TAPS - 1; j++) taps.window[j] = j + 1 < c.width ? x[k + j] : 0.0f;
+            run.at(p.y, (u64)sequence * count + first + k)[i] = apply_taps(c, taps, x[k + c.width - 1]);
+        }
     }
 }
 
@@ -63,7 +92,7 @@ __device__ INLINE void scan_select(Run run, const Scan& p) {
         if (norm.kind == IDENTITY) continue;
         norm_sums(run, norm, x, lens[part]);
         for (u32 i = run.thread; i < lens[part]; i += THREADS)
-            x[i] = normed(run, norm, x[i], lens[part], i, norm_weight(run, norm, i, 0));
+            x[i] = normed(run, norm, run.shared().sums, x[i], lens[part], i, norm_weight(run, norm, i, 0));
         __syncthreads();
     }
     if (is_quantized(p.dt_proj)) {
@@ -165,8 +194,7 @@ __device__ INLINE HeldToken held_token(Run run, const Scan& p, u32 sequence, u32
 
 // Tokens of a block of `HELD`, each in its place, with what the unit's channels need of them.
 struct Tokens {
-    // `keep` is dt with a decay per element, else the decay.
-    float x[HELD][SCAN_CHANNELS], u[HELD][SCAN_CHANNELS], keep[HELD][SCAN_CHANNELS];
+    float u[HELD][SCAN_CHANNELS], keep[HELD][SCAN_CHANNELS];  // dt · x, and the decay
     // `sum_n C · h` of the channels, then with a decay per head `sum_n C · B` of the tokens.
     float sums[HELD][SCAN_CHANNELS + HELD];
     // What is left of the tokens' u and of the state after the last token of a block.
@@ -176,28 +204,6 @@ struct Tokens {
 __device__ INLINE Tokens& tokens_of(Run run) {
     static_assert(sizeof(Tokens) <= PARTIALS * sizeof(float), "no room for tokens");
     return *(Tokens*)run.shared().partials;
-}
-
-// What token `last` of a block reads of the state and of the tokens up to it, by one thread a channel. The whole block's
-// last token leaves what `take_in` needs.
-__device__ OUTLINED float read_held(Tokens& tokens, u32 last, u32 channel) {
-    float w[HELD], left = 1.0f;
-#pragma unroll
-    for (int j = HELD - 1; j >= 0; j--) {
-        if (j > (int)last) continue;
-        w[j] = left;
-        left *= tokens.keep[j][channel];
-    }
-    float sum = left * tokens.sums[last][channel];
-#pragma unroll
-    for (int j = 0; j < HELD; j++)
-        if (j <= (int)last) sum += w[j] * tokens.sums[last][SCAN_CHANNELS + j] * tokens.u[j][channel];
-    if (last == HELD - 1) {
-        tokens.left[channel] = left;
-#pragma unroll
-        for (int j = 0; j < HELD; j++) tokens.left_u[j][channel] = w[j] * tokens.u[j][channel];
-    }
-    return sum;
 }
 
 // The state of a channel takes in a whole block; `b(j, own_b)` loads the thread's elements of B of token `j`.
@@ -223,12 +229,16 @@ struct EarlyScan {
     float bias, a_log2, d;
 };
 
-// Channels that a block scans at once of one row: as few as make use of all blocks. With a decay per head the other
-// half-warps have a held token each.
-__device__ INLINE u32 scan_channels(const Scan& p) {
-    u32 of_group = blocks() > p.n_groups ? blocks() / p.n_groups : 1, few = div_up(group_channels(p), of_group);
-    u32 most = p.time.per_element ? HALVES : SCAN_CHANNELS;
+// Channels that a block scans at once, `most` at most: as few as make use of all blocks.
+__device__ INLINE u32 channels_at_once(const Scan& p, u32 sequences, u32 most) {
+    u32 groups = p.n_groups * sequences, of_group = blocks() > groups ? blocks() / groups : 1;
+    u32 few = div_up(group_channels(p), of_group);
     return few < most ? few : most;
+}
+
+// Those of one row. With a decay per head the other half-warps have a held token each.
+__device__ INLINE u32 scan_channels(const Scan& p) {
+    return channels_at_once(p, 1, p.time.per_element ? HALVES : SCAN_CHANNELS);
 }
 
 // Asks for what a unit of the scan of one row needs and no operation before it makes. What is held in the place of the
@@ -390,151 +400,5 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
             if (p.z.start != NONE) y *= z;
             run.at(p.y, 0)[channel] = y;
         }
-    }
-}
-
-// Where element `i` of B and C stands in shared memory: each thread's next to each other, four at most.
-template <int ELEMENTS>
-__device__ INLINE u32 place_of(u32 i) {
-    u32 e = i / 16;
-    return ELEMENTS < 4 ? i : e / 4 * 64 + i % 16 * 4 + e % 4;
-}
-
-// The elements of a thread out of such a row.
-template <int ELEMENTS>
-__device__ INLINE void load_elements(Run run, const float* row, float (&own)[ELEMENTS]) {
-    if constexpr (ELEMENTS < 4) {
-        own[0] = row[run.half_lane()];
-    } else {
-#pragma unroll
-        for (int e = 0; e < ELEMENTS; e += 4) {
-            Floats four = ((const Floats*)row)[e * 4 + run.half_lane()];
-            own[e] = four.x, own[e + 1] = four.y, own[e + 2] = four.z, own[e + 3] = four.w;
-        }
-    }
-}
-
-// One unit of channels through all tokens of a sequence, the state in registers, in blocks as they are held. Half the
-// half-warps have a channel, the others with a decay per head a token.
-template <int ELEMENTS>
-__device__ INLINE void scan_unit(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-    Tokens& tokens = tokens_of(run);
-    // Filled up with zeros.
-    typedef float Elements[16 * ELEMENTS];
-    Elements *b = (Elements*)run.shared().row, *c = b + HELD;
-    u32 n = p.d_state, channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
-    bool by_head = !p.time.per_element, scans = run.half_warp() < SCAN_CHANNELS;
-    bool has_channel = scans && unit.first + run.half_warp() < unit.end, is_new = false;
-    // Of the channel's state, or of the token's B.
-    float h[ELEMENTS], a[ELEMENTS];
-    float* state = run.state(sequence, p.state) + (u64)channel * n;
-#pragma unroll
-    for (int e = 0; e < ELEMENTS; e++) {
-        bool has = has_channel && element(run, e) < n;
-        h[e] = has ? state[element(run, e)] : 0.0f;
-        a[e] = has && !by_head ? run.weights(p.time.a_log2)[(u64)head * n + element(run, e)] : 0.0f;
-    }
-    u32 end;
-    for (u32 start = 0, held = run.position(sequence) % HELD; start < run.p().count; start += end - held, held = 0) {
-        u32 left = run.p().count - start;
-        end = held + left < HELD ? held + left : HELD;
-        // Of the token in place 0, which may be one before the first.
-        u64 row = (u64)sequence * run.p().count + start - held;
-        u32 from = by_head ? 0 : held;
-#pragma unroll 4
-        for (u32 i = from * 16 * ELEMENTS + run.thread; i < end * 16 * ELEMENTS; i += THREADS) {
-            u32 t = i / (16 * ELEMENTS), j = i % (16 * ELEMENTS), to = place_of<ELEMENTS>(j), at = unit.group * n + j;
-            bool has = j < n;
-            if (t < held) {
-                b[t][to] = has ? held_token(run, p, sequence, t).b[at] : 0.0f;
-            } else {
-                b[t][to] = has ? run.at(p.b, row + t)[at] : 0.0f;
-                c[t][to] = has ? run.at(p.c, row + t)[at] : 0.0f;
-            }
-        }
-        for (u32 i = from * SCAN_CHANNELS + run.thread; i < end * SCAN_CHANNELS; i += THREADS) {
-            u32 t = i / SCAN_CHANNELS, j = i % SCAN_CHANNELS, own = unit.channel(j), own_head = own / p.head_dim;
-            if (t < held) {
-                HeldToken token = held_token(run, p, sequence, t);
-                tokens.u[t][j] = token.u[own];
-                tokens.keep[t][j] = token.decay[own_head];
-            } else {
-                float x = run.at(p.x, row + t)[own], dt = run.at(p.dt, row + t)[own_head];
-                tokens.x[t][j] = x;
-                tokens.u[t][j] = dt * x;
-                tokens.keep[t][j] = by_head ? run.at(p.decay, row + t)[own_head] : dt;
-            }
-        }
-        __syncthreads();
-        if (scans || by_head) {
-            if (!scans) load_elements<ELEMENTS>(run, b[run.half_warp() - SCAN_CHANNELS], h);
-#pragma unroll 2
-            for (u32 t = held; t < end; t++) {
-                float own_c[ELEMENTS], sum = 0.0f;
-                load_elements<ELEMENTS>(run, c[t], own_c);
-                if (!by_head) {
-                    float own_b[ELEMENTS], u = tokens.u[t][run.half_warp()], dt = tokens.keep[t][run.half_warp()];
-                    load_elements<ELEMENTS>(run, b[t], own_b);
-#pragma unroll
-                    for (int e = 0; e < ELEMENTS; e++) h[e] = exp2_core(dt * a[e]) * h[e] + u * own_b[e];
-                }
-#pragma unroll
-                for (int e = 0; e < ELEMENTS; e++) sum += own_c[e] * h[e];
-                sum = fold16(sum);
-                if (run.half_lane() == 0) tokens.sums[t][run.half_warp()] = sum;
-            }
-        }
-        __syncthreads();
-        u32 t = run.thread / SCAN_CHANNELS, j = run.thread % SCAN_CHANNELS, own = unit.first + j;
-        if (held <= t && t < end && own < unit.end) {
-            float sum = by_head ? read_held(tokens, t, j) : tokens.sums[t][j];
-            float y = sum + run.weights(p.d)[own] * tokens.x[t][j];
-            if (p.z.start != NONE) y *= silu(run.at(p.z, row + t)[own]);
-            run.at(p.y, row + t)[own] = y;
-        }
-        __syncthreads();
-        is_new |= !by_head || end == HELD;
-        if (by_head && end == HELD) {
-            if (scans)
-                take_in(run, tokens, run.half_warp(), n, h, [&](u32 j, float(&own)[ELEMENTS]) { load_elements<ELEMENTS>(run, b[j], own); });
-            __syncthreads();
-        }
-    }
-    if (is_new && has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = h[e]; });
-}
-
-template <bool MANY, class Wait>
-__device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, Wait wait) {
-    if constexpr (!MANY) {
-        EarlyScan early = {};
-        ask_scan(run, passed, p, early);
-        wait();
-        scan_one(run, passed, p, early);
-    } else {
-        wait();
-        u32 units = unit_count(p, SCAN_CHANNELS);
-        for (u64 n = first_unit(passed); n < (u64)units * run.p().sequence_count; n += blocks()) {
-            Unit unit = unit_of(p, SCAN_CHANNELS, n % units);
-            u32 sequence = n / units;
-            if (p.d_state <= 16) scan_unit<1>(run, p, sequence, unit);
-            else if (p.d_state <= 64) scan_unit<4>(run, p, sequence, unit);
-            else if (p.d_state <= 128) scan_unit<8>(run, p, sequence, unit);
-            else scan_unit<16>(run, p, sequence, unit);
-        }
-    }
-}
-
-// The last tokens of many rows become held ones.
-__device__ OUTLINED void op_hold(Run run, u32 passed, const Scan& p) {
-    u32 channels = p.heads * p.head_dim, bc = p.n_groups * p.d_state, len = channels + bc + p.heads;
-    u32 count = run.p().count, tokens = count < HELD ? count : HELD;
-    u64 all = (u64)run.p().sequence_count * tokens * len;
-    for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
-        u32 i = n % len, sequence = n / len / tokens, t = count - tokens + n / len % tokens;
-        u64 row = (u64)sequence * count + t;
-        HeldToken token = held_token(run, p, sequence, (run.position(sequence) + t) % HELD);
-        if (i < channels) token.u[i] = run.at(p.dt, row)[i / p.head_dim] * run.at(p.x, row)[i];
-        else if (i < channels + bc) token.b[i - channels] = run.at(p.b, row)[i - channels];
-        else token.decay[i - channels - bc] = run.at(p.decay, row)[i - channels - bc];
     }
 }

@@ -80,6 +80,7 @@ inline u32 load_word(const u8* p) { return *(const u32*)p; }
 inline Words load_words(const u8* p) { return *(const Words*)p; }
 inline u32 load_half(const u16* p) { return *p; }
 inline float load_float(const float* p) { return *p; }
+inline Floats load_floats(const float* p) { return *(const Floats*)p; }
 
 inline void copy_async(void* to, const void* from) { memcpy(to, from, 16); }
 inline void commit_copies() {}

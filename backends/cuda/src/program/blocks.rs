@@ -25,6 +25,20 @@ const SCAN_CHANNELS: usize = 16;
 /// Activation that changes nothing.
 const LINEAR: u32 = 5;
 
+/// Floats that a token keeps for each head while it is scanned: `HeadRead` of the kernels.
+const HEAD_READ: usize = 2 * HELD + 4;
+
+/// Rows that a block weighs at once: as the kernels have it.
+const WEIGH_ROWS: usize = 4;
+
+/// Floats in shared memory of the scan of many rows: `ScanRows` of the kernels.
+fn scan_floats(d_state: usize) -> usize {
+    let elements = [1, 4, 8, 16].into_iter().find(|e| d_state <= LANES * e).unwrap_or(16);
+    let stages = if elements > 8 { 1 } else { 2 };
+    let row = LANES * elements + if elements > 1 { LANES } else { 0 };
+    (stages * 2 * HELD + SCAN_CHANNELS) * row
+}
+
 /// Units of the scan of one sequence: each is of one group.
 fn scan_units(p: &Ssm<'_>) -> usize {
     p.n_groups * (p.d_inner() / p.n_groups).div_ceil(SCAN_CHANNELS)
@@ -158,6 +172,7 @@ impl<'m> Builder<'m> {
             // Raw where it is not projected.
             dt: proj.columns(d_inner + channels),
             decay: Vector::NONE,
+            reads: Vector::NONE,
             z: if late_gate { Vector::NONE } else { proj },
             y: inner,
             time: self.time(p),
@@ -257,8 +272,15 @@ impl<'m> Builder<'m> {
         }
         self.op(Kind::Times, threads(heads), &times);
         (scan.x, scan.dt, scan.decay) = (conv, dt, decay);
-        let elements = [1, 4, 8, 16].into_iter().find(|e| p.d_state <= 16 * e).unwrap_or(16);
-        self.shared(HELD * 2 * LANES * elements, 0)?;
+        if p.decays_by_head() {
+            scan.reads = self.buffer(Buffer::Reads, heads * HEAD_READ);
+            self.shared(WEIGH_ROWS * HELD * (heads + p.n_groups), 0)?;
+            self.op(Kind::Weigh, rows.div_ceil(WEIGH_ROWS), &scan);
+        }
+        self.shared(scan_floats(p.d_state), 0)?;
+        self.op(Kind::Step, scan_units(p), &scan);
+        // Only one of them has work.
+        self.no_barrier();
         self.op(Kind::Scan, scan_units(p), &scan);
         if p.decays_by_head() {
             // Held tokens are read by the scan only, which is over.

@@ -17,8 +17,14 @@ const SHARED_BYTES: usize = 96 << 10;
 /// Floats beside a row in shared memory, so that the lanes of its norm's sum lie apart.
 const NORM_PAD: usize = 64;
 
-/// Floats that the groups of a product with many rows take in shared memory beyond the place of partial sums.
-const MMA_FLOATS: usize = 1024;
+/// Floats that the lanes of a product with many rows take in shared memory beyond the place of partial sums.
+const MMA_FLOATS: usize = 4608;
+
+/// Rows that a block prepares at once, if there are several: as the kernels have it.
+const PREPARE_ROWS: usize = 4;
+
+/// Elements of a short row.
+const ROW_MOST: usize = 4 * THREADS;
 
 /// Bytes of a group in shared memory: codes, scale, sum of codes.
 const SHARED_GROUP_BYTES: usize = GROUP + 8;
@@ -48,6 +54,8 @@ pub(super) enum Buffer {
     Normed,
     Dt,
     Decay,
+    /// What tokens read of their blocks.
+    Reads,
     /// Low-rank part of a linear map.
     Adapter,
     /// The same at full rank.
@@ -292,11 +300,16 @@ impl<'m> Builder<'m> {
         let (quantized, floats) = kinds(maps);
         let floats = row_floats(source, floats);
         let groups = if quantized { len.div_ceil(GROUP) } else { 0 };
-        let fits = shared_bytes(self.layout.shared_floats.max(floats), self.layout.shared_groups.max(groups))
-            <= FUSED_BYTES;
+        let fits = shared_bytes(floats, groups) <= FUSED_BYTES;
         let read = [source.a, source.b, source.after].map(|v| v.start);
         let is_changed = |map: &Map<'_, 'm>| read.contains(&map.to.y.start);
         self.one && fits && !maps.iter().any(is_changed)
+    }
+
+    /// Floats in shared memory of rows that are prepared together: long ones are prepared one by one.
+    fn prepared_floats(&self, source: &Source) -> usize {
+        let rows = if self.one || source.len as usize > ROW_MOST { 1 } else { PREPARE_ROWS };
+        rows * row_floats(source, false)
     }
 
     /// Rows of `source` as codes or floats or both in scratch.
@@ -309,7 +322,7 @@ impl<'m> Builder<'m> {
         (quantized, floats): (bool, bool),
     ) -> Result<Codes, CudaError> {
         let len = source.len as usize;
-        self.shared(row_floats(source, false), 0)?;
+        self.shared(self.prepared_floats(source), 0)?;
         let to = self.codes(set, len, multiple, quantized, floats);
         let record = Prepare { source: *source, multiple: multiple as u32, head: head.into(), to };
         self.op(Kind::Prepare, self.extent.rows * multiple, &record);
@@ -318,7 +331,7 @@ impl<'m> Builder<'m> {
 
     /// The rows of `source` as floats in `to`.
     pub(super) fn floats(&mut self, source: &Source, to: Vector) -> Result<(), CudaError> {
-        self.shared(row_floats(source, false), 0)?;
+        self.shared(self.prepared_floats(source), 0)?;
         let to = Codes { codes: NONE, scales: NONE, sums: NONE, stride: 0, floats: to };
         let record = Prepare { source: *source, multiple: 1, head: 0, to };
         self.op(Kind::Prepare, self.extent.rows, &record);

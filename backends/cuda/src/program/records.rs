@@ -66,7 +66,7 @@ records! {
     Times { time: TimeOf, heads: u32, raw: Vector, dt: Vector, decay: Vector }
     ScanOf {
         heads: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32 [place], state: u32 [place], held: u32 [place],
-        x: Vector, b: Vector, c: Vector, dt: Vector, decay: Vector, z: Vector, y: Vector,
+        x: Vector, b: Vector, c: Vector, dt: Vector, decay: Vector, reads: Vector, z: Vector, y: Vector,
         time: TimeOf, conv: ConvOf, select: Vector, rank: u32,
         dt_norm: NormOf, b_norm: NormOf, c_norm: NormOf, dt_proj: Mat,
     }
@@ -169,6 +169,8 @@ pub(crate) enum Kind {
     Convolve,
     Window,
     Times,
+    Weigh,
+    Step,
     Scan,
     Hold,
     Rotate,
@@ -184,7 +186,7 @@ pub(crate) enum Kind {
 }
 
 /// Words of a payload: those of the largest, [`ScanOf`].
-pub(crate) const PAYLOAD_WORDS: usize = 61;
+pub(crate) const PAYLOAD_WORDS: usize = 63;
 
 /// An operation: its kind, and one of the records above.
 #[repr(C)]

@@ -31,6 +31,8 @@ impl Call {
             || Call::of::<Convolve>("op_convolve", "Convolve"),
             || Call::of::<Convolve>("op_window<MANY>", "Convolve"),
             || Call::of::<Times>("op_times", "Times"),
+            || Call::of::<ScanOf>("op_weigh", "Scan"),
+            || Call::of::<ScanOf>("op_step", "Scan"),
             || Call { waits: true, ..Call::of::<ScanOf>("op_scan<MANY>", "Scan") },
             || Call::of::<ScanOf>("op_hold", "Scan"),
             || Call::of::<AttendOf>("op_rotate", "Attend"),

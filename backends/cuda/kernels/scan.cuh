@@ -1,0 +1,602 @@
+// Selective scans: of one row, of a prompt, of a token each of several sequences.
+#pragma once
+#include "ssm.cuh"
+
+// What a token reads of its block, by head: what is left, after it, of the state and of the tokens up to it, and that times
+// `C · B` of each.
+struct alignas(16) HeadRead {
+    float part[HELD], w[HELD], left, unused[3];
+};
+
+__device__ INLINE const HeadRead& head_read(Run run, const Scan& p, u64 row, u32 head) {
+    return ((const HeadRead*)run.at(p.reads, row))[head];
+}
+
+// A row's token in its block.
+struct InBlock {
+    u32 sequence, row, time, place;
+
+    __device__ InBlock(Run run, u32 row)
+        : sequence(run.sequence(row)), row(row), time(run.time(row)), place((run.position(sequence) + time) % HELD) {}
+    // Whether token `token` up to it was held before, and its row if not.
+    __device__ bool held(u32 token) const { return place - token > time; }
+    __device__ u32 row_of(u32 token) const { return row - (place - token); }
+};
+
+#define WEIGH_ROWS 4  // that a block weighs at once
+
+// `HeadRead` of all rows and heads.
+__device__ OUTLINED void op_weigh(Run run, u32 passed, const Scan& p) {
+    float *dots = run.shared().row, *keeps = dots + WEIGH_ROWS * p.n_groups * HELD;    // [rows][n_groups][HELD], [rows][heads][HELD]
+    u32 n = p.d_state, j = run.half_warp() % HELD, rows = run.shared().rows;
+    for (u32 first = first_unit(passed) * WEIGH_ROWS; first < rows; first += blocks() * WEIGH_ROWS) {
+        u32 count = rows - first < WEIGH_ROWS ? rows - first : WEIGH_ROWS;
+        for (u32 k = run.half_warp() / HELD; k < count * p.n_groups; k += HALVES / HELD) {
+            InBlock own(run, first + k / p.n_groups);
+            u32 g = k % p.n_groups;
+            const float* b = own.held(j) ? held_token(run, p, own.sequence, j).b : run.at(p.b, own.row_of(j));
+            const float* c = run.at(p.c, own.row) + g * n;
+            float sum = 0.0f;
+#pragma unroll 8
+            for (u32 i = run.half_lane(); j <= own.place && i < n; i += 16) sum += c[i] * b[g * n + i];
+            sum = fold16(sum);
+            if (run.half_lane() == 0) dots[k * HELD + j] = sum;
+        }
+        for (u32 i = run.thread; i < count * HELD * p.heads; i += THREADS) {
+            u32 head = i % p.heads, token = i / p.heads % HELD, k = i / p.heads / HELD;
+            InBlock own(run, first + k);
+            if (token > own.place) continue;
+            keeps[(k * p.heads + head) * HELD + token] = own.held(token) ? held_token(run, p, own.sequence, token).decay[head]
+                                                                         : run.at(p.decay, own.row_of(token))[head];
+        }
+        __syncthreads();
+        for (u32 i = run.thread; i < count * p.heads * (HELD + 1); i += THREADS) {
+            // Number 0 is the state, the others are tokens.
+            u32 number = i % (HELD + 1), head = i / (HELD + 1) % p.heads, k = i / (HELD + 1) / p.heads;
+            u32 tokens = InBlock(run, first + k).place + 1;
+            float w = 1.0f;
+#pragma unroll
+            for (u32 t = HELD; t > 0; t--)
+                if (t <= tokens && t > number) w *= keeps[(k * p.heads + head) * HELD + t - 1];
+            HeadRead& read = ((HeadRead*)run.at(p.reads, first + k))[head];
+            if (number == 0) {
+                read.left = w;
+            } else if (number <= tokens) {
+                read.w[number - 1] = w;
+                read.part[number - 1] = w * dots[(k * p.n_groups + head / (p.heads / p.n_groups)) * HELD + number - 1];
+            }
+        }
+        // What is in shared memory has been read.
+        __syncthreads();
+    }
+}
+
+// Sums over the lanes of a half-warp of `N` numbers that each has, 16 at most: a lane gets that of its `16 / N`-th.
+template <int N>
+__device__ INLINE float fold_many(Run run, float (&v)[N]) {
+    u32 half = 8;
+#pragma unroll
+    for (int kept = N / 2; kept > 0; kept /= 2, half /= 2) {
+        bool upper = run.lane() & half;
+#pragma unroll
+        for (int i = 0; i < kept; i++) {
+            float given = __shfl_xor_sync(FULL, upper ? v[i] : v[i + kept], half);
+            v[i] = (upper ? v[i + kept] : v[i]) + given;
+        }
+    }
+    float sum = v[0];
+    for (; half > 0; half /= 2) sum += __shfl_xor_sync(FULL, sum, half);
+    return sum;
+}
+
+#define AT_ONCE 8  // numbers of a lane that are folded together
+
+// Whether rows of `n` elements that end a row so long, or are followed there by others of `n`, are aligned fours.
+__device__ INLINE bool has_fours(u32 n, u32 stride) { return (n | stride) % 4 == 0; }
+
+// Blocks of tokens in shared memory, where a row is. Two, one of which is on its way, if there is room.
+template <int ELEMENTS>
+struct ScanRows {
+    static constexpr int STAGES = ELEMENTS > 8 ? 1 : 2;
+    // Floats of a row, so that a half-warp's elements of two beside each other lie in different banks.
+    static constexpr int ROW = 16 * ELEMENTS + (ELEMENTS > 1 ? 16 : 0);
+    float b[STAGES][HELD][ROW], c[STAGES][HELD][ROW];
+    float h[SCAN_CHANNELS][ROW];  // states of the channels
+
+    // What lies beyond `n` elements is zero.
+    __device__ void clear(Run run, u32 n) {
+        u32 rest = 16 * ELEMENTS - n;
+        for (u32 i = run.thread; i < rest * (2 * STAGES * HELD + SCAN_CHANNELS); i += THREADS) b[0][0][i / rest * ROW + n + i % rest] = 0.0f;
+    }
+    // B and C of the rows from `row` on, as tokens `first` to `end`.
+    __device__ void bring(Run run, const Scan& p, u32 group, u64 row, u32 first, u32 end, u32 stage) {
+        u32 n = p.d_state;
+        const float *from_b = run.at(p.b, row) + group * n, *from_c = run.at(p.c, row) + group * n;
+        bool fours = has_fours(n, p.b.stride | p.c.stride);
+        if (fours) {
+            for (u32 i = run.thread; i < (end - first) * (n / 4); i += THREADS) {
+                u32 t = i / (n / 4), x = i % (n / 4) * 4;
+                copy_async(&b[stage][first + t][x], from_b + (u64)t * p.b.stride + x);
+                copy_async(&c[stage][first + t][x], from_c + (u64)t * p.c.stride + x);
+            }
+        } else {
+            for (u32 i = run.thread; i < (end - first) * n; i += THREADS) {
+                u32 t = i / n, x = i % n;
+                b[stage][first + t][x] = from_b[(u64)t * p.b.stride + x];
+                c[stage][first + t][x] = from_c[(u64)t * p.c.stride + x];
+            }
+        }
+    }
+};
+
+// Four lanes of a sum over elements in each of four threads: `sums` += `a` · `b`, element by element, and the fold of them all.
+__device__ INLINE void add_products(float (&sums)[4], const Floats& a, const Floats& b) {
+    sums[0] += a.x * b.x, sums[1] += a.y * b.y, sums[2] += a.z * b.z, sums[3] += a.w * b.w;
+}
+
+__device__ INLINE float fold_fours(float (&sums)[4]) {
+#pragma unroll
+    for (int half = 2; half > 0; half /= 2)
+#pragma unroll
+        for (int i = 0; i < 4; i++) sums[i] += __shfl_xor_sync(FULL, sums[i], half);
+    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
+
+// A block of tokens as the channels of a unit see them. Of what the next block changes there are two.
+struct ScanTokens {
+    alignas(16) float sums[HELD][SCAN_CHANNELS];  // C · h
+    float x[2][HELD][SCAN_CHANNELS], z[2][HELD][SCAN_CHANNELS], u[2][HELD][SCAN_CHANNELS];  // u: dt · x
+    float left_u[2][HELD][SCAN_CHANNELS], left[2][SCAN_CHANNELS];  // what is left of u and of the state after the last token
+    float keep[2][HELD][SCAN_CHANNELS];  // dt, with a decay per element
+};
+
+__device__ INLINE ScanTokens& scan_tokens(Run run) {
+    static_assert(sizeof(ScanTokens) <= PARTIALS * sizeof(float), "no room for tokens");
+    return *(ScanTokens*)run.shared().partials;
+}
+
+// Tokens `first` to `end` of a block, which begin with token `start` of a launch's of their sequence.
+struct Span {
+    u32 start, first, end;
+
+    __device__ Span(u32 start, u32 first, u32 count)
+        : start(start), first(first), end(first + count - start < HELD ? first + count - start : HELD) {}
+    __device__ bool has(u32 place) const { return first <= place && place < end; }
+    __device__ u32 next() const { return start + end - first; }
+};
+
+// What the thread of a token and a channel loads of them.
+struct TokenOf {
+    float x, dt, z, w, left;
+
+    __device__ float u() const { return dt * x; }
+};
+
+__device__ INLINE TokenOf load_token(Run run, const Scan& p, u32 sequence, const Span& span, u32 place, u32 channel) {
+    TokenOf token = {};
+    u32 head = channel / p.head_dim;
+    u64 row = (u64)sequence * run.p().count + span.start - span.first;
+    if (span.has(place)) {
+        token.x = load_float(run.at(p.x, row + place) + channel);
+        token.dt = load_float(run.at(p.dt, row + place) + head);
+        if (p.z.start != NONE) token.z = load_float(run.at(p.z, row + place) + channel);
+    } else if (place < span.first) {
+        // As if dt were one.
+        token.x = load_float(held_token(run, p, sequence, place).u + channel);
+        token.dt = 1.0f;
+    }
+    if (!p.time.per_element && span.end == HELD) {
+        const HeadRead& last = head_read(run, p, row + HELD - 1, head);
+        token.w = load_float(last.w + place);
+        token.left = load_float(&last.left);
+    }
+    return token;
+}
+
+// The result of a channel: its sum over the state, and the skip and the gate.
+__device__ INLINE void finish_scan(Run run, const Scan& p, u64 row, u32 channel, float sum, float d, float x, float z) {
+    float y = sum + d * x;
+    if (p.z.start != NONE) y *= silu(z);
+    run.at(p.y, row)[channel] = y;
+}
+
+// The states of four channels take a block in, a warp's elements of them.
+template <int ELEMENTS>
+__device__ INLINE void take_in(Run run, ScanRows<ELEMENTS>& rows, const ScanTokens& tokens, u32 quad, u32 stage, u32 turn) {
+#pragma unroll
+    for (int k = 0; k < (ELEMENTS + 3) / 4; k++) {
+        u32 i = run.warp() / 4 % 2 * 32 + run.lane() + 64 * k;
+        if (ELEMENTS < 4 && i >= 16 * ELEMENTS) return;
+        float h[4];
+#pragma unroll
+        for (int c = 0; c < 4; c++) h[c] = rows.h[quad + c][i] * tokens.left[turn][quad + c];
+#pragma unroll
+        for (int t = 0; t < HELD; t++) {
+            float b = rows.b[stage][t][i];
+#pragma unroll
+            for (int c = 0; c < 4; c++) h[c] += tokens.left_u[turn][t][quad + c] * b;
+        }
+#pragma unroll
+        for (int c = 0; c < 4; c++) rows.h[quad + c][i] = h[c];
+    }
+}
+
+// One unit of channels, with a decay per head, through all tokens of a sequence, in blocks as they are held. A half-warp reads
+// the states of 4 channels for 2 tokens of a block; then the first half of the warps lets the states take the block in, while
+// the others finish its tokens. Little is kept in registers from one to the other, so that there are some to read ahead.
+template <int ELEMENTS>
+__device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+    using Rows = ScanRows<ELEMENTS>;
+    Rows& rows = *(Rows*)run.shared().row;
+    ScanTokens& tokens = scan_tokens(run);
+    u32 n = p.d_state, count = run.p().count, warp = run.warp(), channels = unit.end - unit.first;
+    // Quads go round the warps that take in, so that those without a channel are of different parts of a processor.
+    u32 quad = (warp + warp / 4) % 4 * 4, quad_read = run.half_warp() / 8 * 4, token_read = run.half_warp() % 8;
+    bool finishes = warp >= WARPS / 2, is_new = false;
+    u32 place = run.thread / SCAN_CHANNELS % HELD, j = run.thread % SCAN_CHANNELS, channel = unit.channel(j);
+    float* states = run.state(sequence, p.state) + (u64)unit.first * n;
+    u64 first_row = (u64)sequence * count;
+    Span span(0, run.position(sequence) % HELD, count);
+    // Those of the unit before have been read.
+    __syncthreads();
+    if (n < 16 * ELEMENTS) rows.clear(run, n);
+    for (u32 i = run.thread; i < channels * n; i += THREADS) rows.h[i / n][i % n] = states[i];
+    for (u32 i = run.thread; i < span.first * n; i += THREADS) rows.b[0][i / n][i % n] = held_token(run, p, sequence, i / n).b[unit.group * n + i % n];
+    if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row, span.first, span.end, 0);
+    commit_copies();
+    TokenOf next = {};
+    if (finishes) next = load_token(run, p, sequence, span, place, channel);
+    for (u32 turn = 0; span.start < count; turn ^= 1) {
+        u32 stage = Rows::STAGES == 2 ? turn : 0;
+        Span after(span.next(), 0, count);
+        if (finishes) {
+            tokens.x[turn][place][j] = next.x;
+            tokens.z[turn][place][j] = next.z;
+            tokens.u[turn][place][j] = next.u();
+            tokens.left_u[turn][place][j] = next.w * next.u();
+            if (place == 0) tokens.left[turn][j] = next.left;
+        }
+        if (Rows::STAGES == 1) {
+            __syncthreads();
+            rows.bring(run, p, unit.group, first_row + span.start, span.first, span.end, 0);
+            commit_copies();
+        }
+        commit_copies();
+        await_copies();
+        __syncthreads();
+        if (Rows::STAGES == 2 && after.start < count) rows.bring(run, p, unit.group, first_row + after.start, 0, after.end, turn ^ 1);
+        commit_copies();
+        if (finishes && after.start < count) next = load_token(run, p, sequence, after, place, channel);
+        if (quad_read < channels) {
+            float sums[AT_ONCE] = {};
+#pragma unroll
+            for (int e = 0; e < ELEMENTS; e++) {
+                float h[4], c[2] = {rows.c[stage][token_read][element(run, e)], rows.c[stage][token_read + 8][element(run, e)]};
+#pragma unroll
+                for (int k = 0; k < 4; k++) h[k] = rows.h[quad_read + k][element(run, e)];
+#pragma unroll
+                for (int k = 0; k < AT_ONCE; k++) sums[k] += c[k / 4] * h[k % 4];
+            }
+            float sum = fold_many(run, sums);
+            u32 number = run.half_lane() / 2;
+            if (run.lane() % 2 == 0) tokens.sums[token_read + number / 4 * 8][quad_read + number % 4] = sum;
+        }
+        __syncthreads();
+        bool is_whole = span.end == HELD;
+        if (finishes && span.has(place) && j < channels) {
+            u64 row = first_row + span.start - span.first + place;
+            const HeadRead& read = head_read(run, p, row, channel / p.head_dim);
+            float sum = read.left * tokens.sums[place][j];
+#pragma unroll
+            for (int t = 0; t < HELD; t++)
+                if (t <= (int)place) sum += read.part[t] * tokens.u[turn][t][j];
+            finish_scan(run, p, row, channel, sum, run.weights(p.d)[channel], tokens.x[turn][place][j], tokens.z[turn][place][j]);
+        } else if (!finishes && is_whole && quad < channels) {
+            take_in(run, rows, tokens, quad, stage, turn);
+        }
+        is_new |= is_whole;
+        span = after;
+    }
+    __syncthreads();
+    if (is_new)
+        for (u32 i = run.thread; i < channels * n; i += THREADS) states[i] = rows.h[i / n][i % n];
+}
+
+// The same with a decay per element: a half-warp has a channel.
+template <int ELEMENTS>
+__device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+    using Rows = ScanRows<ELEMENTS>;
+    Rows& rows = *(Rows*)run.shared().row;
+    ScanTokens& tokens = scan_tokens(run);
+    u32 n = p.d_state, count = run.p().count, own_channel = unit.channel(run.half_warp()), own = run.half_warp();
+    bool has_channel = unit.first + own < unit.end, finishes = run.warp() >= WARPS / 2;
+    u32 place = run.thread / SCAN_CHANNELS % HELD, j = run.thread % SCAN_CHANNELS, channel = unit.channel(j);
+    float h[ELEMENTS], a[ELEMENTS], d = finishes ? run.weights(p.d)[channel] : 0.0f;
+    float* state = run.state(sequence, p.state) + (u64)own_channel * n;
+    const float* a_log2 = run.weights(p.time.a_log2) + (u64)(own_channel / p.head_dim) * n;
+#pragma unroll
+    for (int e = 0; e < ELEMENTS; e++) {
+        bool has = has_channel && element(run, e) < n;
+        h[e] = has ? state[element(run, e)] : 0.0f;
+        a[e] = has ? a_log2[element(run, e)] : 0.0f;
+    }
+    // Those of the unit before have been read.
+    __syncthreads();
+    if (n < 16 * ELEMENTS) rows.clear(run, n);
+    Span span(0, 0, count);
+    u64 first_row = (u64)sequence * count;
+    if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row, 0, span.end, 0);
+    commit_copies();
+    TokenOf next = {};
+    if (finishes) next = load_token(run, p, sequence, span, place, channel);
+    for (u32 turn = 0; span.start < count; turn ^= 1) {
+        TokenOf token = next;
+        u32 stage = Rows::STAGES == 2 ? turn : 0;
+        Span after(span.next(), 0, count);
+        if (finishes) tokens.u[turn][place][j] = token.u(), tokens.keep[turn][place][j] = token.dt;
+        if (Rows::STAGES == 1) {
+            __syncthreads();
+            rows.bring(run, p, unit.group, first_row + span.start, 0, span.end, 0);
+            commit_copies();
+        }
+        commit_copies();
+        await_copies();
+        __syncthreads();
+        if (after.start < count) {
+            if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row + after.start, 0, after.end, turn ^ 1);
+            if (finishes) next = load_token(run, p, sequence, after, place, channel);
+        }
+        commit_copies();
+        if (run.warp() < SCAN_CHANNELS / 2) {
+#pragma unroll 1
+            for (u32 first = 0; first < span.end; first += AT_ONCE) {
+                float sums[AT_ONCE] = {};
+#pragma unroll
+                for (u32 k = 0; k < AT_ONCE; k++) {
+                    // Beyond the last token numbers are made and not kept: a branch would keep the compiler from making several at once.
+                    u32 t = first + k;
+                    float u = tokens.u[turn][t][own], dt = tokens.keep[turn][t][own];
+#pragma unroll
+                    for (int e = 0; e < ELEMENTS; e++) {
+                        float after = exp2_core(dt * a[e]) * h[e] + u * rows.b[stage][t][element(run, e)];
+                        h[e] = t < span.end ? after : h[e];
+                        sums[k] += rows.c[stage][t][element(run, e)] * h[e];
+                    }
+                }
+                float sum = fold_many(run, sums);
+                if (run.lane() % 2 == 0) tokens.sums[first + run.half_lane() / 2][own] = sum;
+            }
+        }
+        __syncthreads();
+        if (finishes && span.has(place) && j < unit.end - unit.first)
+            finish_scan(run, p, first_row + span.start + place, channel, tokens.sums[place][j], d, token.x, token.z);
+        span = after;
+    }
+    if (has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = h[e]; });
+}
+
+// A token of each of several sequences: some threads have a channel. `Step` is what a thread loads for one; `read` makes of it what
+// is left to `finish` when the next one has been asked for.
+template <class Step>
+__device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
+    u32 units = unit_count(p, Step::CHANNELS), all = units * run.p().sequence_count, index = first_unit(passed);
+    auto unit_at = [&](u32 index) { return unit_of(p, Step::CHANNELS, index % units); };
+    if (index >= all) return;
+    Step step;
+    step.load(run, p, index / units, unit_at(index));
+    for (; index < all; index += blocks()) {
+        auto rest = step.read(run, p, index / units, unit_at(index));
+        u32 next = index + blocks();
+        if (next < all) step.load(run, p, next / units, unit_at(next));
+        rest.finish(run, p, index / units, unit_at(index));
+    }
+}
+
+// The elements of a thread of a row of `n`, and zeros.
+template <int ELEMENTS>
+__device__ INLINE void load_row(Run run, const float* row, u32 n, float (&own)[ELEMENTS]) {
+    row = settled(row + run.half_lane());
+#pragma unroll
+    for (int e = 0; e < ELEMENTS; e++) own[e] = n == 16 * ELEMENTS || element(run, e) < n ? load_float(row + 16 * e) : 0.0f;
+}
+
+template <int ELEMENTS>
+__device__ INLINE void store_row(Run run, float* row, u32 n, const float (&own)[ELEMENTS]) {
+    for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { row[i] = own[e]; });
+}
+
+// The elements of a thread of four, of a row of `n`, and zeros.
+__device__ INLINE Floats load_fours(Run run, const float* row, u32 n, int e, bool has_fours) {
+    u32 i = 16 * e + run.thread % 4 * 4;
+    if (has_fours) return i < n ? load_floats(row + i) : Floats{0.0f, 0.0f, 0.0f, 0.0f};
+    auto one = [&](u32 i) { return i < n ? load_float(row + i) : 0.0f; };
+    return {one(i), one(i + 1), one(i + 2), one(i + 3)};
+}
+
+// With a decay per head: four threads have a channel, each four elements of every sixteen, and four tokens of its block.
+template <int ELEMENTS>
+struct HeadStep {
+    static constexpr u32 CHANNELS = THREADS / 4;
+
+    struct Rest {
+        Floats part;
+        float u[4], x, dt, left, z, d, sum;
+
+        __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+            u32 place = run.position(sequence) % HELD, channel = unit.channel(run.thread / 4), first = run.lane() & ~3u;
+            bool has_channel = unit.first + run.thread / 4 < unit.end;
+            float products[4] = {part.x, part.y, part.z, part.w};
+#pragma unroll
+            for (u32 k = 0; k < 4; k++) {
+                if (run.lane() % 4 * 4 + k == place) u[k] = dt * x;
+                products[k] *= u[k];
+            }
+#pragma unroll
+            for (u32 j = 0; j < HELD; j++) {
+                float other = __shfl_sync(FULL, products[j % 4], first + j / 4);
+                if (j <= place) sum += other;
+            }
+            if (has_channel && run.lane() % 4 == 0) finish_scan(run, p, sequence, channel, sum, d, x, z);
+            if (place == HELD - 1) take_in(run, p, sequence, unit, channel, has_channel);
+        }
+        // The state takes the block in.
+        __device__ void take_in(Run run, const Scan& p, u32 sequence, const Unit& unit, u32 channel, bool has_channel) {
+            u32 n = p.d_state, own = run.thread % 4 * 4, first = run.lane() & ~3u;
+            float* state = run.state(sequence, p.state) + (u64)channel * n;
+            const HeadRead& read = head_read(run, p, sequence, channel / p.head_dim);
+            bool has_fours = (n | p.heads | p.heads * p.head_dim | p.b.stride) % 4 == 0;
+            Floats h[ELEMENTS];
+#pragma unroll
+            for (u32 k = 0; k < 4; k++) u[k] *= read.w[own + k];
+#pragma unroll
+            for (int e = 0; e < ELEMENTS; e++) {
+                h[e] = load_fours(run, state, n, e, n % 4 == 0);
+                h[e].x *= left, h[e].y *= left, h[e].z *= left, h[e].w *= left;
+            }
+#pragma unroll 1
+            for (u32 j = 0; j < HELD; j++) {
+                float own_u = __shfl_sync(FULL, j % 4 == 0 ? u[0] : j % 4 == 1 ? u[1] : j % 4 == 2 ? u[2] : u[3], first + j / 4);
+                const float* b = (j < HELD - 1 ? held_token(run, p, sequence, j).b : run.at(p.b, sequence)) + unit.group * n;
+#pragma unroll
+                for (int e = 0; e < ELEMENTS; e++) {
+                    Floats four = load_fours(run, b, n, e, has_fours);
+                    h[e].x += own_u * four.x, h[e].y += own_u * four.y, h[e].z += own_u * four.z, h[e].w += own_u * four.w;
+                }
+            }
+#pragma unroll
+            for (int e = 0; e < ELEMENTS; e++) {
+                float fours[4] = {h[e].x, h[e].y, h[e].z, h[e].w};
+#pragma unroll
+                for (u32 k = 0; k < 4; k++)
+                    if (has_channel && 16 * e + own + k < n) state[16 * e + own + k] = fours[k];
+            }
+        }
+    };
+
+    Floats h[ELEMENTS];
+    Rest rest;
+
+    __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+        u32 channel = unit.channel(run.thread / 4), head = channel / p.head_dim, own = run.thread % 4 * 4;
+        const float* state = run.state(sequence, p.state) + (u64)channel * p.d_state;
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e++) h[e] = load_fours(run, state, p.d_state, e, p.d_state % 4 == 0);
+        const HeadRead& read = head_read(run, p, sequence, head);
+        rest.part = load_floats(read.part + own);
+        rest.left = load_float(&read.left);
+#pragma unroll
+        for (u32 k = 0; k < 4; k++) rest.u[k] = load_float(held_token(run, p, sequence, own + k).u + channel);
+        rest.x = load_float(run.at(p.x, sequence) + channel);
+        rest.dt = load_float(run.at(p.dt, sequence) + head);
+        rest.z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
+        rest.d = load_float(run.weights(p.d) + channel);
+    }
+    __device__ Rest read(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+        const float* c = run.at(p.c, sequence) + unit.group * p.d_state;
+        float sums[4] = {};
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e++) add_products(sums, load_fours(run, c, p.d_state, e, has_fours(p.d_state, p.c.stride)), h[e]);
+        rest.sum = rest.left * fold_fours(sums);
+        return rest;
+    }
+};
+
+// With a decay per element.
+template <int ELEMENTS>
+struct ElementStep {
+    static constexpr u32 CHANNELS = HALVES;
+
+    struct Rest {
+        float x, z, d, sum;
+
+        __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+            u32 channel = unit.first + run.half_warp();
+            if (channel < unit.end && run.half_lane() == 0) finish_scan(run, p, sequence, channel, sum, d, x, z);
+        }
+    };
+
+    float h[ELEMENTS], a[ELEMENTS], b[ELEMENTS], c[ELEMENTS], dt;
+    Rest rest;
+
+    __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+        u32 n = p.d_state, channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
+        load_row(run, run.state(sequence, p.state) + (u64)channel * n, n, h);
+        load_row(run, run.weights(p.time.a_log2) + (u64)head * n, n, a);
+        load_row(run, run.at(p.b, sequence) + unit.group * n, n, b);
+        load_row(run, run.at(p.c, sequence) + unit.group * n, n, c);
+        dt = load_float(run.at(p.dt, sequence) + head);
+        rest.x = load_float(run.at(p.x, sequence) + channel);
+        rest.z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
+        rest.d = load_float(run.weights(p.d) + channel);
+    }
+    __device__ Rest read(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+        u32 channel = unit.first + run.half_warp();
+        float sum = 0.0f, u = dt * rest.x;
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e++) {
+            h[e] = exp2_core(dt * a[e]) * h[e] + u * b[e];
+            sum += c[e] * h[e];
+        }
+        rest.sum = fold16(sum);
+        if (channel < unit.end) store_row(run, run.state(sequence, p.state) + (u64)channel * p.d_state, p.d_state, h);
+        return rest;
+    }
+};
+
+template <int ELEMENTS>
+__device__ INLINE void scan_blocks(Run run, u32 passed, const Scan& p) {
+    // As few channels as make use of all blocks.
+    u32 sequences = run.p().sequence_count, most = channels_at_once(p, sequences, SCAN_CHANNELS), units = unit_count(p, most);
+    for (u32 i = first_unit(passed); i < units * sequences; i += blocks()) {
+        Unit unit = unit_of(p, most, i % units);
+        if (p.time.per_element) scan_by_element<ELEMENTS>(run, p, i / units, unit);
+        else scan_by_head<ELEMENTS>(run, p, i / units, unit);
+    }
+}
+
+template <bool MANY, class Wait>
+__device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, Wait wait) {
+    if constexpr (!MANY) {
+        EarlyScan early = {};
+        ask_scan(run, passed, p, early);
+        wait();
+        scan_one(run, passed, p, early);
+    } else {
+        wait();
+        if (run.p().count == 1) return;
+        if (p.d_state <= 16) scan_blocks<1>(run, passed, p);
+        else if (p.d_state <= 64) scan_blocks<4>(run, passed, p);
+        else if (p.d_state <= 128) scan_blocks<8>(run, passed, p);
+        else scan_blocks<16>(run, passed, p);
+    }
+}
+
+template <int ELEMENTS>
+__device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
+    if (p.time.per_element) scan_steps<ElementStep<ELEMENTS>>(run, passed, p);
+    else scan_steps<HeadStep<ELEMENTS>>(run, passed, p);
+}
+
+// The scan of sequences that have a token each; `op_scan` is that of longer ones.
+__device__ OUTLINED void op_step(Run run, u32 passed, const Scan& p) {
+    if (run.p().count > 1) return;
+    if (p.d_state <= 16) scan_steps<1>(run, passed, p);
+    else if (p.d_state <= 64) scan_steps<4>(run, passed, p);
+    else if (p.d_state <= 128) scan_steps<8>(run, passed, p);
+    else scan_steps<16>(run, passed, p);
+}
+
+// The last tokens of many rows become held ones.
+__device__ OUTLINED void op_hold(Run run, u32 passed, const Scan& p) {
+    u32 channels = p.heads * p.head_dim, bc = p.n_groups * p.d_state, len = channels + bc + p.heads;
+    u32 count = run.p().count, tokens = count < HELD ? count : HELD;
+    u64 all = (u64)run.p().sequence_count * tokens * len;
+    for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
+        u32 i = n % len, sequence = n / len / tokens, t = count - tokens + n / len % tokens;
+        u64 row = (u64)sequence * count + t;
+        HeldToken token = held_token(run, p, sequence, (run.position(sequence) + t) % HELD);
+        if (i < channels) token.u[i] = run.at(p.dt, row)[i / p.head_dim] * run.at(p.x, row)[i];
+        else if (i < channels + bc) token.b[i - channels] = run.at(p.b, row)[i - channels];
+        else token.decay[i - channels - bc] = run.at(p.decay, row)[i - channels - bc];
+    }
+}
