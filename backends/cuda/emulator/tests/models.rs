@@ -117,6 +117,20 @@ fn tokens_are_held_and_taken_in_as_by_scalar() {
     }
 }
 
+/// A decay per element: three blocks of a prompt's tokens, of which one is on its way while another is scanned.
+#[test]
+fn prompts_are_scanned_block_by_block_as_by_scalar() {
+    let file = converted_with_window(&golden("mamba-tiny"), DType::Q8, None);
+    let model = Model::from_bytes(&file).unwrap();
+    let ids = tokens(37, model.vocab_len());
+    let want = run(model, Scalar, &ids, 1);
+    for device in DEVICES {
+        let got = emulated(device, &model, &ids, 37);
+        assert_same_bits(&got.0, &want.0, &format!("{device:?}: logits"));
+        assert_eq!(got.1, want.1, "{device:?}: state");
+    }
+}
+
 #[test]
 fn states_go_from_host_to_device_and_back() {
     models(&[DType::Q8], |name, model| {
