@@ -364,15 +364,19 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
         for (u32 g = sum_lane; g < groups; g += GROUP_LANES) {
             bool is_last = g + GROUP_LANES >= groups;
             u32 unit_after = is_last ? unit + blocks() : unit, g_after = is_last ? sum_lane : g + GROUP_LANES;
-            MmaWeights own = next;
+            MmaWeights weights = next;
             if (unit_after < units) load_weights(unit_after, g_after, next);
-            u32 a[2][4] = {{own.low.x, own.low.y, own.high.x, own.high.y}, {own.low.z, own.low.w, own.high.z, own.high.w}};
+            u32 a[2][4] = {{weights.low.x, weights.low.y, weights.high.x, weights.high.y},
+                           {weights.low.z, weights.low.w, weights.high.z, weights.high.w}};
             float scales[4];
 #pragma unroll
             for (u32 m = 0; m < 2; m++) {
-                if (p.w.dtype == Q4)
-                    a[m][2] = centred(a[m][0] >> 4), a[m][3] = centred(a[m][1] >> 4), a[m][0] = centred(a[m][0]), a[m][1] = centred(a[m][1]);
-                scales[2 * m] = half_to_float((u16)(own.scales >> 32 * m)), scales[2 * m + 1] = half_to_float((u16)(own.scales >> (32 * m + 16)));
+                if (p.w.dtype == Q4) {
+                    a[m][2] = centred(a[m][0] >> 4), a[m][3] = centred(a[m][1] >> 4);
+                    a[m][0] = centred(a[m][0]), a[m][1] = centred(a[m][1]);
+                }
+                scales[2 * m] = half_to_float((u16)(weights.scales >> 32 * m));
+                scales[2 * m + 1] = half_to_float((u16)(weights.scales >> (32 * m + 16)));
             }
 #pragma unroll
             for (u32 k = 0; k < MMA_COLUMNS; k++) {

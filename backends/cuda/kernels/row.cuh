@@ -275,7 +275,9 @@ __device__ INLINE void prepare_long(Run run, const Source& s, u32 row, const Row
         __syncthreads();
         norm_sums(run, s.norm, x, s.len);
     }
-    auto value = [&](u32 i) { return finished(run, s, run.shared().sums, row, has_norm ? x[i] : raw(i), i, norm_weight(run, s.norm, i, 0)); };
+    auto value = [&](u32 i) {
+        return finished(run, s, run.shared().sums, row, has_norm ? x[i] : raw(i), i, norm_weight(run, s.norm, i, 0));
+    };
     if (codes) quantize(run, s.len, *codes, value);
     // In place where `floats` is `x`, so after the codes.
     __syncthreads();

@@ -106,7 +106,8 @@ struct ScanRows {
     // What lies beyond `n` elements is zero.
     __device__ void clear(Run run, u32 n) {
         u32 rest = 16 * ELEMENTS - n;
-        for (u32 i = run.thread; i < rest * (2 * STAGES * HELD + SCAN_CHANNELS); i += THREADS) b[0][0][i / rest * ROW + n + i % rest] = 0.0f;
+        for (u32 i = run.thread; i < rest * (2 * STAGES * HELD + SCAN_CHANNELS); i += THREADS)
+            b[0][0][i / rest * ROW + n + i % rest] = 0.0f;
     }
     // B and C of the rows from `row` on, as tokens `first` to `end`.
     __device__ void bring(Run run, const Scan& p, u32 group, u64 row, u32 first, u32 end, u32 stage) {
@@ -241,7 +242,8 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
     __syncthreads();
     if (n < 16 * ELEMENTS) rows.clear(run, n);
     for (u32 i = run.thread; i < channels * n; i += THREADS) rows.h[i / n][i % n] = states[i];
-    for (u32 i = run.thread; i < span.first * n; i += THREADS) rows.b[0][i / n][i % n] = held_token(run, p, sequence, i / n).b[unit.group * n + i % n];
+    for (u32 i = run.thread; i < span.first * n; i += THREADS)
+        rows.b[0][i / n][i % n] = held_token(run, p, sequence, i / n).b[unit.group * n + i % n];
     if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row, span.first, span.end, 0);
     commit_copies();
     TokenOf next = {};
