@@ -42,7 +42,8 @@ pub enum StateDType {
     F32 = 0,
     /// IEEE binary16.
     F16 = 1,
-    /// 8-bit codes, one f32 scale per row (per [`STATE_GROUP`] elements of a longer one).
+    /// 8-bit codes, one f32 scale per row (per [`STATE_GROUP`] elements of a longer one); with a decay per head also four bits of
+    /// what rounding left over: [`crate::kernels::Rests`].
     I8 = 2,
 }
 
