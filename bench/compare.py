@@ -24,7 +24,7 @@ SUITE = [
     ("mamba2-130m", "q4"), ("mamba2-130m", "q8"), ("mamba2-130m", "f16"), ("mamba2-130m", "f32"),
     ("mamba2-370m", "q4"),
 ]
-PARTS = ["speed", "positions", "streams", "instructions"]
+PARTS = ["speed", "positions", "streams", "instructions", "arm"]
 # What the parts after the first are measured with.
 PART_MODEL = ("mamba2-130m", "q4")
 POSITIONS = [1, 1024, 4096, 16384, 32768]
@@ -199,6 +199,7 @@ def main():
     attempt("positions", lambda: positions(there, on_most, places))
     attempt("streams", lambda: streams(sarit, on_most, args.runs))
     attempt("instructions", lambda: {"bundled": instructions.per_token(sarit.binary)})
+    attempt("arm", lambda: instructions.on_arm(args.models))
     results["minutes"] = (monotonic() - start) / 60
     now = processor_time()
     results["machine"]["stolen"] = (now[0] - stolen) / max(1, now[1] - total)

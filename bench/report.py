@@ -95,6 +95,15 @@ def stream_rows(results):
                                              4 if streams == 8 else None)]
 
 
+def arm_rows(rows):
+    """Millions of instructions, and how many times as many the scalar kernels take on that CPU."""
+    scalar = {row["cpu"]: row for row in rows if row["backend"] == "scalar"}
+    for row in rows:
+        yield [row["cpu"], row["backend"], *(
+            f"{row[part] / 1e6:.2f} million ({scalar[row['cpu']][part] / row[part]:.2f} times fewer)"
+            if row["backend"] != "scalar" else f"{row[part] / 1e6:.2f} million" for part in ("decode", "prompt"))]
+
+
 def markdown(results, plot):
     """The whole page; `plot` is the name of the picture beside it."""
     machine = results["machine"]
@@ -129,6 +138,9 @@ def markdown(results, plot):
         lines += ["## Instructions a decoded token", "",
                   *table(["model", "instructions (valgrind, AVX2 or less)"],
                          [[name, f"{count / 1e6:.3f} million"] for name, count in results["instructions"].items()])]
+    if "arm" in results:
+        lines += ["## Instructions a token on emulated Arm CPUs, bundled model", "",
+                  *table(["CPU in QEMU", "kernels", "decode", "prompt"], list(arm_rows(results["arm"])))]
     if results["missing"]:
         lines += ["## Missing", "", *(f"- {what}: {why}" for what, why in results["missing"].items()), ""]
     return "\n".join([*lines, f"![tokens a second by size, time a token by position]({plot})", ""])

@@ -97,6 +97,8 @@ RESULTS = {
     "streams": {"model": "m", "weights": "q4", "threads": 2, "rows": [
         {"streams": 1, "decode_tokens_per_s": [100, 110]}, {"streams": 8, "decode_tokens_per_s": [400, 418]}]},
     "instructions": {"bundled": 1234567.0},
+    "arm": [{"cpu": "max", "backend": "i8mm", "decode": 1.5e7, "prompt": 5e6},
+            {"cpu": "max", "backend": "scalar", "decode": 6e7, "prompt": 6e7}],
     "missing": {"candle": "not built"},
 }
 
@@ -131,6 +133,8 @@ def test_the_page_says_targets_missed_and_met_and_peers_missing():
     assert "| 1,024 | 1.500 | - |" in page
     assert "| 8 | 409 (400–418) | 3.90 (≥ 4: no) |" in page
     assert "| bundled | 1.235 million |" in page
+    assert "| max | i8mm | 15.00 million (4.00 times fewer) | 5.00 million (12.00 times fewer) |" in page
+    assert "| max | scalar | 60.00 million | 60.00 million |" in page
     assert "- candle: not built" in page
 
 

@@ -7,7 +7,7 @@ use crate::session::{CHUNK, Memory, ModelFile, Stream, cpu, random_ids};
 use anyhow::{Context, Result, ensure};
 use indicatif::HumanBytes;
 use sarit_core::kernels::HELD;
-use sarit_core::plan::Input;
+use sarit_core::plan::{Block, Input};
 use sarit_core::{Engine, Kernels, Matrix, Model, Sampler, Sampling, StatePart, StepError, Tensor};
 use serde::Serialize;
 use std::hint::black_box;
@@ -198,13 +198,16 @@ fn bytes_per_token(model: &Model<'_>) -> usize {
 }
 
 /// Bytes of the state that one token reads and writes, on average: all of it, but a state with a decay per head is written
-/// with one token of [`HELD`]; of the tokens held until then half are read and one is written.
+/// with one token of [`HELD`], and what rounding has left over of it read only then; of the tokens held until then half are
+/// read and one is written.
 fn state_traffic(model: &Model<'_>) -> usize {
     let mut saved = 0;
     model.each_block(|block, _, _| {
+        let Block::Ssm(ssm) = block else { return };
         let [_, elements, scales, held] = block.state_parts(model.state_dtype()).map(StatePart::bytes);
         if held > 0 {
-            saved += (elements + scales) * (HELD - 1) / HELD + held * (3 * HELD - 1) / (2 * HELD);
+            let rests = elements - ssm.ssm_len() * model.state_dtype().element_bytes();
+            saved += (elements + rests + scales) * (HELD - 1) / HELD + held * (3 * HELD - 1) / (2 * HELD);
         }
     });
     2 * model.state_bytes() - saved

@@ -4,7 +4,7 @@
 //!
 //! | block | parts |
 //! |---|---|
-//! | state space | convolution window `[conv_width - 1][conv_channels]`; SSM state `[heads][head_dim][d_state]`; with i8 its scales `[heads][head_dim][ceil(d_state / 256)]`; with a decay per head the last 16 tokens `[16][d_inner + n_groups · d_state + heads]`, each `[dt · x, B, decay]` (see [`crate::kernels::Held`]) |
+//! | state space | convolution window `[conv_width - 1][conv_channels]`; SSM state `[heads][head_dim][d_state]`, with i8 and a decay per head followed by what rounding has left over `[heads][head_dim][ceil(d_state / 32)][16]` (see [`crate::kernels::Rests`]); with i8 its scales `[heads][head_dim][ceil(d_state / 256)]`; with a decay per head the last 16 tokens `[16][d_inner + n_groups · d_state + heads]`, each `[dt · x, B, decay]` (see [`crate::kernels::Held`]) |
 //! | attention | convolution window `[conv_width - 1][channels]`; keys and values, each `[window][kv_heads][head_dim]` |
 //! | short convolution | convolution window `[conv_width - 1][channels]` |
 //! | pool of a frame model, after all blocks | running mean or maximum `[d_model]` |
@@ -21,7 +21,7 @@ use half::f16;
 /// First bytes of a snapshot.
 const MAGIC: [u8; 8] = *b"\x89SRTSTA\n";
 /// Version of the layout above.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Elements of a row of the SSM state (the `d_state` elements of a channel) that share a scale with
 /// [`StateDType::I8`]: in every model so far the whole row. A multiple of the lanes of a sum.
@@ -42,7 +42,8 @@ pub enum StateDType {
     F32 = 0,
     /// IEEE binary16.
     F16 = 1,
-    /// 8-bit codes, one f32 scale per row (per [`STATE_GROUP`] elements of a longer one).
+    /// 8-bit codes, one f32 scale per row (per [`STATE_GROUP`] elements of a longer one); with a decay per head also four bits of
+    /// what rounding left over: [`crate::kernels::Rests`].
     I8 = 2,
 }
 

@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use core::ops::Range;
 use half::f16;
 use sarit_core::STATE_GROUP;
-use sarit_core::kernels::{RowSink, RowsMut, SsmState};
+use sarit_core::kernels::{Rests, RowSink, RowsMut, SsmState, rests_len};
 
 /// A slice that can be cut into ranges.
 pub(crate) struct Cuttable<'a, T> {
@@ -22,6 +22,10 @@ impl<'a, T> Cuttable<'a, T> {
         Self { start: data.as_mut_ptr(), len: data.len(), data: PhantomData }
     }
 
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The elements `range`.
     ///
     /// # Safety
@@ -37,7 +41,7 @@ impl<'a, T> Cuttable<'a, T> {
 pub(crate) enum CuttableState<'a> {
     F32(Cuttable<'a, f32>),
     F16(Cuttable<'a, f16>),
-    I8 { codes: Cuttable<'a, i8>, scales: Cuttable<'a, f32> },
+    I8 { codes: Cuttable<'a, i8>, scales: Cuttable<'a, f32>, rests: Cuttable<'a, Rests> },
 }
 
 impl<'a> CuttableState<'a> {
@@ -45,9 +49,11 @@ impl<'a> CuttableState<'a> {
         match state {
             SsmState::F32(h) => Self::F32(Cuttable::new(h)),
             SsmState::F16(h) => Self::F16(Cuttable::new(h)),
-            SsmState::I8 { codes, scales } => {
-                Self::I8 { codes: Cuttable::new(codes), scales: Cuttable::new(scales) }
-            }
+            SsmState::I8 { codes, scales, rests } => Self::I8 {
+                codes: Cuttable::new(codes),
+                scales: Cuttable::new(scales),
+                rests: Cuttable::new(rests),
+            },
         }
     }
 
@@ -57,14 +63,15 @@ impl<'a> CuttableState<'a> {
     /// Rows that are used at the same time must not overlap.
     pub(crate) unsafe fn rows(&self, rows: Range<usize>, n: usize) -> SsmState<'a> {
         let times = |n: usize| rows.start * n..rows.end * n;
-        // SAFETY: different rows have different elements and scales.
+        // SAFETY: different rows have different elements, scales and rests.
         unsafe {
             match self {
                 Self::F32(h) => SsmState::F32(h.range(times(n))),
                 Self::F16(h) => SsmState::F16(h.range(times(n))),
-                Self::I8 { codes, scales } => SsmState::I8 {
+                Self::I8 { codes, scales, rests } => SsmState::I8 {
                     codes: codes.range(times(n)),
                     scales: scales.range(times(n.div_ceil(STATE_GROUP))),
+                    rests: rests.range(if rests.is_empty() { 0..0 } else { times(rests_len(n)) }),
                 },
             }
         }

@@ -4,8 +4,8 @@
 
 use half::f16;
 use sarit_core::kernels::{
-    Attend, Conv, Decay, HELD, Held, Input, Kernels, Quantized, QuantizedMut, Rows, RowsMut, Scan, SsmState,
-    TimeStep,
+    Attend, Conv, Decay, HELD, Held, Input, Kernels, Quantized, QuantizedMut, Rests, Rows, RowsMut, Scan,
+    SsmState, TimeStep, rests_len,
 };
 use sarit_core::plan::{Activation, Norm, NormKind};
 use sarit_core::{DType, Dense, GROUP, Matrix, STATE_GROUP, Scalar, StateDType, TILE_ROWS, Tiled};
@@ -377,6 +377,9 @@ fn check_scan(random: &mut Random, s: Shape) {
         halves: (0..d_inner * d_state).map(|_| random.f16()).collect(),
         codes: (0..d_inner * d_state).map(|_| random.next() as i8).collect(),
         scales: random.floats(states),
+        rests: (0..if per_element { 0 } else { d_inner * rests_len(d_state) })
+            .map(|_| std::array::from_fn(|_| random.next() as u8))
+            .collect(),
     };
     for dtype in StateDType::ALL {
         compare(&(s, dtype), |kernels| {
@@ -407,13 +410,14 @@ fn check_scan(random: &mut Random, s: Shape) {
                 StateDType::F32 => kernels.scan(&scan, SsmState::F32(&mut state.floats), rows),
                 StateDType::F16 => kernels.scan(&scan, SsmState::F16(&mut state.halves), rows),
                 StateDType::I8 => {
-                    let (codes, scales) = (&mut state.codes[..], &mut state.scales[..]);
-                    kernels.scan(&scan, SsmState::I8 { codes, scales }, rows);
+                    let Before { codes, scales, rests, .. } = &mut state;
+                    kernels.scan(&scan, SsmState::I8 { codes, scales, rests }, rows);
                 }
             }
             y.extend(state.floats.iter().chain(&state.scales));
             y.extend(state.halves.iter().map(|h| h.to_f32()));
             y.extend(state.codes.iter().map(|&code| f32::from(code)));
+            y.extend(state.rests.as_flattened().iter().map(|&rests| f32::from(rests)));
             y
         });
     }
@@ -426,6 +430,7 @@ struct Before {
     halves: Vec<f16>,
     codes: Vec<i8>,
     scales: Vec<f32>,
+    rests: Vec<Rests>,
 }
 
 #[test]

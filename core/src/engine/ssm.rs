@@ -127,10 +127,14 @@ impl<K: Kernels> Engine<'_, K> {
             StateDType::F16 if cfg!(feature = "small-states") => {
                 SsmState::F16(bytemuck::cast_slice_mut(elements))
             }
-            StateDType::I8 if cfg!(feature = "small-states") => SsmState::I8 {
-                codes: bytemuck::cast_slice_mut(elements),
-                scales: bytemuck::cast_slice_mut(scales),
-            },
+            StateDType::I8 if cfg!(feature = "small-states") => {
+                let (codes, rests) = elements.split_at_mut(p.ssm_len());
+                SsmState::I8 {
+                    codes: bytemuck::cast_slice_mut(codes),
+                    scales: bytemuck::cast_slice_mut(scales),
+                    rests: bytemuck::cast_slice_mut(rests),
+                }
+            }
             _ => SsmState::F32(bytemuck::cast_slice_mut(elements)),
         };
         let y = &mut s.inner[rows.start * d_inner..];

@@ -15,7 +15,7 @@
 //! | convolution | bias, then oldest to newest input, one after another |
 //! | state with a decay per element | `decay · h + (dt · x) · B`, each operation rounded; `sum_n C·h` takes it as it then is; in f16 or i8 it is rounded after every token, also inside a chunk |
 //! | state with a decay per head | taken forward every [`HELD`] tokens, the tokens since then being held: see [`Held`] |
-//! | state in f16 or i8 | read exactly (f16) or as `code · scale` (i8), rounded by [`scalar::round_to_halves`] or [`scalar::round_to_codes`] |
+//! | state in f16 or i8 | read exactly (f16) or as `code · scale` (i8), rounded by [`scalar::round_to_halves`] or [`scalar::round_to_codes`]; in i8 with a decay per head, taken forward with [`Rests`]: [`scalar::expand_codes_and_rests`], [`scalar::round_to_codes_and_rests`] |
 //!
 //! A lane that starts at +0 never becomes -0, so filling a row up with zeros changes no bit. Elementary functions
 //! are those of [`crate::math`]. Inputs that are not finite give results that are not finite, not errors.
@@ -345,7 +345,23 @@ pub enum SsmState<'a> {
         codes: &'a mut [i8],
         /// One per [`STATE_GROUP`] elements of a row, `[heads][head_dim][ceil(d_state / 256)]`.
         scales: &'a mut [f32],
+        /// `[heads][head_dim][ceil(d_state / 32)]` with a decay per head, else none.
+        rests: &'a mut [Rests],
     },
+}
+
+/// Elements whose rests stand together.
+pub const RESTS: usize = 2 * LANES;
+
+/// What rounding to codes has left over of [`RESTS`] elements of a row, in sixteenths of a code: of element `i` in the lower half
+/// of byte `i`, of element `16 + i` in the upper one. It is read and written only when the state is taken forward. A state that
+/// remembers thousands of tokens is rounded hundreds of times before it has forgotten them: to codes alone, what is left over
+/// adds up to several codes.
+pub type Rests = [u8; LANES];
+
+/// Number of [`Rests`] of a row of `n` elements.
+pub const fn rests_len(n: usize) -> usize {
+    n.div_ceil(RESTS)
 }
 
 /// How raw time steps become dt.

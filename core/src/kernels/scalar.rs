@@ -13,7 +13,10 @@ mod held;
 mod scan;
 
 pub use held::HeldTokens;
-pub use scan::{dither, expand_codes, round_to_codes, round_to_halves, scan};
+pub use scan::{
+    dither, expand_codes, expand_codes_and_rests, round_to_codes, round_to_codes_and_rests, round_to_halves,
+    scan,
+};
 
 /// Rows of a matrix that always stay together when a product is split.
 pub const PART_ROWS: usize = TILE_ROWS;

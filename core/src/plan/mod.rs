@@ -17,6 +17,7 @@ mod resolve;
 mod short_conv;
 mod ssm;
 
+use crate::kernels::Rests;
 use crate::state::{StateDType, StatePart};
 use bytemuck::{Pod, Zeroable};
 
@@ -287,15 +288,18 @@ impl<'m> Block<'m> {
     }
 
     /// The parts of its state, in the order in which they lie there: window, SSM state, the scales of that with
-    /// [`StateDType::I8`] and held tokens; window, keys and values; window.
+    /// [`StateDType::I8`] and held tokens; window, keys and values; window. [`Rests`] follow the codes in the same part.
     pub fn state_parts(&self, dtype: StateDType) -> [StatePart; BLOCK_PARTS] {
         let none = StatePart::f32(0);
         match self {
             Self::Ssm(b) => {
-                let scales = if dtype == StateDType::I8 { b.scales_len() } else { 0 };
+                let (scales, rests) = match dtype {
+                    StateDType::I8 => (b.scales_len(), b.rests_len() * size_of::<Rests>()),
+                    StateDType::F32 | StateDType::F16 => (0, 0),
+                };
                 [
                     StatePart::f32(b.window_len()),
-                    StatePart { dtype, len: b.ssm_len() },
+                    StatePart { dtype, len: b.ssm_len() + rests },
                     StatePart::f32(scales),
                     StatePart::f32(b.held_len()),
                 ]

@@ -5,7 +5,9 @@ use super::{
     Block, Join, JoinRecord, Linear, LinearRecord, NONE, Norm, NormKind, NormRecord, Record, norm_kind, tag,
 };
 use crate::error::ModelError;
-use crate::kernels::HELD;
+#[cfg(doc)]
+use crate::kernels::Rests;
+use crate::kernels::{HELD, rests_len};
 use crate::state::STATE_GROUP;
 use crate::tensor::Matrix;
 use bytemuck::{Pod, Zeroable};
@@ -176,6 +178,12 @@ impl Ssm<'_> {
     /// Scales of the SSM state in 8-bit codes: `[heads][head_dim][ceil(d_state / 256)]`.
     pub fn scales_len(&self) -> usize {
         self.d_inner() * self.d_state.div_ceil(STATE_GROUP)
+    }
+
+    /// Number of [`Rests`] of the SSM state in 8-bit codes: `[heads][head_dim][ceil(d_state / 32)]`, none with a decay per
+    /// element.
+    pub fn rests_len(&self) -> usize {
+        if self.decays_by_head() { self.d_inner() * rests_len(self.d_state) } else { 0 }
     }
 }
 

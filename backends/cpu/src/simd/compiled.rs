@@ -25,7 +25,7 @@ macro_rules! operations {
         const _: () = {
             use $crate::columns::Part;
             use $crate::operations::Operations;
-            use $crate::simd::{compiled, dense, scan, tiled};
+            use $crate::simd::{compiled, dense, fetch_conv, scan, tiled};
             use core::ops::Range;
             use sarit_core::Matrix;
             use sarit_core::kernels::{
@@ -56,7 +56,10 @@ macro_rules! operations {
                     conv(
                         _simd, c: &Conv<'_>, channels: Range<usize>, count: usize, window: &mut Part<'_>, x: &mut Part<'_>
                     )
-                    scalar::conv(c, channels, count, window, x)
+                    {
+                        fetch_conv(c, &channels, window);
+                        scalar::conv(c, channels, count, window, x)
+                    }
                 }
                 compiled! { $proof, $features,
                     time_step(_simd, p: &TimeStep<'_>, count: usize, x: &mut Part<'_>)

@@ -11,7 +11,7 @@ use crate::columns::Part;
 use core::ops::Range;
 use sarit_core::STATE_GROUP;
 use sarit_core::kernels::scalar::{self, HeldTokens};
-use sarit_core::kernels::{HELD, Held, LANES, RowSink, Rows, Scan, SsmState};
+use sarit_core::kernels::{HELD, Held, LANES, Rests, RowSink, Rows, Scan, SsmState, rests_len};
 
 /// How far ahead of their use elements are fetched by the first token of a chunk, in bytes: they are used up fast.
 const AHEAD: usize = 8192;
@@ -33,8 +33,8 @@ pub(super) fn scan<S: Simd>(
         SsmState::F32(h) => scan_heads(simd, p, decay, held, heads, h, y),
         SsmState::F16(h) => scan_heads(simd, p, decay, held, heads, h, y),
         state if p.d_state > STATE_GROUP => scalar::scan(p, heads, state, y),
-        SsmState::I8 { codes, scales } => {
-            scan_heads(simd, p, decay, held, heads, &mut Codes { codes, scales }, y)
+        SsmState::I8 { codes, scales, rests } => {
+            scan_heads(simd, p, decay, held, heads, &mut Codes { codes, scales, rests }, y)
         }
     }
 }
@@ -257,6 +257,7 @@ impl<E: StateElement> Format for [E] {
 struct Codes<'a> {
     codes: &'a mut [i8],
     scales: &'a mut [f32],
+    rests: &'a mut [Rests],
 }
 
 impl Format for Codes<'_> {
@@ -284,16 +285,21 @@ impl Format for Codes<'_> {
         floats: &mut [f32],
     ) {
         let n = b[0].len();
+        let lines = rests_len(n);
         let codes = &mut self.codes[rows.start * n..rows.end * n];
+        let rests = &mut self.rests[rows.start * lines..rows.end * lines];
         let scales = &mut self.scales[rows];
         let floats = &mut floats[..codes.len()];
-        for ((codes, scale), h) in codes.chunks_exact(n).zip(&*scales).zip(floats.chunks_exact_mut(n)) {
-            scalar::expand_codes(codes, *scale, h);
+        let rows = codes.chunks_exact(n).zip(rests.chunks_exact(lines)).zip(&*scales);
+        for (i, (((codes, rests), scale), h)) in rows.zip(floats.chunks_exact_mut(n)).enumerate() {
+            let before = scalar::dither(position.wrapping_sub(HELD as u64), channel + i);
+            scalar::expand_codes_and_rests(codes, rests, *scale, before, h);
         }
         take_in(simd, floats, left, v, b);
-        let rows = codes.chunks_exact_mut(n).zip(scales).zip(floats.chunks_exact(n));
-        for (i, ((codes, scale), h)) in rows.enumerate() {
-            *scale = scalar::round_to_codes(h, codes, scalar::dither(position, channel + i));
+        let rows = codes.chunks_exact_mut(n).zip(rests.chunks_exact_mut(lines)).zip(scales);
+        for (i, (((codes, rests), scale), h)) in rows.zip(floats.chunks_exact(n)).enumerate() {
+            let dither = scalar::dither(position, channel + i);
+            *scale = scalar::round_to_codes_and_rests(h, codes, rests, dither);
         }
     }
 }

@@ -5,8 +5,10 @@
 //! ([`tiled`], [`dense`]) and the scan ([`scan`]), each once for all widths, over the few operations of [`Simd`] that an
 //! instruction set provides. [`operations`] makes an instruction set of them.
 
+use crate::columns::Part;
+use core::ops::Range;
 use half::f16;
-use sarit_core::kernels::{LANES, scalar};
+use sarit_core::kernels::{Conv, LANES, RowSink, scalar};
 use sarit_core::{GROUP, TILE_ROWS};
 
 mod compiled;
@@ -33,6 +35,18 @@ fn prefetch<T>(x: &T, bytes: usize) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = ahead;
+}
+
+/// Asks for what a convolution of `channels` reads of inputs before and of weights: short rows, each in a place of its own.
+#[inline(always)]
+pub(crate) fn fetch_conv(conv: &Conv<'_>, channels: &Range<usize>, window: &mut Part<'_>) {
+    for j in 0..conv.width {
+        let weight = &conv.weight[j * conv.channels..][channels.clone()];
+        weight.iter().step_by(LINE / size_of::<f32>()).for_each(|weight| prefetch(weight, 0));
+        if j + 1 < conv.width {
+            window.row(j).iter().step_by(LINE / size_of::<f32>()).for_each(|input| prefetch(input, 0));
+        }
+    }
 }
 
 /// Sixteen floats at a time, in one register or several: the lanes of the numeric contract, and the rows of a tile.

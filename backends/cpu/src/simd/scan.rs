@@ -38,7 +38,7 @@ pub(crate) fn scan<S: Simd>(
         SsmState::F32(h) => scan_elements(simd, p, a_log2, heads, h, y),
         SsmState::F16(h) => scan_elements(simd, p, a_log2, heads, h, y),
         state if p.d_state > STATE_GROUP => scalar::scan(p, heads, state, y),
-        SsmState::I8 { codes, scales } => scan_codes(simd, p, a_log2, heads, codes, scales, y),
+        SsmState::I8 { codes, scales, .. } => scan_codes(simd, p, a_log2, heads, codes, scales, y),
     }
 }
 

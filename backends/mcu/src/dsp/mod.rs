@@ -20,7 +20,8 @@ mod vectors;
 
 use half::f16;
 use sarit_core::kernels::{
-    Conv, Decay, Input, Kernels, QuantizedMut, RowSink, Rows, RowsMut, Scan, SsmState, TimeStep, scalar,
+    Conv, Decay, Input, Kernels, QuantizedMut, Rests, RowSink, Rows, RowsMut, Scan, SsmState, TimeStep,
+    scalar,
 };
 use sarit_core::plan::{Activation, Norm, NormKind};
 use sarit_core::{Matrix, Scalar};
@@ -57,8 +58,14 @@ mod others {
     }
 
     #[inline(never)]
-    pub(super) fn scan_codes(p: &Scan<'_>, codes: &mut [i8], scales: &mut [f32], mut y: RowsMut<'_>) {
-        scalar::scan(p, 0..p.heads, SsmState::I8 { codes, scales }, &mut y);
+    pub(super) fn scan_codes(
+        p: &Scan<'_>,
+        codes: &mut [i8],
+        scales: &mut [f32],
+        rests: &mut [Rests],
+        mut y: RowsMut<'_>,
+    ) {
+        scalar::scan(p, 0..p.heads, SsmState::I8 { codes, scales, rests }, &mut y);
     }
 
     #[inline(never)]
@@ -114,7 +121,7 @@ impl Kernels for Dsp {
             (Decay::Element(a_log2), SsmState::F32(h)) if scan::takes(p) => scan::scan(p, a_log2, h, &mut y),
             (_, SsmState::F32(h)) => others::scan(p, h, y),
             (_, SsmState::F16(h)) => others::scan_halves(p, h, y),
-            (_, SsmState::I8 { codes, scales }) => others::scan_codes(p, codes, scales, y),
+            (_, SsmState::I8 { codes, scales, rests }) => others::scan_codes(p, codes, scales, rests, y),
         }
     }
 

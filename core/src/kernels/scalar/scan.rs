@@ -1,7 +1,7 @@
 //! The selective scan, on a state in any format.
 
 use super::{SMALLEST, dot, held, largest};
-use crate::kernels::{Decay, LANES, RowSink, Scan, SsmState, fold};
+use crate::kernels::{Decay, HELD, LANES, RESTS, Rests, RowSink, Scan, SsmState, fold, rests_len};
 use crate::math::{ROUND, at_least, at_most, exp2};
 use crate::state::STATE_GROUP;
 use core::ops::Range;
@@ -13,8 +13,8 @@ pub fn scan(p: &Scan<'_>, heads: Range<usize>, state: SsmState<'_>, y: &mut impl
     match state {
         SsmState::F32(h) => scan_rows(p, heads, h, y),
         SsmState::F16(h) => scan_rows(p, heads, h, y),
-        SsmState::I8 { codes, scales } => {
-            scan_rows(p, heads, &mut Codes { codes, scales, h: [0.0; STATE_GROUP] }, y);
+        SsmState::I8 { codes, scales, rests } => {
+            scan_rows(p, heads, &mut Codes { codes, scales, rests, h: [0.0; STATE_GROUP] }, y);
         }
     }
 }
@@ -32,6 +32,38 @@ pub fn round_to_halves(h: &[f32], halves: &mut [f16]) {
 pub fn expand_codes(codes: &[i8], scale: f32, h: &mut [f32]) {
     for (h, code) in h.iter_mut().zip(codes) {
         *h = f32::from(*code) * scale;
+    }
+}
+
+/// The same of codes with [`Rests`]: `h = (code + rest / 16 - threshold) · scale`, what of the threshold is less than a
+/// sixteenth being left in. `dither` is that with which they were rounded.
+#[inline(always)]
+pub fn expand_codes_and_rests(codes: &[i8], rests: &[Rests], scale: f32, dither: u32, h: &mut [f32]) {
+    let (codes, tail) = codes.as_chunks();
+    let (h, h_tail) = h.split_at_mut(codes.len() * RESTS);
+    for (k, (codes, h)) in codes.iter().zip(h.as_chunks_mut().0).enumerate() {
+        expand_line(codes, &rests[k], scale, spread(dither, k * RESTS), h);
+    }
+    if !tail.is_empty() {
+        let (mut filled, mut filled_h, k) = ([0; RESTS], [0.0; RESTS], codes.len());
+        filled[..tail.len()].copy_from_slice(tail);
+        expand_line(&filled, &rests[k], scale, spread(dither, k * RESTS), &mut filled_h);
+        h_tail.copy_from_slice(&filled_h[..h_tail.len()]);
+    }
+}
+
+#[inline(always)]
+fn expand_line(codes: &[i8; RESTS], rests: &Rests, scale: f32, dither: u32, h: &mut [f32; RESTS]) {
+    let scale = scale / 16.0;
+    let element = |i: usize, rest: u8| {
+        let sixteenths = i32::from(codes[i]) << 4 | i32::from(rest);
+        (sixteenths - (threshold(dither, i) >> 10)) as f32 * scale
+    };
+    for i in 0..LANES {
+        h[i] = element(i, rests[i] & 15);
+    }
+    for i in 0..LANES {
+        h[LANES + i] = element(LANES + i, rests[i] >> 4);
     }
 }
 
@@ -60,14 +92,70 @@ pub fn round_to_codes(h: &[f32], codes: &mut [i8], dither: u32) -> f32 {
         codes.fill(0);
         return 0.0;
     }
-    // In fixed point with 14 bits: below 2^22, where `ROUND` rounds.
     let inverse = 127.0 / largest * 16384.0;
     for (n, (code, h)) in codes.iter_mut().zip(h).enumerate() {
-        let fixed = (h * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()).cast_signed();
-        let threshold = dither.wrapping_add((n as u32).wrapping_mul(0xc2b2_ae35)) >> 18;
-        *code = ((fixed + threshold.cast_signed()) >> 14) as i8;
+        *code = ((fixed(*h, inverse) + threshold(dither, n)) >> 14) as i8;
     }
     largest / 127.0
+}
+
+/// The same with [`Rests`], the next four bits of `h / scale + threshold`.
+///
+/// The codes alone are what tokens read until the next rounding: they keep their thresholds, for nearest codes would read small
+/// elements as zero for ever (perplexity after 100,000 tokens +0.2 % on average, up to +0.5 %). To take the whole threshold away
+/// on reading gives the same error every time while little changes: -2.4 %.
+#[inline(always)]
+pub fn round_to_codes_and_rests(h: &[f32], codes: &mut [i8], rests: &mut [Rests], dither: u32) -> f32 {
+    let largest = largest(h);
+    if largest < SMALLEST {
+        codes.fill(0);
+        rests.fill([0; LANES]);
+        return 0.0;
+    }
+    let inverse = 127.0 / largest * 16384.0;
+    let (codes, tail) = codes.as_chunks_mut();
+    let (h, h_tail) = h.split_at(codes.len() * RESTS);
+    for (k, (codes, h)) in codes.iter_mut().zip(h.as_chunks().0).enumerate() {
+        round_line(h, inverse, spread(dither, k * RESTS), codes, &mut rests[k]);
+    }
+    if !tail.is_empty() {
+        let (mut filled_h, mut filled, k) = ([0.0; RESTS], [0; RESTS], codes.len());
+        filled_h[..h_tail.len()].copy_from_slice(h_tail);
+        round_line(&filled_h, inverse, spread(dither, k * RESTS), &mut filled, &mut rests[k]);
+        tail.copy_from_slice(&filled[..tail.len()]);
+    }
+    largest / 127.0
+}
+
+#[inline(always)]
+fn round_line(h: &[f32; RESTS], inverse: f32, dither: u32, codes: &mut [i8; RESTS], rests: &mut Rests) {
+    let mut halves = [0; RESTS];
+    for i in 0..RESTS {
+        let fixed = fixed(h[i], inverse) + threshold(dither, i);
+        codes[i] = (fixed >> 14) as i8;
+        halves[i] = (fixed >> 10 & 15) as u8;
+    }
+    for i in 0..LANES {
+        rests[i] = halves[i] | halves[LANES + i] << 4;
+    }
+}
+
+/// `h · inverse` in fixed point with 14 bits, of up to 127: below 2^22, where `ROUND` rounds.
+#[inline(always)]
+fn fixed(h: f32, inverse: f32) -> i32 {
+    (h * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()).cast_signed()
+}
+
+/// `dither` for a row's elements from `n` on.
+#[inline(always)]
+fn spread(dither: u32, n: usize) -> u32 {
+    dither.wrapping_add((n as u32).wrapping_mul(0xc2b2_ae35))
+}
+
+/// The threshold of element `n` in fixed point with 14 bits.
+#[inline(always)]
+fn threshold(dither: u32, n: usize) -> i32 {
+    (spread(dither, n) >> 18).cast_signed()
 }
 
 /// The state in one of its formats.
@@ -121,6 +209,7 @@ impl Format for [f16] {
 struct Codes<'a> {
     codes: &'a mut [i8],
     scales: &'a mut [f32],
+    rests: &'a mut [Rests],
     /// A group's elements while they are stepped.
     h: [f32; STATE_GROUP],
 }
@@ -139,17 +228,29 @@ impl Format for Codes<'_> {
 
     #[inline(always)]
     fn step(&mut self, row: usize, n: usize, dither: u32, mut step: impl FnMut(usize, &mut [f32; LANES])) {
-        let groups = n.div_ceil(STATE_GROUP);
+        let (groups, lines) = (n.div_ceil(STATE_GROUP), rests_len(n));
         let scales = &mut self.scales[row * groups..(row + 1) * groups];
         let codes = self.codes[row * n..(row + 1) * n].chunks_mut(STATE_GROUP);
+        // None are kept with a decay per element.
+        let rests = self.rests.get_mut(row * lines..(row + 1) * lines).unwrap_or_default();
+        let mut rests = rests.chunks_mut(rests_len(STATE_GROUP));
+        // That of the time before, [`HELD`] tokens ago.
+        let before = dither.wrapping_sub(self::dither(HELD as u64, 0));
         for (g, (codes, scale)) in codes.zip(scales).enumerate() {
+            let mut rests = rests.next();
             let h = &mut self.h[..codes.len().next_multiple_of(LANES)];
             h[codes.len()..].fill(0.0);
-            expand_codes(codes, *scale, h);
+            match &rests {
+                Some(rests) => expand_codes_and_rests(codes, rests, *scale, before, h),
+                None => expand_codes(codes, *scale, h),
+            }
             for (k, h) in h.as_chunks_mut().0.iter_mut().enumerate() {
                 step(g * STATE_GROUP / LANES + k, h);
             }
-            *scale = round_to_codes(h, codes, dither);
+            *scale = match &mut rests {
+                Some(rests) => round_to_codes_and_rests(h, codes, rests, dither),
+                None => round_to_codes(h, codes, dither),
+            };
         }
     }
 }
@@ -264,11 +365,29 @@ mod tests {
         assert!(worst[0] <= 4.0 && worst[1] <= 2.0, "{worst:?}");
     }
 
+    /// What comes out again is within a sixteenth of a code, whatever the row's length.
+    #[test]
+    fn codes_with_rests_are_sixteen_times_as_fine() {
+        for n in 1..100 {
+            let h: [f32; 100] = core::array::from_fn(|i| (i as f32 * 37.3) % 254.0 - 127.0);
+            let (mut codes, mut rests, mut back) = ([0; 100], [[0xff; LANES]; 4], [9.0; 100]);
+            let (codes, rests, dither) = (&mut codes[..n], &mut rests[..rests_len(n)], dither(3, n));
+            let scale = round_to_codes_and_rests(&h[..n], codes, rests, dither);
+            expand_codes_and_rests(codes, rests, scale, dither, &mut back[..n]);
+            for (back, h) in back[..n].iter().zip(h) {
+                assert!((back - h).abs() <= 1.01 / 16.0 * scale, "{n}: {back} for {h}");
+            }
+        }
+    }
+
     #[test]
     fn rows_of_zeros_and_of_the_smallest_numbers_are_zeros() {
-        let mut codes = [9; 20];
+        let (mut codes, mut rests) = ([9; 20], [[9; LANES]]);
         assert_eq!(round_to_codes(&[1e-37; 20], &mut codes, 5), 0.0);
         assert_eq!(codes, [0; 20]);
+        codes = [9; 20];
+        assert_eq!(round_to_codes_and_rests(&[1e-37; 20], &mut codes, &mut rests, 5), 0.0);
+        assert_eq!((codes, rests), ([0; 20], [[0; LANES]]));
     }
 
     #[test]
