@@ -221,7 +221,9 @@ impl Shared {
             return;
         }
         let mut guard = self.lock();
-        self.caller_sleeps.store(true, SeqCst);
+        // Not a plain store: QEMU (7.2, AArch64 on x86-64) lets one pass the load that follows, and then the worker that
+        // finishes last sees nobody asleep and the caller sleeps for ever.
+        self.caller_sleeps.swap(true, SeqCst);
         while !done() {
             guard = self.finished.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
