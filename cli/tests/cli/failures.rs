@@ -2,6 +2,7 @@
 
 use crate::{command, data, fails, run, sign, str, tiny};
 use std::fs::{self, File};
+use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
 #[test]
@@ -120,9 +121,12 @@ fn outputs_that_cannot_be_written_leave_nothing() {
     fs::write(&text, "text").unwrap();
     let (missing, taken) = (folder.path().join("missing/out"), folder.path().join("taken"));
     fs::create_dir(&taken).unwrap();
+    // As little a file as a device is.
+    let socket = folder.path().join("socket");
+    let _listener = UnixListener::bind(&socket).unwrap();
     let rows = data("data/indic-qa/natural-dev.jsonl");
     let checkpoint = data("golden/mamba2-tiny");
-    for out in [&missing, &taken] {
+    for out in [&missing, &taken, &socket] {
         let out = str(out);
         fails(&["read", "--context-file", str(&text), "-o", out], &["cannot write", out]);
         fails(&["logits", str(tiny()), "--ids", "1,2", "-o", out], &["cannot write", out]);
@@ -130,7 +134,7 @@ fn outputs_that_cannot_be_written_leave_nothing() {
         fails(&["eval", "qa", str(&rows), "--predictions", out], &["cannot write", out]);
     }
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 2, "{left:?}");
+    assert_eq!(left.len(), 3, "{left:?}");
 }
 
 #[test]
