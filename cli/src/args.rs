@@ -606,7 +606,8 @@ pub(crate) struct Columns {
 #[command(
     after_help = "Reads 200 tokens or frames with each instruction set, 1 and 2 threads, chunks of 1, 7 and 64 tokens, and three streams of tokens at
 once, and compares the hashes of the results and of the states with those of the scalar definition. With --backend, only that
-one: cuda, which holds states in f32, hands the state to the processor and back in the middle of the text as well.
+one: cuda, which takes models of tokens and holds states in f32, hands the state to the processor and back in the middle of
+the text as well.
 
 Examples:
   sarit verify

@@ -45,6 +45,11 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     let inputs = Inputs::random(&model);
     let (isas, formats) = (isas(args)?, formats(args)?);
     let has_gpu = args.backend == Some(Backend::Cuda);
+    ensure!(
+        !has_gpu || inputs.tokens().is_some(),
+        "{} takes frames, and models of frames do not run on a GPU; leave --backend cuda out",
+        file.name()
+    );
     // Frames come in one stream.
     let shapes = CHUNKS.len() + usize::from(matches!(inputs, Inputs::Tokens(_)));
     let count =

@@ -244,6 +244,7 @@ fn texts_that_hold_no_frames_are_refused() {
     fails(&["stream", str(super::tiny()), "--csv", "-"], &["takes tokens"]);
     fails(&["logits", str(spotter()), "--ids", "1", "-o", "/tmp/never"], &["takes frames"]);
     fails(&["bench", str(spotter())], &["takes frames"]);
+    fails(&["verify", str(spotter()), "--backend", "cuda"], &["takes frames", "leave --backend cuda out"]);
 }
 
 #[test]
