@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -81,8 +82,17 @@ impl Server {
     }
 }
 
-/// Runs with the given Hub and token, and with no other of the user's settings.
 fn pull(args: &[&str], endpoint: &str, token: &str, home: &Path) -> Run {
+    let output = puller(args, endpoint, token, home).output().unwrap();
+    Run {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// The command with the given Hub and token, and with no other of the user's settings.
+fn puller(args: &[&str], endpoint: &str, token: &str, home: &Path) -> Command {
     let mut command = command(args);
     for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
         command.env_remove(proxy).env_remove(proxy.to_lowercase());
@@ -92,12 +102,7 @@ fn pull(args: &[&str], endpoint: &str, token: &str, home: &Path) -> Run {
         .env("HF_TOKEN", token)
         .env("HF_HOME", home)
         .env_remove("HF_TOKEN_PATH");
-    let output = command.output().unwrap();
-    Run {
-        code: output.status.code(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
+    command
 }
 
 fn serve(address: &str, repository: &mut Repository, mut stream: TcpStream) {
@@ -212,6 +217,22 @@ fn a_checkpoint_is_pulled_and_compiled() {
     let fetched = again["files"].as_array().unwrap().iter().filter(|file| file["fetched"] == true);
     assert_eq!(fetched.map(|file| file["name"].as_str().unwrap()).collect::<Vec<_>>(), ["config.json"]);
     assert_eq!(server.asked("/elsewhere/"), ["/elsewhere/model.safetensors bytes=0-0"]);
+}
+
+#[test]
+fn a_reader_that_leaves_does_not_stop_the_compilation() {
+    let (server, home) = (Server::with_checkpoint(), tempfile::tempdir().unwrap());
+    let folder = home.path().join("model");
+    let endpoint = format!("http://{}", server.address);
+    let args = ["pull", "o/tiny", "-o", str(&folder), "--convert", "q4"];
+    let mut child = puller(&args, &endpoint, "", home.path()).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(folder.join("tiny-q4.sarit").exists());
+
+    let listed = pull(&args, &endpoint, "", home.path());
+    assert_eq!(listed.stdout.lines().filter(|line| line.ends_with(", was there)")).count(), 5);
+    assert!(listed.stdout.contains("\nwrote ") && listed.code == Some(0), "{}", listed.stdout);
 }
 
 #[test]
