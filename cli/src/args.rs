@@ -453,7 +453,7 @@ pub(crate) struct EvalQa {
 #[command(
     allow_missing_positional = true,
     after_help = "Every line that is not empty is read by itself, after the model's first special token if it has one, and cut
-at 1,024 tokens. All tokens after the first count; so do all bytes of the line but its newline.
+at 1,024 tokens. All tokens after the first count, and with them all bytes of the text that was read.
 
 With --stream the lines are one unbroken text of so many tokens, begun again where it ends, and only the last tokens
 count: what a state is still worth after a long text.
