@@ -105,6 +105,10 @@ fn puller(args: &[&str], endpoint: &str, token: &str, home: &Path) -> Command {
     command
 }
 
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn serve(address: &str, repository: &mut Repository, mut stream: TcpStream) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let Some(Ok(request)) = lines.next() else { return };
@@ -142,10 +146,10 @@ fn serve(address: &str, repository: &mut Repository, mut stream: TcpStream) {
     };
     let large = file.ends_with(".safetensors");
     if large && path.starts_with(&resolved) {
-        let tag: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         let headers = format!(
-            "location: http://{address}/elsewhere/{file}\r\nx-linked-etag: \"{tag}\"\r\nx-repo-commit: {COMMIT}\r\n\
-             content-length: 0\r\n"
+            "location: http://{address}/elsewhere/{file}\r\nx-linked-etag: \"{}\"\r\nx-repo-commit: {COMMIT}\r\n\
+             content-length: 0\r\n",
+            sha256(bytes)
         );
         return reply("302 Found", &headers, b"");
     }
@@ -256,6 +260,29 @@ fn a_cut_download_goes_on_where_it_ended() {
     pulled(&server.pull(&folder, &[]));
     same_files(&server, &folder);
     assert_eq!(server.asked(part).last().unwrap(), "/elsewhere/model.safetensors bytes=60030-");
+}
+
+#[test]
+fn what_has_arrived_whole_is_not_asked_for_again() {
+    let (server, home) = (Server::with_checkpoint(), tempfile::tempdir().unwrap());
+    let folder = home.path().join("model");
+    let cache = folder.join(".sarit-pull/models--o--tiny");
+    let part = "/elsewhere/model.safetensors bytes=";
+    // As a run leaves it that was stopped while it checked the file.
+    let weights = server.repository.lock().unwrap().files["model.safetensors"].clone();
+    fs::create_dir_all(cache.join("blobs")).unwrap();
+    fs::write(cache.join("blobs").join(sha256(&weights)), &weights).unwrap();
+    pulled(&server.pull(&folder, &[]));
+    same_files(&server, &folder);
+    assert_eq!(server.asked(part), [format!("{part}0-0")]);
+
+    // A disk without links: here a file is where the folder of links would be.
+    fs::remove_file(folder.join("model.safetensors")).unwrap();
+    fs::create_dir_all(&cache).unwrap();
+    fs::write(cache.join("snapshots"), "").unwrap();
+    pulled(&server.pull(&folder, &[]));
+    same_files(&server, &folder);
+    assert_eq!(server.asked(part), ["0-0", "0-0", "0-"].map(|range| format!("{part}{range}")));
 }
 
 #[test]
