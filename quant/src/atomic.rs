@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 /// Writes a file under a temporary name beside `path`, syncs it and renames it to `path`; where that is a link to a
 /// file, the file that it leads to is replaced.
 ///
@@ -11,27 +13,57 @@ use std::path::{Path, PathBuf};
 /// before is untouched.
 ///
 /// # Errors
-/// Those of `fill`, and those of creating, syncing and renaming the file; and if something else than a file is at
-/// `path`, such as a folder or a device, which a rename could replace.
+/// Those of [`prepare`] and [`Prepared::commit`].
 pub fn write<T, E: From<io::Error>>(
     path: &Path,
     fill: impl FnOnce(&mut File) -> Result<T, E>,
 ) -> Result<T, E> {
+    let (prepared, result) = prepare(path, fill)?;
+    prepared.commit()?;
+    Ok(result)
+}
+
+/// The first half of [`write`]: the file is on disk, but still under its temporary name. Of several files that belong
+/// together all are prepared before one is committed, so that a full disk leaves the old ones.
+///
+/// # Errors
+/// Those of `fill`, and those of creating and syncing the file; and if something else than a file is at `path`, such
+/// as a folder or a device, which a rename could replace.
+pub fn prepare<T, E: From<io::Error>>(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> Result<T, E>,
+) -> Result<(Prepared, T), E> {
     let place = place(path)?;
-    let folder = folder(&place);
     let mut builder = tempfile::Builder::new();
     builder.prefix(".sarit-").suffix(".tmp");
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     // The kind alone: the temporary name would only puzzle a reader of the message.
-    let mut temporary = builder.tempfile_in(folder).map_err(|e| io::Error::from(e.kind()))?;
+    let mut temporary = builder.tempfile_in(folder(&place)).map_err(|e| io::Error::from(e.kind()))?;
     let result = fill(temporary.as_file_mut())?;
     temporary.as_file().sync_all()?;
-    temporary.persist(&place).map_err(|e| e.error)?;
-    // The rename itself is on disk once its folder is.
-    #[cfg(unix)]
-    File::open(folder)?.sync_all()?;
-    Ok(result)
+    Ok((Prepared { temporary, place }, result))
+}
+
+/// A file that waits for its name; removed when dropped.
+#[derive(Debug)]
+pub struct Prepared {
+    temporary: NamedTempFile,
+    place: PathBuf,
+}
+
+impl Prepared {
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// Those of renaming it.
+    pub fn commit(self) -> io::Result<()> {
+        self.temporary.persist(&self.place).map_err(|e| e.error)?;
+        // The rename itself is on disk once its folder is.
+        #[cfg(unix)]
+        File::open(folder(&self.place))?.sync_all()?;
+        Ok(())
+    }
 }
 
 /// Where the file for `path` is put: at the end of its links.
