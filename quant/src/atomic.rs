@@ -23,7 +23,16 @@ pub fn write<T, E: From<io::Error>>(
     Ok(result)
 }
 
-/// The first half of [`write`]: the file is on disk, but still under its temporary name. Of several files that belong
+/// Looks whether [`write()`] can put a file at `path`, as far as that can be told before there is one: to be asked before
+/// long work whose result goes there.
+///
+/// # Errors
+/// If something else than a file is at `path`, or its folder is missing.
+pub fn check(path: &Path) -> io::Result<()> {
+    fs::metadata(folder(&place(path)?)).map(drop)
+}
+
+/// The first half of [`write()`]: the file is on disk, but still under its temporary name. Of several files that belong
 /// together all are prepared before one is committed, so that a full disk leaves the old ones.
 ///
 /// # Errors

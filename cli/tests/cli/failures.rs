@@ -137,6 +137,17 @@ fn outputs_that_cannot_be_written_leave_nothing() {
     assert_eq!(left.len(), 3, "{left:?}");
 }
 
+/// A folder in which nobody can create files, and which looks like any other.
+#[cfg(target_os = "linux")]
+#[test]
+fn answers_that_cannot_be_written_are_scored_all_the_same() {
+    let rows = data("data/indic-qa/natural-dev.jsonl");
+    let run = run(&["eval", "qa", str(&rows), "--predictions", "/proc/answers.jsonl"]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.stdout.contains("exact match"), "{}", run.stdout);
+    assert!(run.stderr.contains("cannot write /proc/answers.jsonl"), "{}", run.stderr);
+}
+
 #[test]
 fn a_reader_that_leaves_ends_the_run_quietly() {
     let mut child = command(&["generate", "--prompt", "<bos>", "--max-tokens", "2000", "--temperature", "2"])
