@@ -7,7 +7,8 @@ use std::process::Stdio;
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    let cases: [&[&str]; 14] = [
+    let stream = ["stream", "m", "--csv", "f", "--time-column", "t", "--frame-interval"];
+    let cases: [&[&str]; 20] = [
         &[],
         &["answer"],
         &["eval"],
@@ -22,6 +23,12 @@ fn wrong_usage_is_exit_code_2() {
         &["logits", "--ids", "1,x", "-o", "out"],
         &["logits", "--ids", "1", "--chunk", "0", "-o", "out"],
         &["bench", "--runs", "0"],
+        &["generate", "--prompt", "p", "--temperature", "-1"],
+        &["generate", "--prompt", "p", "--top-p", "0"],
+        &["chat", "m", "--top-p", "1.5"],
+        &["chat", "m", "--max-tokens", "0"],
+        &[&stream[..], &["0"]].concat(),
+        &[&stream[..], &["inf"]].concat(),
     ];
     for args in cases {
         let run = run(args);
@@ -91,8 +98,6 @@ fn bad_questions_and_texts_are_refused() {
     );
 
     fails(&["generate", "--prompt", ""], &["the prompt is empty"]);
-    fails(&["generate", "--prompt", "p", "--temperature", "-1"], &["temperature"]);
-    fails(&["generate", "--prompt", "p", "--top-p", "0"], &["top-p"]);
 }
 
 #[test]
