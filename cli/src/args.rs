@@ -1,9 +1,11 @@
 //! The command line.
 
 use crate::session::{CHUNK, GPU_CHUNK};
+use crate::stream::is_interval;
 use clap::{Parser, Subcommand};
 use sarit_core::{DType, SampleError, Sampler, Sampling, StateDType};
 use sarit_cpu::{Isa, UnknownIsa};
+use std::num::ParseFloatError;
 use std::path::PathBuf;
 
 /// Answers questions about a text, in Indic languages and English, on this machine and in constant memory.
@@ -59,7 +61,7 @@ pub(crate) enum Eval {
 /// What a model runs on.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Compute {
-    /// Threads to use [default: the machine's, at most 4]
+    /// Threads to use [default: the machine's, at most 4; in `stream` and `eval frames` 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
     /// Instruction set (scalar, avx2, avx512, neon, dotprod or i8mm), or cuda for a GPU; the results are the same bits
@@ -230,13 +232,13 @@ pub(crate) struct Generate {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Choice {
     /// 0: always the likeliest token; higher: more varied
-    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true, value_parser = parse_temperature)]
     temperature: f32,
     /// Choose among this many likeliest tokens; 0: all
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_k: usize,
     /// Choose among the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true, value_parser = parse_top_p)]
     top_p: f32,
     /// The same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
@@ -249,6 +251,21 @@ impl Choice {
         let Self { temperature, top_k, top_p, seed } = *self;
         Sampler::new(Sampling { temperature, top_k, top_p, seed: seed.wrapping_add(text) })
     }
+}
+
+fn parse_temperature(text: &str) -> Result<f32, String> {
+    parse_sampling(text, |temperature| Sampling { temperature, ..Sampling::default() })
+}
+
+fn parse_top_p(text: &str) -> Result<f32, String> {
+    parse_sampling(text, |top_p| Sampling { top_p, ..Sampling::default() })
+}
+
+/// A number that a sampler takes.
+fn parse_sampling(text: &str, sampling: impl Fn(f32) -> Sampling) -> Result<f32, String> {
+    let number = text.parse().map_err(|error: ParseFloatError| error.to_string())?;
+    Sampler::new(sampling(number)).map_err(|error| error.to_string())?;
+    Ok(number)
 }
 
 /// Where a generated text starts.
@@ -287,7 +304,7 @@ pub(crate) struct Chat {
     #[arg(long, value_name = "F")]
     pub(crate) state: Option<PathBuf>,
     /// Stop an answer after this many tokens
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = parse_tokens)]
     pub(crate) max_tokens: usize,
     /// Element type of the state: f32, f16 or i8 [default: that of the state file, or as the model file says]
     #[arg(long, value_name = "T", value_parser = parse_state)]
@@ -352,7 +369,7 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "W", default_value = "q8", value_parser = parse_dtype)]
     pub(crate) weights: DType,
     /// Element type that states have unless a command asks for another: f32, f16 or i8
-    #[arg(long, value_name = "T", default_value = "f32", value_parser = parse_state)]
+    #[arg(long, visible_alias = "state-format", value_name = "T", default_value = "f32", value_parser = parse_state)]
     pub(crate) state: StateDType,
     /// Positions that attention layers keep; as many as the model was trained for, at most 4096, if left out
     #[arg(long, value_name = "N")]
@@ -391,7 +408,7 @@ pub(crate) struct Logits {
     #[arg(long, value_name = "5,7,9", value_delimiter = ',', required = true)]
     pub(crate) ids: Vec<u32>,
     /// Tokens to read at once; the results are the same bits
-    #[arg(long, value_name = "N", default_value_t = CHUNK, value_parser = parse_chunk)]
+    #[arg(long, value_name = "N", default_value_t = CHUNK, value_parser = parse_tokens)]
     pub(crate) chunk: usize,
     /// File to write: tensor `logits`, f32 [tokens, vocabulary]
     #[arg(short, long, value_name = "F.safetensors")]
@@ -405,10 +422,10 @@ pub(crate) struct Logits {
     pub(crate) json: bool,
 }
 
-fn parse_chunk(text: &str) -> Result<usize, String> {
+fn parse_tokens(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) => Err("a chunk must hold at least one token".to_owned()),
-        Ok(chunk) => Ok(chunk),
+        Ok(0) => Err("at least one token is needed".to_owned()),
+        Ok(tokens) => Ok(tokens),
         Err(error) => Err(format!("{error}")),
     }
 }
@@ -453,7 +470,7 @@ pub(crate) struct EvalQa {
 #[command(
     allow_missing_positional = true,
     after_help = "Every line that is not empty is read by itself, after the model's first special token if it has one, and cut
-at 1,024 tokens. All tokens after the first count; so do all bytes of the line but its newline.
+at 1,024 tokens. All tokens after the first count, and with them all bytes of the text that was read.
 
 With --stream the lines are one unbroken text of so many tokens, begun again where it ends, and only the last tokens
 count: what a state is still worth after a long text.
@@ -597,8 +614,13 @@ pub(crate) struct Columns {
     #[arg(long, value_name = "NAME")]
     pub(crate) time_column: Option<String>,
     /// Seconds from one frame to the next in training [default: as the model states]
-    #[arg(long, value_name = "S", requires = "time_column")]
+    #[arg(long, value_name = "S", requires = "time_column", allow_negative_numbers = true, value_parser = parse_interval)]
     pub(crate) frame_interval: Option<f64>,
+}
+
+fn parse_interval(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| is_interval(*seconds));
+    seconds.ok_or_else(|| "give a number of seconds above 0".to_owned())
 }
 
 /// Check that every instruction set of this machine, or its GPU, gives the same bits, with every element type of the state.
@@ -606,7 +628,8 @@ pub(crate) struct Columns {
 #[command(
     after_help = "Reads 200 tokens or frames with each instruction set, 1 and 2 threads, chunks of 1, 7 and 64 tokens, and three streams of tokens at
 once, and compares the hashes of the results and of the states with those of the scalar definition. With --backend, only that
-one: cuda, which holds states in f32, hands the state to the processor and back in the middle of the text as well.
+one: cuda, which takes models of tokens and holds states in f32, hands the state to the processor and back in the middle of
+the text as well.
 
 Examples:
   sarit verify
@@ -617,7 +640,7 @@ pub(crate) struct Verify {
     /// Model file [default: the bundled Indic question answering model]
     pub(crate) model: Option<PathBuf>,
     /// Only this element type of the state: f32, f16 or i8
-    #[arg(long, value_name = "T", value_parser = parse_state)]
+    #[arg(long, visible_alias = "state-format", value_name = "T", value_parser = parse_state)]
     pub(crate) state: Option<StateDType>,
     /// Only this back end: an instruction set, or cuda
     #[arg(long, value_name = "B", value_parser = parse_backend)]

@@ -1,6 +1,7 @@
 //! `sarit convert`: a checkpoint becomes a model file.
 
 use crate::args::Convert;
+use crate::interrupt::Interrupt;
 use crate::{input, output};
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
@@ -8,8 +9,6 @@ use sarit_quant::{Options, Report, TensorReport};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The longest meta file, in bytes.
 const META_LIMIT: u64 = 1 << 20;
@@ -27,15 +26,12 @@ pub(crate) fn run(args: &Convert) -> Result<()> {
 
 /// Converts with a progress bar, until Ctrl-C.
 pub(crate) fn compile(source: &Path, out: &Path, options: &Options) -> Result<Report> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let signal = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || signal.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")?;
-
+    let interrupt = Interrupt::listen()?;
     let bar = output::bar(0, "converting");
     let result = sarit_quant::convert(source, out, options, &mut |progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
-        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if interrupt.pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
     Ok(result?)

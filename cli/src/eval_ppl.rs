@@ -54,7 +54,7 @@ pub(crate) fn run(args: &EvalPpl) -> Result<()> {
     let start = || worker(&model, &args.compute);
     let sums = parallel::map(lines.len(), args.compute.workers(), &bar, start, |(engine, memory), i| {
         let mut ids: Vec<u32> = leading.into_iter().chain(text.encode(lines[i])?).collect();
-        ids.truncate(MAX_TOKENS);
+        let bytes = cut(&text, &mut ids, lines[i])?;
         let Some((_, expected)) = ids.split_first().filter(|(_, rest)| !rest.is_empty()) else {
             return Ok((0.0, 0, 0));
         };
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &EvalPpl) -> Result<()> {
         memory.start(engine)?.feed_each(&ids[..expected.len()], |t, logits| {
             nats += surprise(logits, expected[t]);
         })?;
-        Ok((nats, expected.len(), lines[i].len()))
+        Ok((nats, expected.len(), bytes))
     });
     bar.finish_and_clear();
 
@@ -84,6 +84,15 @@ pub(crate) fn run(args: &EvalPpl) -> Result<()> {
         "perplexity {:.1} per token ({nats_per_token:.4} nats), {bits_per_byte:.4} bits per byte; {tokens} tokens, {bytes} bytes\n",
         result.perplexity
     ))
+}
+
+/// Cuts the ids of `line` at the most that are read; the bytes of the text that they then stand for.
+fn cut(text: &Text, ids: &mut Vec<u32>, line: &str) -> Result<usize> {
+    if ids.len() <= MAX_TOKENS {
+        return Ok(line.len());
+    }
+    ids.truncate(MAX_TOKENS);
+    Ok(text.decode(ids)?.len())
 }
 
 /// The lines as one text of `count` tokens, begun again where it ends.

@@ -8,6 +8,7 @@ use crate::text::Text;
 use crate::{output, parallel};
 use anyhow::{Context, Result, anyhow, ensure};
 use sarit_core::{Sampler, Sampling};
+use sarit_quant::atomic;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
@@ -73,6 +74,10 @@ struct Unanswerable {
 
 pub(crate) fn run(args: &EvalQa) -> Result<()> {
     let rows = rows(&args.data)?;
+    let cannot = |path: &Path| format!("cannot write {}", path.display());
+    if let Some(path) = &args.predictions {
+        atomic::check(path).with_context(|| cannot(path))?;
+    }
     let answers = answers(args, &rows)?;
     let mut scores = Vec::new();
     for (row, answer) in rows.iter().zip(&answers) {
@@ -80,12 +85,13 @@ pub(crate) fn run(args: &EvalQa) -> Result<()> {
             row.accept.iter().chain([&row.answer]).map(|text| normalize(text)).collect();
         scores.push(score(&normalize(answer), &accepted));
     }
-    if let Some(path) = &args.predictions {
-        write_predictions(path, &rows, &answers, &scores)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
     let summary = summarize(&rows, &answers, &scores);
-    if args.json { output::print_json(&summary) } else { output::print(&table(&summary)) }
+    // Neither a file that cannot be written nor a reader that has left takes the other's result.
+    let printed = if args.json { output::print_json(&summary) } else { output::print(&table(&summary)) };
+    if let Some(path) = &args.predictions {
+        write_predictions(path, &rows, &answers, &scores).with_context(|| cannot(path))?;
+    }
+    printed
 }
 
 fn rows(path: &Path) -> Result<Vec<Row>> {
@@ -168,7 +174,7 @@ fn write_predictions(path: &Path, rows: &[Row], answers: &[String], scores: &[Sc
         })?;
         lines.push('\n');
     }
-    Ok(sarit_quant::atomic::write(path, |file| file.write_all(lines.as_bytes()))?)
+    Ok(atomic::write(path, |file| file.write_all(lines.as_bytes()))?)
 }
 
 fn summarize(rows: &[Row], answers: &[String], scores: &[Score]) -> Summary {

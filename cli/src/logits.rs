@@ -1,9 +1,10 @@
 //! `sarit logits`: the logits after each of the given tokens, for comparison with other implementations.
 
 use crate::args::Logits;
+use crate::interrupt::Interrupt;
 use crate::output;
 use crate::session::{Memory, ModelFile, cpu};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use sarit_core::Engine;
 use serde::Serialize;
 use serde_json::json;
@@ -21,20 +22,25 @@ pub(crate) fn run(args: &Logits) -> Result<()> {
     let file = ModelFile::open_to_run(args.model.as_deref(), &args.compute)?;
     let model = file.model_with(args.state.format)?;
     let engine = Engine::new(model, cpu(&args.compute)?);
-    let mut memory = Memory::new(&model, args.chunk.min(args.ids.len()), &args.compute)?;
+    let chunk = args.chunk.min(args.ids.len());
+    let mut memory = Memory::new(&model, chunk, &args.compute)?;
     let mut stream = memory.start(&engine)?;
     let (tokens, vocab) = (args.ids.len(), model.vocab_len());
 
+    let interrupt = Interrupt::listen()?;
     sarit_quant::atomic::write(&args.output, |file| -> Result<()> {
         let mut out = BufWriter::new(file);
         out.write_all(&header(tokens, vocab))?;
-        let mut written = Ok(());
-        stream.feed_each(&args.ids, |_, logits| {
-            if written.is_ok() {
-                written = out.write_all(bytemuck::cast_slice(logits));
-            }
-        })?;
-        written?;
+        for part in args.ids.chunks(chunk) {
+            ensure!(!interrupt.pressed(), "interrupted; nothing was written");
+            let mut written = Ok(());
+            stream.feed_each(part, |_, logits| {
+                if written.is_ok() {
+                    written = out.write_all(bytemuck::cast_slice(logits));
+                }
+            })?;
+            written?;
+        }
         Ok(out.flush()?)
     })
     .map_err(|error| match error.is::<io::Error>() {

@@ -17,6 +17,7 @@ mod eval_qa;
 mod generate;
 mod input;
 mod inspect;
+mod interrupt;
 mod logits;
 mod output;
 mod parallel;

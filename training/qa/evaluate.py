@@ -86,9 +86,11 @@ def kept_state(rows):
 
 @torch.no_grad()
 def bits_per_byte(model, tokenizer, lines, dtype):
-    """Of each line after <bos>, cut at 1,024 tokens."""
+    """Of each line after <bos>, cut at 1,024 tokens; the bytes are those of what is left."""
     device = model.backbone.embeddings.weight.device
-    texts = [[BOS] + e.ids[:LENGTH - 1] for e in tokenizer.encode_batch(lines, add_special_tokens=False)]
+    encoded = [e.ids for e in tokenizer.encode_batch(lines, add_special_tokens=False)]
+    texts = [[BOS] + ids[:LENGTH - 1] for ids in encoded]
+    kept = [line if len(ids) < LENGTH else tokenizer.decode(ids[:LENGTH - 1]) for ids, line in zip(encoded, lines)]
     nats = 0.0
     for group in slots([len(t) for t in texts], BATCH, LENGTH):
         ids = laid(texts, group, BATCH, LENGTH, device)
@@ -97,7 +99,7 @@ def bits_per_byte(model, tokenizer, lines, dtype):
             inside = slice(column, column + len(texts[i]))
             logits = model.head_logits(x[row, inside], dtype)
             nats += float(F.cross_entropy(logits[:-1], ids[row, inside][1:], reduction="sum"))
-    return nats / math.log(2) / sum(len(line.encode()) for line in lines)
+    return nats / math.log(2) / sum(len(text.encode()) for text in kept)
 
 
 @torch.no_grad()

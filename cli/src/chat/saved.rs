@@ -5,6 +5,7 @@ use crate::input;
 use crate::session::{Memory, read_snapshot};
 use anyhow::{Context, Result, ensure};
 use sarit_core::{Engine, Kernels, Model, State};
+use sarit_quant::atomic;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io::Write;
@@ -42,11 +43,15 @@ impl Saved {
         let state_hash = format!("{:016x}", state.hash());
         let sidecar = Sidecar { version: VERSION, state_hash, conversation: conversation.clone() };
         let text = serde_json::to_vec(&sidecar)?;
-        for (path, bytes) in [(path, &snapshot), (&beside(path), &text)] {
-            sarit_quant::atomic::write(path, |file| file.write_all(bytes))
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
+        let beside = beside(path);
+        let cannot = |path: &Path| format!("cannot write {}", path.display());
+        let prepare = |path: &Path, bytes: &[u8]| {
+            atomic::prepare(path, |file| file.write_all(bytes)).with_context(|| cannot(path))
+        };
+        // Both are on disk before either replaces one of an older pair.
+        let ((state, ()), (sidecar, ())) = (prepare(path, &snapshot)?, prepare(&beside, &text)?);
+        state.commit().with_context(|| cannot(path))?;
+        sidecar.commit().with_context(|| cannot(&beside))
     }
 
     /// The conversation at `path`, whole and of the engine's model.

@@ -75,8 +75,6 @@ enum Turn {
 }
 
 pub(crate) fn run(args: &args::Chat) -> Result<()> {
-    args.sampling.sampler(0)?;
-    ensure!(args.max_tokens > 0, "an answer of no tokens says nothing; give --max-tokens at least 1");
     let file = ModelFile::open_to_run(args.model.as_deref(), &args.compute)?;
     let (model, snapshot) = file.model_and_snapshot(args.state_format, args.state.as_deref())?;
     let meta = Meta::of(&model)?;

@@ -111,12 +111,17 @@ impl Hub {
         let local = |error: std::io::Error| anyhow!("cannot write {}: {error}", target.display());
         let blob = self.cache.repo(self.place.clone()).blob_path(metadata.etag());
         let part = blob.with_extension("part");
+        let taken = |arrived: &Path| take(arrived, metadata, target).map_err(local);
         let mut waits = WAITS.into_iter();
+        // It is there if an earlier run was stopped while it was checked.
+        if taken(&blob)? {
+            return Ok(());
+        }
         loop {
             // A part that is as long as the file was not renamed in time, or is of no use.
             if fs::metadata(&part).is_ok_and(|part| part.len() >= metadata.size() as u64) {
-                if whole(&part, metadata).map_err(local)? {
-                    return fs::rename(&part, target).map_err(local);
+                if taken(&part)? {
+                    return Ok(());
                 }
                 fs::remove_file(&part).map_err(local)?;
             }
@@ -127,14 +132,16 @@ impl Hub {
                 Ok(link) => {
                     let arrived = fs::canonicalize(&link).map_err(local)?;
                     fs::remove_file(&link).map_err(local)?;
-                    if whole(&arrived, metadata).map_err(local)? {
-                        return fs::rename(&arrived, target).map_err(local);
+                    if taken(&arrived)? {
+                        return Ok(());
                     }
                     fs::remove_file(&arrived).map_err(local)?;
                     anyhow!(
                         "{what} arrived damaged: its checksum is not the Hub's; run the same command again"
                     )
                 }
+                // All came, and the link to it could not be made, as on a disk that has none.
+                Err(_) if taken(&blob)? => return Ok(()),
                 Err(error) if lasting(&error) => return Err(refusal(error, &self.endpoint, what)),
                 Err(error) => refusal(error, &self.endpoint, what),
             };
@@ -159,6 +166,15 @@ fn whole(path: &Path, metadata: &Metadata) -> std::io::Result<bool> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(false),
     }
+}
+
+/// Moves the file at `arrived` to `target` if it is whole; whether it was.
+fn take(arrived: &Path, metadata: &Metadata, target: &Path) -> std::io::Result<bool> {
+    let whole = whole(arrived, metadata)?;
+    if whole {
+        fs::rename(arrived, target)?;
+    }
+    Ok(whole)
 }
 
 /// Whether trying again is of no use.

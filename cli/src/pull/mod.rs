@@ -41,12 +41,6 @@ pub(crate) fn run(args: &Pull) -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let files = wanted.iter().map(|file| hub.fetch(file)).collect::<Result<Vec<_>>>()?;
     hub.tidy();
-    if !args.json {
-        for file in &files {
-            let (size, there) = (HumanBytes(file.bytes), if file.fetched { "" } else { ", was there" });
-            output::print(&format!("{} ({size}{there})\n", folder.join(&file.name).display()))?;
-        }
-    }
 
     let model = args.convert.map(|weights| {
         let out = folder.join(format!("{name}-{}.sarit", weights.name()));
@@ -60,10 +54,13 @@ pub(crate) fn run(args: &Pull) -> Result<()> {
         let (commit, model) = (hub.commit().to_owned(), model.map(|(out, _)| out));
         return output::print_json(&Pulled { folder, commit, files, model });
     }
-    match model {
-        Some((out, report)) => output::print(&convert::as_text(&out, &report)),
-        None => Ok(()),
-    }
+    let listed = |file: &hub::Fetched| {
+        let (size, there) = (HumanBytes(file.bytes), if file.fetched { "" } else { ", was there" });
+        format!("{} ({size}{there})\n", folder.join(&file.name).display())
+    };
+    let listed: String = files.iter().map(listed).collect();
+    let compiled = model.map_or_else(String::new, |(out, report)| convert::as_text(&out, &report));
+    output::print(&(listed + &compiled))
 }
 
 /// Whether `name` can stand in an address and name a file.

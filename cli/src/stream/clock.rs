@@ -12,6 +12,11 @@ pub(crate) struct Clock {
     last: Option<f64>,
 }
 
+/// Whether so many seconds can lie between two frames.
+pub(crate) fn is_interval(seconds: f64) -> bool {
+    seconds > 0.0 && seconds.is_finite()
+}
+
 impl Clock {
     pub(crate) fn new(columns: &Columns, meta: &Meta) -> Result<Self> {
         let trained = match columns.time_column {
@@ -19,7 +24,10 @@ impl Clock {
             Some(_) => {
                 let stated = columns.frame_interval.or(meta.frame_interval_s);
                 let stated = stated.context("it states no interval between frames; give --frame-interval")?;
-                ensure!(stated > 0.0 && stated.is_finite(), "an interval between frames must be above 0");
+                ensure!(
+                    is_interval(stated),
+                    "it states {stated} s from frame to frame; give --frame-interval"
+                );
                 Some(stated)
             }
         };

@@ -14,7 +14,7 @@ use serde::Serialize;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-pub(crate) use clock::Clock;
+pub(crate) use clock::{Clock, is_interval};
 pub(crate) use rows::Rows;
 
 /// Longer times than this, an hour, count as this.

@@ -83,6 +83,7 @@ impl Rows {
                 rows.name
             )
         })?;
+        let first = first.with_context(|| rows.place())?;
         rows.width = first.len();
         let names = first.iter().all(|field| field.parse::<f64>().is_err()).then_some(&first);
         let column = |name: &str| rows.column(name, names).with_context(|| rows.place());
@@ -123,10 +124,10 @@ impl Rows {
     /// The next row, or why it cannot be used; `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Result<Row>>> {
         let fields = match self.first.take() {
-            Some(fields) => Some(fields),
+            Some(fields) => Some(Ok(fields)),
             None => self.fields()?,
         };
-        Ok(fields.map(|fields| self.row(&fields)))
+        Ok(fields.map(|fields| self.row(&fields?)))
     }
 
     fn row(&self, fields: &[String]) -> Result<Row> {
@@ -171,8 +172,8 @@ impl Rows {
         Ok(Field { index, name: wanted.to_owned() })
     }
 
-    /// Fields of the next line that is not blank, without blanks around them.
-    fn fields(&mut self) -> Result<Option<Vec<String>>> {
+    /// Fields of the next line that is not blank, without blanks around them, or why it is no row.
+    fn fields(&mut self) -> Result<Option<Result<Vec<String>>>> {
         loop {
             self.text.clear();
             let mut line = (&mut self.input).take(LINE_LIMIT + 1);
@@ -190,16 +191,24 @@ impl Rows {
             if text.trim_ascii().is_empty() {
                 continue;
             }
-            let mut reader = csv::ReaderBuilder::new()
-                .has_headers(false)
-                .trim(csv::Trim::All)
-                .buffer_capacity(text.len())
-                .from_reader(text);
-            let mut record = csv::ByteRecord::new();
-            reader.read_byte_record(&mut record).with_context(|| self.place())?;
-            return Ok(Some(
-                record.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect(),
-            ));
+            return Ok(Some(fields_of(text)));
         }
     }
+}
+
+/// Fields of one line, without blanks around them.
+fn fields_of(line: &[u8]) -> Result<Vec<String>> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .trim(csv::Trim::All)
+        .buffer_capacity(line.len())
+        .from_reader(line);
+    let mut record = csv::ByteRecord::new();
+    reader.read_byte_record(&mut record)?;
+    let fields = record.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect();
+    // To the CSV reader a carriage return alone ends a row.
+    let ends_once = !reader.read_byte_record(&mut record)?;
+    ensure!(ends_once, "a carriage return stands in the middle of the line; end every row with a newline");
+    Ok(fields)
 }

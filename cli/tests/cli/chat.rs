@@ -60,6 +60,23 @@ fn a_saved_conversation_goes_on_as_if_it_had_not_ended() {
 }
 
 #[test]
+fn a_pair_that_cannot_be_saved_leaves_the_old_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let saved = folder.path().join("saved");
+    let save = format!("/save {}\n", str(&saved));
+    answers(&arguments(model()), &format!("hello\n{save}"));
+    let old = fs::read(&saved).unwrap();
+    let text = folder.path().join("saved.json");
+    fs::remove_file(&text).unwrap();
+    fs::create_dir(&text).unwrap();
+    let failed = chat(&arguments(model()), &format!("something else\n{save}"));
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(String::from_utf8(failed.stderr).unwrap().contains(&format!("cannot write {}", str(&text))));
+    assert!(fs::read(&saved).unwrap() == old);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
 fn a_conversation_whose_answers_end_is_read_once_too() {
     let folder = tempfile::tempdir().unwrap();
     let saved = folder.path().join("saved");

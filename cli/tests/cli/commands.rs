@@ -139,6 +139,23 @@ fn perplexity_does_not_depend_on_threads() {
     assert_eq!(number("bytes"), lines.iter().map(|line| line.len() as f64).sum::<f64>());
 }
 
+/// A line that is cut is one that ends there.
+#[test]
+fn bytes_that_are_not_read_do_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text");
+    let eval = |content: &str| {
+        fs::write(&text, content).unwrap();
+        json(&["eval", "ppl", str(&text), "--json"])
+    };
+    let line = "A shop in the old town sells tea, rice and 12 kinds of pulses. ".repeat(200);
+    let long = eval(&line);
+    assert_eq!(long["tokens"], 1023);
+    let bytes = long["bytes"].as_u64().unwrap() as usize;
+    assert!(bytes < line.len() / 2, "{long}");
+    assert_eq!(eval(&line[..bytes]), long);
+}
+
 #[test]
 fn speed_is_measured() {
     let result = json(&["bench", str(tiny()), "--prompt", "20", "--generate", "10", "--runs", "2", "--json"]);

@@ -1,4 +1,4 @@
-//! Conversion: results, refusals and interruption.
+//! Conversion: results, refusals and interruption, of `sarit logits` too.
 
 use crate::{command, data, fails, json, str};
 use std::fs::{self, File};
@@ -127,14 +127,12 @@ fn signal(child: &Child, name: &str) {
     assert!(status.success());
 }
 
-#[test]
-fn an_interrupted_conversion_leaves_nothing() {
-    let source = tempfile::tempdir().unwrap();
-    vast_checkpoint(source.path());
+/// Sends each signal that ends a run to one with `args` and `-o`, when it has begun to write.
+fn leaves_nothing_when_interrupted(args: &[&str]) {
     for name in ["-INT", "-TERM"] {
         let folder = tempfile::tempdir().unwrap();
-        let out = folder.path().join("out.sarit");
-        let mut child = command(&["convert", str(source.path()), "-o", str(&out), "--weights", "q4"])
+        let out = folder.path().join("out");
+        let mut child = command(&[args, &["-o", str(&out)]].concat())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -151,4 +149,17 @@ fn an_interrupted_conversion_leaves_nothing() {
         );
         assert_eq!(files(folder.path()), [""; 0]);
     }
+}
+
+#[test]
+fn an_interrupted_conversion_leaves_nothing() {
+    let source = tempfile::tempdir().unwrap();
+    vast_checkpoint(source.path());
+    leaves_nothing_when_interrupted(&["convert", str(source.path()), "--weights", "q4"]);
+}
+
+#[test]
+fn interrupted_logits_leave_nothing() {
+    let ids = vec!["5"; 60_000].join(",");
+    leaves_nothing_when_interrupted(&["logits", "--ids", &ids]);
 }

@@ -2,11 +2,13 @@
 
 use crate::{command, data, fails, run, sign, str, tiny};
 use std::fs::{self, File};
+use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    let cases: [&[&str]; 14] = [
+    let stream = ["stream", "m", "--csv", "f", "--time-column", "t", "--frame-interval"];
+    let cases: [&[&str]; 20] = [
         &[],
         &["answer"],
         &["eval"],
@@ -21,6 +23,12 @@ fn wrong_usage_is_exit_code_2() {
         &["logits", "--ids", "1,x", "-o", "out"],
         &["logits", "--ids", "1", "--chunk", "0", "-o", "out"],
         &["bench", "--runs", "0"],
+        &["generate", "--prompt", "p", "--temperature", "-1"],
+        &["generate", "--prompt", "p", "--top-p", "0"],
+        &["chat", "m", "--top-p", "1.5"],
+        &["chat", "m", "--max-tokens", "0"],
+        &[&stream[..], &["0"]].concat(),
+        &[&stream[..], &["inf"]].concat(),
     ];
     for args in cases {
         let run = run(args);
@@ -90,8 +98,6 @@ fn bad_questions_and_texts_are_refused() {
     );
 
     fails(&["generate", "--prompt", ""], &["the prompt is empty"]);
-    fails(&["generate", "--prompt", "p", "--temperature", "-1"], &["temperature"]);
-    fails(&["generate", "--prompt", "p", "--top-p", "0"], &["top-p"]);
 }
 
 #[test]
@@ -120,9 +126,12 @@ fn outputs_that_cannot_be_written_leave_nothing() {
     fs::write(&text, "text").unwrap();
     let (missing, taken) = (folder.path().join("missing/out"), folder.path().join("taken"));
     fs::create_dir(&taken).unwrap();
+    // As little a file as a device is.
+    let socket = folder.path().join("socket");
+    let _listener = UnixListener::bind(&socket).unwrap();
     let rows = data("data/indic-qa/natural-dev.jsonl");
     let checkpoint = data("golden/mamba2-tiny");
-    for out in [&missing, &taken] {
+    for out in [&missing, &taken, &socket] {
         let out = str(out);
         fails(&["read", "--context-file", str(&text), "-o", out], &["cannot write", out]);
         fails(&["logits", str(tiny()), "--ids", "1,2", "-o", out], &["cannot write", out]);
@@ -130,7 +139,18 @@ fn outputs_that_cannot_be_written_leave_nothing() {
         fails(&["eval", "qa", str(&rows), "--predictions", out], &["cannot write", out]);
     }
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 2, "{left:?}");
+    assert_eq!(left.len(), 3, "{left:?}");
+}
+
+/// A folder in which nobody can create files, and which looks like any other.
+#[cfg(target_os = "linux")]
+#[test]
+fn answers_that_cannot_be_written_are_scored_all_the_same() {
+    let rows = data("data/indic-qa/natural-dev.jsonl");
+    let run = run(&["eval", "qa", str(&rows), "--predictions", "/proc/answers.jsonl"]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.stdout.contains("exact match"), "{}", run.stdout);
+    assert!(run.stderr.contains("cannot write /proc/answers.jsonl"), "{}", run.stderr);
 }
 
 #[test]

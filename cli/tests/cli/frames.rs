@@ -66,6 +66,7 @@ fn files_that_do_not_fit_are_refused() {
     all(&["a,Walking,0", "b,Walking,0", "a,Walking,0.1"], &["line 4", "series \"a\""]);
     all(&["a,Walking,0", "a,Walking,0"], &["line 3", "time later"]);
     fails_on(&["a,Walking,0,1,2,3,4,5"], &["line 2", "fields"]);
+    fails_on(&[&format!("{}\r{}", row("a,Walking,0"), row("a,Walking,0.1"))], &["line 2", "carriage return"]);
     fails_on(&["a,Walking,0,1e30,1e38,1e38,1,1,1e38"], &["line 2", "not finite"]);
     fails(
         &["eval", "frames", str(&model()), str(&test_set()), "--label-column", "activity"],

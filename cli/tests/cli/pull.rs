@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -81,8 +82,17 @@ impl Server {
     }
 }
 
-/// Runs with the given Hub and token, and with no other of the user's settings.
 fn pull(args: &[&str], endpoint: &str, token: &str, home: &Path) -> Run {
+    let output = puller(args, endpoint, token, home).output().unwrap();
+    Run {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// The command with the given Hub and token, and with no other of the user's settings.
+fn puller(args: &[&str], endpoint: &str, token: &str, home: &Path) -> Command {
     let mut command = command(args);
     for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
         command.env_remove(proxy).env_remove(proxy.to_lowercase());
@@ -92,12 +102,11 @@ fn pull(args: &[&str], endpoint: &str, token: &str, home: &Path) -> Run {
         .env("HF_TOKEN", token)
         .env("HF_HOME", home)
         .env_remove("HF_TOKEN_PATH");
-    let output = command.output().unwrap();
-    Run {
-        code: output.status.code(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
+    command
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn serve(address: &str, repository: &mut Repository, mut stream: TcpStream) {
@@ -137,10 +146,10 @@ fn serve(address: &str, repository: &mut Repository, mut stream: TcpStream) {
     };
     let large = file.ends_with(".safetensors");
     if large && path.starts_with(&resolved) {
-        let tag: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         let headers = format!(
-            "location: http://{address}/elsewhere/{file}\r\nx-linked-etag: \"{tag}\"\r\nx-repo-commit: {COMMIT}\r\n\
-             content-length: 0\r\n"
+            "location: http://{address}/elsewhere/{file}\r\nx-linked-etag: \"{}\"\r\nx-repo-commit: {COMMIT}\r\n\
+             content-length: 0\r\n",
+            sha256(bytes)
         );
         return reply("302 Found", &headers, b"");
     }
@@ -215,6 +224,22 @@ fn a_checkpoint_is_pulled_and_compiled() {
 }
 
 #[test]
+fn a_reader_that_leaves_does_not_stop_the_compilation() {
+    let (server, home) = (Server::with_checkpoint(), tempfile::tempdir().unwrap());
+    let folder = home.path().join("model");
+    let endpoint = format!("http://{}", server.address);
+    let args = ["pull", "o/tiny", "-o", str(&folder), "--convert", "q4"];
+    let mut child = puller(&args, &endpoint, "", home.path()).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(folder.join("tiny-q4.sarit").exists());
+
+    let listed = pull(&args, &endpoint, "", home.path());
+    assert_eq!(listed.stdout.lines().filter(|line| line.ends_with(", was there)")).count(), 5);
+    assert!(listed.stdout.contains("\nwrote ") && listed.code == Some(0), "{}", listed.stdout);
+}
+
+#[test]
 fn a_cut_download_goes_on_where_it_ended() {
     let (server, home) = (Server::with_checkpoint(), tempfile::tempdir().unwrap());
     let folder = home.path().join("model");
@@ -235,6 +260,29 @@ fn a_cut_download_goes_on_where_it_ended() {
     pulled(&server.pull(&folder, &[]));
     same_files(&server, &folder);
     assert_eq!(server.asked(part).last().unwrap(), "/elsewhere/model.safetensors bytes=60030-");
+}
+
+#[test]
+fn what_has_arrived_whole_is_not_asked_for_again() {
+    let (server, home) = (Server::with_checkpoint(), tempfile::tempdir().unwrap());
+    let folder = home.path().join("model");
+    let cache = folder.join(".sarit-pull/models--o--tiny");
+    let part = "/elsewhere/model.safetensors bytes=";
+    // As a run leaves it that was stopped while it checked the file.
+    let weights = server.repository.lock().unwrap().files["model.safetensors"].clone();
+    fs::create_dir_all(cache.join("blobs")).unwrap();
+    fs::write(cache.join("blobs").join(sha256(&weights)), &weights).unwrap();
+    pulled(&server.pull(&folder, &[]));
+    same_files(&server, &folder);
+    assert_eq!(server.asked(part), [format!("{part}0-0")]);
+
+    // A disk without links: here a file is where the folder of links would be.
+    fs::remove_file(folder.join("model.safetensors")).unwrap();
+    fs::create_dir_all(&cache).unwrap();
+    fs::write(cache.join("snapshots"), "").unwrap();
+    pulled(&server.pull(&folder, &[]));
+    same_files(&server, &folder);
+    assert_eq!(server.asked(part), ["0-0", "0-0", "0-"].map(|range| format!("{part}{range}")));
 }
 
 #[test]

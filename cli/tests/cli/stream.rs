@@ -204,6 +204,8 @@ fn bad_rows_are_named_or_passed_over() {
         (with(5, &huge.join(",")), ["line 6", "column 4", "too large"]),
         (with(0, &word.join(",")), ["line 1", "a number was expected in column 4", "\"high\""]),
         (with(4, &format!("\n\n{}", word.join(","))), ["line 7", "column 4", "\"high\""]),
+        (with(2, &format!("{0}\r{0}", good[0])), ["line 3", "carriage return", "newline"]),
+        (with(2, &format!("{}\r1,2", good[0])), ["line 3", "carriage return", "newline"]),
     ];
     let plain = stream(&good, "\n", &[]).stdout;
     for (rows, expected) in &cases {
@@ -233,6 +235,7 @@ fn texts_that_hold_no_frames_are_refused() {
     refused(&[], &[], &["is empty", "a row of 40 numbers"]);
     refused(&["", "  "], &[], &["is empty"]);
     refused(&["a,b"], &[], &["line 1", "\"c0\" was expected", "a, b"]);
+    refused(&[&format!("{}\r{}", names(), names())], &[], &["line 1", "carriage return"]);
     refused(&["1,2,3"], &[], &["line 1", "40 columns were expected", "there are 3"]);
     refused(&[&names()], &[], &["line 1", "no row"]);
     refused(&[&names(), "1,2"], &["--skip-bad"], &["no row", "1 were passed over"]);
@@ -244,6 +247,7 @@ fn texts_that_hold_no_frames_are_refused() {
     fails(&["stream", str(super::tiny()), "--csv", "-"], &["takes tokens"]);
     fails(&["logits", str(spotter()), "--ids", "1", "-o", "/tmp/never"], &["takes frames"]);
     fails(&["bench", str(spotter())], &["takes frames"]);
+    fails(&["verify", str(spotter()), "--backend", "cuda"], &["takes frames", "leave --backend cuda out"]);
 }
 
 #[test]
