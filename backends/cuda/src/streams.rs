@@ -318,7 +318,8 @@ impl<'m, D: Device> Streams<'m, D> {
         self.step_all(&[(stream, token)])
     }
 
-    /// Reads one token of each stream named, all at once; returns their logits `[streams][vocab]`.
+    /// Reads one token of each stream named, all at once; returns their logits `[streams][vocab]`: none, and nothing is
+    /// read, if none is named.
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
@@ -463,6 +464,9 @@ impl<'m, D: Device> Streams<'m, D> {
     fn launch(&mut self, l: &Launch) -> Result<(), CudaError> {
         let rows = l.sequences * l.count;
         assert!(rows <= self.rows && l.sequences <= self.positions.len());
+        if rows == 0 {
+            return Ok(());
+        }
         let many = rows > 1;
         let at = self.mail_layout;
         self.device.write(&mut self.mail, 0, part(&mut self.letter, 0, at.chosen))?;
