@@ -176,7 +176,8 @@ pub struct Registered<'m> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         let _ = self.context.bind_to_thread();
-        // SAFETY: it was registered when this was made, and only this unregisters it.
+        // SAFETY: it was registered when this was made, and only this unregisters it. No kernel reads it any more: who runs
+        // one keeps this until it is done.
         let _ = unsafe { sys::cuMemHostUnregister(self.bytes.as_ptr().cast_mut().cast()) };
     }
 }

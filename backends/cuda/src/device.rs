@@ -72,7 +72,8 @@ pub trait Device {
     /// If the device has failed.
     ///
     /// # Safety
-    /// `params` must name buffers of this device that are large enough for the program, and a program for them.
+    /// `params` must name a model and buffers of this device that are large enough for the program, and a program for
+    /// them. They and the device must stay until the kernel is done, for which [`wait`](Self::wait) waits.
     unsafe fn run(
         &self,
         many: bool,

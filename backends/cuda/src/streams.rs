@@ -502,7 +502,16 @@ impl<'m, D: Device> Streams<'m, D> {
             reserved: 0,
         };
         // SAFETY: the buffers were made for these programs, and the launch has no more rows and streams than they hold.
+        // `drop` waits for it.
         unsafe { self.device.run(many, self.grids[usize::from(many)], self.programs.shared_bytes(), &params) }
+    }
+}
+
+impl<D: Device> Drop for Streams<'_, D> {
+    /// The kernels, and what they read and write, must stay until they are done.
+    fn drop(&mut self) {
+        // On a device that has failed nothing runs.
+        let _ = self.device.wait();
     }
 }
 

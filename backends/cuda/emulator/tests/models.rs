@@ -191,6 +191,15 @@ fn nothing_is_done_for_no_streams() {
     assert_eq!(exported(&streams, 0), before);
 }
 
+/// The emulated model checks it.
+#[test]
+fn a_model_stays_until_no_kernel_reads_it() {
+    let file = converted_with_window(&golden("mamba2-tiny"), DType::Q8, None);
+    let model = Model::from_bytes(&file).unwrap();
+    let mut streams = Streams::new(DEVICES[0], model, 1, 3).unwrap();
+    streams.feed(0, &[1, 2]).unwrap();
+}
+
 /// What the host chooses after `token`.
 fn chosen(model: &Model<'_>, mut token: u32, sampling: Sampling, count: usize) -> Vec<u32> {
     let mut lent = Lent::new(model, 1);
