@@ -249,6 +249,13 @@ impl Device for Cuda {
         }
     }
 
+    fn model_bytes(&self, model: &DeviceModel<'_>) -> usize {
+        match model {
+            DeviceModel::Copied(copy) => copy.len(),
+            DeviceModel::Mapped(_) => 0,
+        }
+    }
+
     fn allocate(&self, bytes: usize) -> Result<CudaSlice<u8>, CudaError> {
         self.stream.alloc_zeros(bytes).map_err(|error| match error {
             DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY) => CudaError::OutOfMemory(bytes),

@@ -33,6 +33,9 @@ pub trait Device {
     /// The device's address of a model.
     fn model_address(&self, model: &Self::Model<'_>) -> u64;
 
+    /// Bytes of the device's own memory that a model takes.
+    fn model_bytes(&self, model: &Self::Model<'_>) -> usize;
+
     /// Memory, whatever it holds.
     ///
     /// # Errors

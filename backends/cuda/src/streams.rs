@@ -34,7 +34,8 @@ impl DeviceMemory {
     }
 
     /// What `model` needs with so many streams that read up to `chunk` tokens at once, on a device that runs `grid`
-    /// blocks at the same time; where attention has no part in it, the number of blocks changes nothing.
+    /// blocks at the same time and has a copy of the model; where attention has no part in it, the number of blocks
+    /// changes nothing.
     ///
     /// # Errors
     /// If the kernels cannot run the model.
@@ -179,8 +180,11 @@ impl<'m, D: Device> Streams<'m, D> {
         let mail_layout = Mail::new(streams, rows);
 
         let (code, code_starts) = code(&programs);
-        let memory = DeviceMemory::of(&model, streams, chunk, grid)?;
         let weights = device.model(model.bytes())?;
+        let memory = DeviceMemory {
+            model_bytes: device.model_bytes(&weights),
+            ..DeviceMemory::of(&model, streams, chunk, grid)?
+        };
         let mut states = device.allocate(memory.state_bytes.max(64))?;
         device.clear(&mut states, 0, memory.state_bytes)?;
         let scratch = device.allocate(programs.scratch_bytes)?;

@@ -179,6 +179,10 @@ impl Device for Emulator {
         model.0.as_ptr().addr() as u64
     }
 
+    fn model_bytes(&self, _: &Mapped<'_>) -> usize {
+        0
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Buffer, CudaError> {
         Ok(Buffer::new(bytes, FRESH))
     }
