@@ -17,7 +17,8 @@
 //!    proper taking of that piece, because everything else is read afterwards.
 //! 3. Whoever waits gives up its CPU after [`SPIN`], so more threads than CPUs are slow but go on.
 //! 4. A panic in a piece is kept, the other pieces are done, and the caller panics with it.
-//! 5. A caller that finds the pool taken, by another thread or by itself further up, does its operation alone.
+//! 5. A caller that finds the pool taken, by another thread or by itself further up, does its operation alone, and ends
+//!    with the first piece that panics.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -115,7 +116,7 @@ impl Pool {
     /// Calls `job` once with each of `0..pieces`, on this thread and the workers, in any order.
     ///
     /// # Panics
-    /// If a call of `job` panics, once all others are done.
+    /// If a call of `job` panics: once all others are done, or at once where the pool is taken.
     pub(crate) fn run(&self, pieces: u32, job: &Job<'_>) {
         let shared = &*self.shared;
         if shared.taken.swap(true, SeqCst) {

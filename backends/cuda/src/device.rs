@@ -33,6 +33,9 @@ pub trait Device {
     /// The device's address of a model.
     fn model_address(&self, model: &Self::Model<'_>) -> u64;
 
+    /// Bytes of the device's own memory that a model takes.
+    fn model_bytes(&self, model: &Self::Model<'_>) -> usize;
+
     /// Memory, whatever it holds.
     ///
     /// # Errors
@@ -72,7 +75,8 @@ pub trait Device {
     /// If the device has failed.
     ///
     /// # Safety
-    /// `params` must name buffers of this device that are large enough for the program, and a program for them.
+    /// `params` must name a model and buffers of this device that are large enough for the program, and a program for
+    /// them. They and the device must stay until the kernel is done, for which [`wait`](Self::wait) waits.
     unsafe fn run(
         &self,
         many: bool,

@@ -34,7 +34,8 @@ impl DeviceMemory {
     }
 
     /// What `model` needs with so many streams that read up to `chunk` tokens at once, on a device that runs `grid`
-    /// blocks at the same time; where attention has no part in it, the number of blocks changes nothing.
+    /// blocks at the same time and has a copy of the model; where attention has no part in it, the number of blocks
+    /// changes nothing.
     ///
     /// # Errors
     /// If the kernels cannot run the model.
@@ -179,8 +180,11 @@ impl<'m, D: Device> Streams<'m, D> {
         let mail_layout = Mail::new(streams, rows);
 
         let (code, code_starts) = code(&programs);
-        let memory = DeviceMemory::of(&model, streams, chunk, grid)?;
         let weights = device.model(model.bytes())?;
+        let memory = DeviceMemory {
+            model_bytes: device.model_bytes(&weights),
+            ..DeviceMemory::of(&model, streams, chunk, grid)?
+        };
         let mut states = device.allocate(memory.state_bytes.max(64))?;
         device.clear(&mut states, 0, memory.state_bytes)?;
         let scratch = device.allocate(programs.scratch_bytes)?;
@@ -318,7 +322,8 @@ impl<'m, D: Device> Streams<'m, D> {
         self.step_all(&[(stream, token)])
     }
 
-    /// Reads one token of each stream named, all at once; returns their logits `[streams][vocab]`.
+    /// Reads one token of each stream named, all at once; returns their logits `[streams][vocab]`: none, and nothing is
+    /// read, if none is named.
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
@@ -463,6 +468,9 @@ impl<'m, D: Device> Streams<'m, D> {
     fn launch(&mut self, l: &Launch) -> Result<(), CudaError> {
         let rows = l.sequences * l.count;
         assert!(rows <= self.rows && l.sequences <= self.positions.len());
+        if rows == 0 {
+            return Ok(());
+        }
         let many = rows > 1;
         let at = self.mail_layout;
         self.device.write(&mut self.mail, 0, part(&mut self.letter, 0, at.chosen))?;
@@ -498,7 +506,16 @@ impl<'m, D: Device> Streams<'m, D> {
             reserved: 0,
         };
         // SAFETY: the buffers were made for these programs, and the launch has no more rows and streams than they hold.
+        // `drop` waits for it.
         unsafe { self.device.run(many, self.grids[usize::from(many)], self.programs.shared_bytes(), &params) }
+    }
+}
+
+impl<D: Device> Drop for Streams<'_, D> {
+    /// The kernels, and what they read and write, must stay until they are done.
+    fn drop(&mut self) {
+        // On a device that has failed nothing runs.
+        let _ = self.device.wait();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Keyword spotting on a Cortex-M3 at 12.5 MHz.
+//! The motion classifier on a Cortex-M3 at 12.5 MHz.
 #![no_std]
 #![no_main]
 

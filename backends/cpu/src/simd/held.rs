@@ -141,7 +141,7 @@ impl Head<'_> {
             let x = &x[channels.clone()];
             // A token's lie far from the next one's: too many places for the hardware to follow.
             prefetch(&x[0], U_AHEAD);
-            simd.store(simd.mul(simd.splat(*dt), load_part(simd, x)), u);
+            simd.store(simd.mul(simd.splat(*dt), simd.load_part(x)), u);
         }
         let elements = state.elements(rows.start * n..rows.end * n);
         let converts =
@@ -154,7 +154,7 @@ impl Head<'_> {
             }
         }
         let scales = state.scales(simd, rows.clone());
-        let d = load_part(simd, &p.d[own.clone()]);
+        let d = simd.load_part(&p.d[own.clone()]);
         for (t, (q, left)) in block.tokens.clone().zip(self.factors) {
             let c = &p.c.row(t)[self.group * n..(self.group + 1) * n];
             let sums = match (converts, t == block.tokens.start) {
@@ -167,7 +167,7 @@ impl Head<'_> {
             for (q, u) in q.iter().zip(&room.u).take(block.held + t - block.tokens.start + 1) {
                 sum = simd.add(sum, simd.mul(simd.splat(*q), simd.load(u)));
             }
-            let x = load_part(simd, &p.x.row(t)[own.clone()]);
+            let x = simd.load_part(&p.x.row(t)[own.clone()]);
             simd.store_part(simd.add(sum, simd.mul(d, x)), &mut y.row(t)[rows.clone()]);
         }
         if block.is_whole() {
@@ -180,15 +180,6 @@ impl Head<'_> {
             let at = (p.position + block.tokens.end as u64 - 1, own.start);
             state.take_in(simd, rows, left, &room.v, &b, at, &mut room.floats);
         }
-    }
-}
-
-/// Up to 16 floats, filled up with zeros.
-#[inline(always)]
-fn load_part<S: Simd>(simd: S, x: &[f32]) -> S::Floats {
-    match x.as_array() {
-        Some(x) => simd.load(x),
-        None => simd.load_part(x),
     }
 }
 
@@ -270,7 +261,7 @@ impl Format for Codes<'_> {
 
     #[inline(always)]
     fn scales<S: Simd>(&self, simd: S, rows: Range<usize>) -> S::Floats {
-        load_part(simd, &self.scales[rows])
+        simd.load_part(&self.scales[rows])
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@
 //! q4: codes are stored as `w + 8`, 0..=15, so a pair is at most 3,810, and all eight pairs of a row in a group,
 //! 30,480 together, can be added in 16 bits before they are widened; `8 · sum(x)` too much is then taken away.
 
-use super::Avx2;
+use super::{Avx2, four};
 use crate::simd::Simd;
 use core::arch::x86_64::*;
 use half::f16;
@@ -32,12 +32,6 @@ unsafe fn first(n: usize) -> (__m256i, __m256i) {
     let masks = &MASKS[LANES - n..][..LANES];
     // SAFETY: 16 numbers are there; the caller vouches for the CPU.
     unsafe { (_mm256_loadu_si256(masks.as_ptr().cast()), _mm256_loadu_si256(masks[8..].as_ptr().cast())) }
-}
-
-/// The four codes `4k..4k + 4` as one number.
-#[inline(always)]
-fn four(x: &[i8; GROUP], k: usize) -> i32 {
-    i32::from_le_bytes([x[4 * k] as u8, x[4 * k + 1] as u8, x[4 * k + 2] as u8, x[4 * k + 3] as u8])
 }
 
 /// Lower or upper half (8 rows x 4 bytes) of line `k` of a tile.

@@ -5,7 +5,7 @@
 //! the sums of the activation codes are at hand, and one `vpdpwssd` subtracts the multiple. All of it is exact:
 //! four products of 8 bits are below 2^17, a group's sum below 2^21.
 
-use super::Avx512;
+use super::{Avx512, four};
 use crate::simd::Simd;
 use core::arch::x86_64::*;
 use half::f16;
@@ -17,12 +17,6 @@ use sarit_core::kernels::LANES;
 fn first(n: usize) -> __mmask16 {
     debug_assert!(n <= LANES);
     ((1u32 << n) - 1) as __mmask16
-}
-
-/// The four codes `4k..4k + 4` as one number.
-#[inline(always)]
-fn four(x: &[i8; GROUP], k: usize) -> i32 {
-    i32::from_le_bytes([x[4 * k] as u8, x[4 * k + 1] as u8, x[4 * k + 2] as u8, x[4 * k + 3] as u8])
 }
 
 /// Line `k` of a tile.
@@ -97,6 +91,10 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn load_part(self, x: &[f32]) -> __m512 {
+        // A whole one needs no mask to be made.
+        if let Some(x) = x.as_array() {
+            return self.load(x);
+        }
         // SAFETY: `self` proves the instructions; lanes behind the end of `x` are not read.
         unsafe { _mm512_maskz_loadu_ps(first(x.len()), x.as_ptr()) }
     }

@@ -2,6 +2,7 @@
 //! [`avx512`].
 
 use crate::simd::operations;
+use sarit_core::GROUP;
 
 mod avx2;
 mod avx512;
@@ -32,6 +33,12 @@ impl Avx512 {
             && is_x86_feature_detected!("f16c"))
         .then_some(Self(()))
     }
+}
+
+/// The four codes `4k..4k + 4` as one number.
+#[inline(always)]
+fn four(x: &[i8; GROUP], k: usize) -> i32 {
+    i32::from_le_bytes([x[4 * k] as u8, x[4 * k + 1] as u8, x[4 * k + 2] as u8, x[4 * k + 3] as u8])
 }
 
 operations!(Avx2, "avx2,f16c");

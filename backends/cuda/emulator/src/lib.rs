@@ -1,10 +1,11 @@
 //! A CUDA device that is emulated: the kernels of `sarit-cuda`, compiled as C++, run thread by thread.
 //!
 //! `emulator.h` says how. Memory is the host's; around every buffer there is a guard, which is checked when the buffer is
-//! dropped, and a buffer starts as bytes that are not numbers: what is read before it is written shows.
+//! dropped, and a buffer starts as bytes that are not numbers: what is read before it is written shows. A model that is
+//! dropped before its user has waited for the kernels, which would still read it on a real device, shows too.
 
 use sarit_cuda::{CudaError, Device, Params};
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 
 unsafe extern "C" {
     fn emulator_run(many: bool, params: *const Params, grid: u32, shared_bytes: u64, seed: u64);
@@ -16,6 +17,11 @@ unsafe extern "C" {
 
 /// Fibers are global: one launch at a time.
 static RUNNING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+thread_local! {
+    /// Whether a kernel that this thread has launched may still run, as far as its user can know.
+    static LAUNCHED: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Runs the kernels, those for many rows or for one: parameters, blocks, bytes of shared memory, order of threads.
 type Run = unsafe extern "C" fn(bool, *const Params, u32, u64, u64);
@@ -137,9 +143,22 @@ impl Drop for Buffer {
     }
 }
 
+/// A model in the host's memory, where the kernels read it.
+#[derive(Debug)]
+pub struct Mapped<'m>(&'m [u8]);
+
+impl Drop for Mapped<'_> {
+    fn drop(&mut self) {
+        assert!(
+            !LAUNCHED.get() || std::thread::panicking(),
+            "a model is given back while a kernel may still read it"
+        );
+    }
+}
+
 impl Device for Emulator {
     type Buffer = Buffer;
-    type Model<'m> = &'m [u8];
+    type Model<'m> = Mapped<'m>;
 
     fn load(&mut self, dispatch: &str) -> Result<(), CudaError> {
         if let Kernels::Special(run) = &mut self.kernels {
@@ -152,12 +171,16 @@ impl Device for Emulator {
         Ok(self.grid)
     }
 
-    fn model<'m>(&self, bytes: &'m [u8]) -> Result<&'m [u8], CudaError> {
-        Ok(bytes)
+    fn model<'m>(&self, bytes: &'m [u8]) -> Result<Mapped<'m>, CudaError> {
+        Ok(Mapped(bytes))
     }
 
-    fn model_address(&self, model: &&[u8]) -> u64 {
-        model.as_ptr().addr() as u64
+    fn model_address(&self, model: &Mapped<'_>) -> u64 {
+        model.0.as_ptr().addr() as u64
+    }
+
+    fn model_bytes(&self, _: &Mapped<'_>) -> usize {
+        0
     }
 
     fn allocate(&self, bytes: usize) -> Result<Buffer, CudaError> {
@@ -179,7 +202,7 @@ impl Device for Emulator {
         assert!(start + bytes.len() <= buffer.bytes);
         // SAFETY: within the buffer.
         unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(buffer.pointer().add(start), bytes.len()) };
-        Ok(())
+        self.wait()
     }
 
     fn clear(&self, buffer: &mut Buffer, start: usize, bytes: usize) -> Result<(), CudaError> {
@@ -187,6 +210,7 @@ impl Device for Emulator {
     }
 
     fn wait(&self) -> Result<(), CudaError> {
+        LAUNCHED.set(false);
         Ok(())
     }
 
@@ -204,6 +228,7 @@ impl Device for Emulator {
         };
         // SAFETY: as the caller promises.
         unsafe { run(many, params, grid as u32, shared_bytes as u64, self.seed) };
+        LAUNCHED.set(true);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use sarit_core::{DType, Engine, Model, Sampler, Sampling, Scalar, Scratch, State, StateDType};
 use sarit_cpu::AlignedBytes;
-use sarit_cuda::{Device, Request, Streams};
+use sarit_cuda::{Device, DeviceMemory, Request, Streams};
 use sarit_cuda_emulator::Emulator;
 use sarit_tests::{
     Lent, assert_same_bits, converted, converted_with_window, families, golden, run, tokens, write_checkpoint,
@@ -177,6 +177,36 @@ fn streams_beside_each_other_do_not_touch() {
             assert_eq!(exported(&streams, stream), want.1, "{name}: stream {stream}");
         }
     });
+}
+
+#[test]
+fn nothing_is_done_for_no_streams() {
+    let file = converted_with_window(&golden("mamba2-tiny"), DType::Q8, None);
+    let model = Model::from_bytes(&file).unwrap();
+    let mut streams = Streams::new(DEVICES[0], model, 2, 3).unwrap();
+    streams.feed(0, &tokens(4, model.vocab_len())).unwrap();
+    let before = exported(&streams, 0);
+    assert!(streams.step_all(&[]).unwrap().is_empty());
+    assert!(streams.generate(&mut [], 3, &[]).unwrap().is_empty());
+    assert_eq!(exported(&streams, 0), before);
+}
+
+/// The emulated model checks it.
+#[test]
+fn a_model_stays_until_no_kernel_reads_it() {
+    let file = converted_with_window(&golden("mamba2-tiny"), DType::Q8, None);
+    let model = Model::from_bytes(&file).unwrap();
+    let mut streams = Streams::new(DEVICES[0], model, 1, 3).unwrap();
+    streams.feed(0, &[1, 2]).unwrap();
+}
+
+#[test]
+fn a_model_in_the_hosts_memory_takes_none_of_the_devices() {
+    let file = converted_with_window(&golden("mamba2-tiny"), DType::Q8, None);
+    let model = Model::from_bytes(&file).unwrap();
+    let streams = Streams::new(DEVICES[0], model, 2, 3).unwrap();
+    let with_copy = DeviceMemory::of(&model, 2, 3, DEVICES[0].grid).unwrap();
+    assert_eq!(streams.memory(), DeviceMemory { model_bytes: 0, ..with_copy });
 }
 
 /// What the host chooses after `token`.

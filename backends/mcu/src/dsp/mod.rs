@@ -26,6 +26,11 @@ use sarit_core::kernels::{
 use sarit_core::plan::{Activation, Norm, NormKind};
 use sarit_core::{Matrix, Scalar};
 
+/// Whether `x` begins with a whole word: what loads or stores several words at once faults anywhere else.
+fn is_in_words<T>(x: &[T]) -> bool {
+    x.as_ptr().cast::<u32>().is_aligned()
+}
+
 /// The definitions, for what has no instructions of its own here. Not inlined: their part of the stack is only there
 /// while they run.
 mod others {
@@ -75,6 +80,10 @@ mod others {
 }
 
 /// Kernels for Cortex-M4F, M7 and M33 with its options: the DSP extension and the floating-point unit.
+///
+/// # Panics
+/// Its products and codes, where codes, or the scales of a matrix in q8, do not begin at a multiple of four bytes. In a
+/// [`Model`](sarit_core::Model) and a [`Scratch`](sarit_core::Scratch) they do.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Dsp;
 

@@ -1,7 +1,7 @@
 //! Activations to codes, a group at a time.
 
 use super::exp2::{BLOCK, ROUND, eight};
-use super::vectors;
+use super::{is_in_words, vectors};
 use core::arch::naked_asm;
 use core::mem::{MaybeUninit, offset_of};
 use sarit_core::kernels::{Kernels, QuantizedMut, Rows};
@@ -19,15 +19,16 @@ pub(super) fn quantize(x: Rows<'_>, mut q: QuantizedMut<'_>) {
     let (mut work, groups) = (Work::new(&mut q), x.cols().div_ceil(GROUP));
     let all = x.count() * groups;
     assert!(groups == q.groups && q.codes.len() == all && q.scales.len() == all && q.sums.len() == all);
+    assert!(is_in_words(q.codes));
     for t in 0..x.count() {
         let (whole, rest) = x.row(t).as_chunks();
         if !whole.is_empty() {
-            // SAFETY: so many groups of this row are in the buffers.
+            // SAFETY: so many groups of this row are in the buffers, which begin with a word.
             unsafe { encode(whole.as_ptr(), whole.len(), &mut work) };
         }
         if !rest.is_empty() {
             let mut group = MaybeUninit::uninit();
-            // SAFETY: one more group of this row is in the buffers.
+            // SAFETY: one more group of this row is in the buffers, which begin with a word.
             unsafe { encode(vectors::filled_up(rest, &mut group), 1, &mut work) };
         }
     }
@@ -58,7 +59,7 @@ impl Work {
 /// after group.
 ///
 /// # Safety
-/// There are so many groups, at least one, in `x` and where `work` points to.
+/// There are so many groups, at least one, in `x` and where `work` points to, and each begins with a word.
 #[unsafe(naked)]
 unsafe extern "C" fn encode(x: *const [f32; GROUP], groups: usize, work: &mut Work) {
     /// Keeps the larger one of `lr` and twice the magnitude of a register; so a NaN is larger than any number. That is

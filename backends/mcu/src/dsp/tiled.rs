@@ -12,7 +12,7 @@
 //! `fold` adds first where each holds one group only. The bits are the same, because a lane is never -0.
 
 use super::exp2::eight;
-use super::vectors;
+use super::{is_in_words, vectors};
 use core::arch::naked_asm;
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::null;
@@ -46,14 +46,19 @@ type Sums = [f32; ROWS];
 /// See [`sarit_core::Kernels::matmul`].
 #[inline(never)]
 pub(super) fn matmul(w: &Tiled<'_>, x: Quantized<'_>, y: &mut impl RowSink) {
+    assert!(is_in_words(w.codes) && is_in_words(w.scales) && is_in_words(x.codes));
     for t in 0..x.count {
         let groups = t * x.groups..(t + 1) * x.groups;
-        product(w, &x.codes[groups.clone()], &x.scales[groups], &mut y.row(t)[..w.rows]);
+        // SAFETY: as asserted; each row of `x` has whole groups of codes.
+        unsafe { product(w, &x.codes[groups.clone()], &x.scales[groups], &mut y.row(t)[..w.rows]) };
     }
 }
 
 /// `y = w · x`.
-fn product(w: &Tiled<'_>, codes: &[[i8; GROUP]], x_scales: &[f32], y: &mut [f32]) {
+///
+/// # Safety
+/// Codes and scales of `w`, and `codes`, begin with a word.
+unsafe fn product(w: &Tiled<'_>, codes: &[[i8; GROUP]], x_scales: &[f32], y: &mut [f32]) {
     let tiles = w.tile_rows() * w.groups;
     assert!(w.codes.len() == tiles * CODE_BYTES && w.scales.len() == tiles * TILE_ROWS);
     assert!(codes.len() == w.groups && x_scales.len() == w.groups && y.len() == w.rows);
@@ -69,7 +74,7 @@ fn product(w: &Tiled<'_>, codes: &[[i8; GROUP]], x_scales: &[f32], y: &mut [f32]
         let most = ROOM.checked_div(levels as usize).unwrap_or(usize::MAX);
         let count = if with_part { all } else { whole.min(most & !1) };
         let (sums, later) = rest.split_at_mut((count * ROWS).min(rest.len()));
-        // SAFETY: these are the rows of so many half tiles, for which there is room.
+        // SAFETY: these are the rows of so many half tiles, for which there is room; operands begin as this function asks.
         unsafe { product.half_tiles(first, sums, count) };
         (first, rest) = (first + count, later);
     }
@@ -89,7 +94,8 @@ impl Product<'_> {
     ///
     /// # Safety
     /// There are so many half tiles, at least one, and they have `sums`, the last one perhaps for some rows only; there is
-    /// room for those that wait and, where the last one is a part, for all of them once more.
+    /// room for those that wait and, where the last one is a part, for all of them once more. Codes and scales of `w`, and
+    /// `codes`, begin with a word.
     #[inline(always)]
     unsafe fn half_tiles(&self, first: usize, sums: &mut [f32], count: usize) {
         let Self { w, levels, .. } = *self;
@@ -142,7 +148,8 @@ impl Product<'_> {
             work.groups = terms + 1;
             let has_last = chain == last_group % chains as usize;
             work.last_start = if has_last { start_of_last } else { only };
-            // SAFETY: as this function asks; a chain has so many groups, and so many sums have a place on every level.
+            // SAFETY: as this function asks; a chain has so many groups, and so many sums have a place on every level. Where
+            // operands begin with a word, so does every half line and half tile of them.
             unsafe { add_groups(&mut work) };
             for _ in 0..i.trailing_ones() {
                 // SAFETY: both levels hold so many sums.
@@ -323,7 +330,7 @@ macro_rules! add_scaled {
 /// `sums[r] = 0 + (codes · codes) · (scale · x_scale) + …` for eight rows of every half tile, group after group.
 ///
 /// # Safety
-/// There are as many groups, half tiles and sums as `chain` says.
+/// There are as many groups, half tiles and sums as `chain` says, and all that it points to begins with a word.
 #[unsafe(naked)]
 unsafe extern "C" fn add_groups(chain: &mut Chain) {
     /// Of four codes in each register `[x0, x2]` and `[x1, x3]`, sign-extended, to a place on the stack.

@@ -31,11 +31,15 @@ const SHAPES: [(usize, usize); 14] = [
 const ELEMENTS: usize = 36 * 128;
 const CODES: usize = 48 * 128;
 
+/// What kernels may read a word at a time, as in models and scratch.
+#[repr(align(4))]
+struct Words<T>(T);
+
 /// Memory of the tests.
 pub struct Memory {
     weights: [f32; ELEMENTS],
-    codes: [u8; CODES],
-    scales: [f16; CODES / GROUP],
+    codes: Words<[u8; CODES]>,
+    scales: Words<[f16; CODES / GROUP]>,
     x: [f32; COLS],
     got: [f32; 2048],
     want: [f32; 2048],
@@ -46,8 +50,8 @@ impl Memory {
     pub const fn new() -> Self {
         Self {
             weights: [0.0; _],
-            codes: [0; _],
-            scales: [f16::ZERO; _],
+            codes: Words([0; _]),
+            scales: Words([f16::ZERO; _]),
             x: [0.0; _],
             got: [0.0; _],
             want: [0.0; _],
@@ -147,16 +151,16 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
     fn tiled<K: Kernels>(&mut self, kernels: &K, m: &mut Memory, rows: usize, cols: usize) {
         let groups = cols.div_ceil(GROUP);
         let tiles = rows.div_ceil(TILE_ROWS) * groups;
-        for (i, byte) in m.codes[..tiles * TILE_ROWS * GROUP].iter_mut().enumerate() {
+        let tile_codes = &mut m.codes.0[..tiles * TILE_ROWS * GROUP];
+        for (i, byte) in tile_codes.iter_mut().enumerate() {
             // Columns beyond the last are zeros in a file.
             let column = i / (TILE_ROWS * GROUP) % groups * GROUP + i / 64 % 8 * 4 + i % 4;
             let code = (self.random.bits() % 255) as u8;
             *byte = if column < cols { code.wrapping_sub(127) } else { 0 };
         }
-        let scales = &mut m.scales[..tiles * TILE_ROWS];
+        let scales = &mut m.scales.0[..tiles * TILE_ROWS];
         scales.iter_mut().for_each(|s| *s = f16::from_f32(self.random.float(0.01)));
-        let w =
-            Matrix::Q8(Tiled { rows, cols, groups, scales, codes: &m.codes[..tiles * TILE_ROWS * GROUP] });
+        let w = Matrix::Q8(Tiled { rows, cols, groups, scales, codes: tile_codes });
         let x = &mut m.x[..cols];
         self.random.fill(x, 3.0);
         // A group of zeros, of numbers that are almost zero, and of one that is not finite.
@@ -168,13 +172,13 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
         }
 
         let (mut codes, mut scales, mut sums) =
-            ([[0; GROUP]; COLS / GROUP], [0.0; COLS / GROUP], [0; COLS / GROUP]);
+            (Words([[0; GROUP]; COLS / GROUP]), [0.0; COLS / GROUP], [0; COLS / GROUP]);
         let quantize = |k: &dyn Kernels, out: &mut [f32]| {
-            let (mut codes, mut sums) = ([[0; GROUP]; COLS / GROUP], [0; COLS / GROUP]);
+            let (mut codes, mut sums) = (Words([[0; GROUP]; COLS / GROUP]), [0; COLS / GROUP]);
             let (scales, rest) = out.split_at_mut(groups);
-            let q = QuantizedMut { groups, codes: &mut codes[..groups], scales, sums: &mut sums[..groups] };
+            let q = QuantizedMut { groups, codes: &mut codes.0[..groups], scales, sums: &mut sums[..groups] };
             k.quantize(Rows::new(x, 1, cols, cols), q);
-            for (rest, (codes, sum)) in rest.chunks_exact_mut(GROUP + 1).zip(codes.iter().zip(&sums)) {
+            for (rest, (codes, sum)) in rest.chunks_exact_mut(GROUP + 1).zip(codes.0.iter().zip(&sums)) {
                 rest[0] = *sum as f32;
                 rest[1..].iter_mut().zip(codes).for_each(|(r, c)| *r = f32::from(*c));
             }
@@ -190,7 +194,7 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
 
         let q = QuantizedMut {
             groups,
-            codes: &mut codes[..groups],
+            codes: &mut codes.0[..groups],
             scales: &mut scales[..groups],
             sums: &mut sums[..groups],
         };
@@ -198,7 +202,7 @@ impl<C: Fn() -> u32, W: Write> Test<'_, C, W> {
         let q = Quantized {
             count: 1,
             groups,
-            codes: &codes[..groups],
+            codes: &codes.0[..groups],
             scales: &scales[..groups],
             sums: &sums[..groups],
         };
