@@ -5,7 +5,9 @@
 import argparse
 import multiprocessing as mp
 import os
+import queue
 import random
+import signal
 import time
 import traceback
 from pathlib import Path
@@ -83,13 +85,14 @@ class Packer:
         self.full.append(row)
 
 
-def work(queue, *args):
-    """One worker: batches to the queue, or what went wrong, as text, and no more."""
+def work(out, *args):
+    """One worker: batches to the queue `out`, or what went wrong, as text, and no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C reaches the reader too, which ends its workers
     try:
         for made in make(*args):
-            queue.put(made)
+            out.put(made)
     except Exception:
-        queue.put(traceback.format_exc())
+        out.put(traceback.format_exc())
 
 
 def make(tokenizer_file, seed, batch, mix):
@@ -128,11 +131,22 @@ class Batches:
     def __iter__(self):
         while True:
             begun = time.time()
-            batch = self.queue.get()
+            batch = self.take()
             self.waited += time.time() - begun
             if isinstance(batch, str):
                 raise RuntimeError(f"a worker has stopped:\n{batch}")
             yield batch
+
+    def take(self):
+        """What comes next from the queue. A worker that was killed says nothing there: its exit status does."""
+        while True:
+            killed = [w.exitcode for w in self.workers if w.exitcode]
+            if killed:
+                raise RuntimeError(f"a worker has stopped: exit status {killed[0]}")
+            try:
+                return self.queue.get(timeout=1)
+            except queue.Empty:
+                pass
 
     def ready(self):
         return self.queue.qsize()

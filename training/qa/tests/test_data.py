@@ -63,6 +63,15 @@ def test_what_stops_a_worker_stops_the_training():
     batches.close()
 
 
+def test_a_killed_worker_stops_the_training():
+    batches = Batches(str(HERE / "tokenizer.json"), 1, 2, 2, documents.MIX)
+    batches.workers[0].kill()
+    batches.workers[0].join()
+    with pytest.raises(RuntimeError, match="exit status -9"):
+        next(iter(batches))
+    batches.close()
+
+
 def test_dropout_splits_words_anew_and_leaves_answers_alone(monkeypatch):
     tokenizer, dropping = (Tokenizer.from_file(str(HERE / "tokenizer.json")) for _ in range(2))
     dropping.model.dropout = DROPOUT
