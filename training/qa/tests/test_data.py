@@ -1,4 +1,5 @@
 """The generator: answers stand in their context, splits do not leak, measuring sets stay out of training."""
+import itertools
 import json
 import random
 import re
@@ -132,6 +133,28 @@ def test_every_grammar_line_can_be_drawn(texts):
             for number, wordings in passage.questions.items():
                 for wording in wordings:
                     assert drawn.filled(drawn.draw.flat(wording, lambda name: "{" + name + "}"))
+
+
+def wordings(sequence):
+    """All texts that a pattern without spans may give, its slots as they are written."""
+    texts = [""]
+    for part in sequence:
+        branches = ([part] if isinstance(part, str) else ["{" + part[1] + "}"] if part[0] == "slot"
+                    else [text for branch in part[1] for text in wordings(branch)])
+        texts = [text + branch for text in texts for branch in branches]
+    return texts
+
+
+def test_what_the_context_tells_is_never_not_given():
+    """Labels that share a wording are near each other, and what every context of a kind of scene tells is labelled."""
+    for lang in LANGS:
+        for name, scene in grammar.GRAMMAR[lang].scenes.items():
+            asked = {label: {w for q in questions for w in wordings(q)} for label, questions in scene.questions.items()}
+            for a, b in itertools.permutations(asked, 2):
+                assert not asked[a] & asked[b] or b in grammar.NEAR.get(a, ()), (lang, name, a, b)
+        for name, label in (("event", "what"), ("outage", "where")):
+            for first, *_ in grammar.GRAMMAR[lang].scenes[name].contexts:
+                assert label in spans_of(first), (lang, name)
 
 
 def spans_of(sequence):
