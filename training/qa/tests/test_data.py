@@ -135,6 +135,19 @@ def test_every_grammar_line_can_be_drawn(texts):
                     assert drawn.filled(drawn.draw.flat(wording, lambda name: "{" + name + "}"))
 
 
+def test_a_name_that_a_context_holds_is_not_asked_for_as_another(texts, monkeypatch):
+    monkeypatch.setattr(grammar.Draw, "filler", lambda self, kind: "Zqx")
+    for lang in LANGS:
+        rng, kinds = random.Random(2), {"": set(), " Zqx": set()}
+        for passage in grammar.CLAUSES[lang].passages[:10]:
+            draw = grammar.Draw(rng, lang, texts)
+            draw.slot = lambda name: draw.fillers.setdefault(name, name)
+            drawn = clauses.Drawn(draw, passage)
+            for more, found in kinds.items():
+                found |= {made[0] for _ in range(100) if (made := drawn.ask(drawn.text() + more, "train"))}
+        assert "clause/none/name" in kinds[""] and len(kinds[" Zqx"]) > 2 and "clause/none/name" not in kinds[" Zqx"], lang
+
+
 def wordings(sequence):
     """All texts that a pattern without spans may give, its slots as they are written."""
     texts = [""]
