@@ -41,13 +41,21 @@ def test_every_answer_stands_in_its_context_or_is_not_given(texts, source):
     kinds = set()
     for i in range(DRAWS):
         lang, context, questions = documents.draw(rng, texts, LANGS[i % len(LANGS)], source)
-        assert unicodedata.is_normalized("NFC", context)
+        assert unicodedata.is_normalized("NFC", context) and questions, (lang, context)
         for kind, question, answer in questions:
             none = answer == unicodedata.normalize("NFC", NOTGIVEN[lang])
             kinds.add(none)
             assert question and (none or answer in context), (lang, kind, question, answer)
             assert none == ("none" in kind.split("/")[1:]), (lang, kind, question, answer)
     assert kinds == {True, False}
+
+
+def test_a_question_about_several_scenes_names_its_own():
+    price, event = "Rice costs 20 rupees, salt 9.", "The wheat fair is on Monday. Tea costs 9."
+    right = [(price, "price/p", "what does Rice cost", "20 rupees"), (event, "event/when", "when is the fair", "Monday")]
+    wrong = [(price, "price/p", "what does wheat cost", "20 rupees"), (price, "price/p", "cost of salt", "9"),
+             (event, "event/when", "when is it", "Monday"), (event, "event/fee/none", "fee of the fair", "not given")]
+    assert documents.named(right + wrong, f"{price} {event}") == right
 
 
 def test_a_context_may_lose_all_that_is_asked_for(texts, monkeypatch):
