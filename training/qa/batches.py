@@ -157,25 +157,29 @@ class Batches:
 
 
 class Recorded:
-    """Iterates over the batches of a file from batch `first` on, while `record` may still write it; then again."""
+    """Iterates over the batches of a file from batch `first` on, while `record` may still write it; then again.
+    `read` of them were read before."""
 
     PATIENCE = 120    # seconds without a new batch after which the recording counts as dead
 
-    def __init__(self, path, batch, first=0):
+    def __init__(self, path, batch, first=0, read=0):
         self.path, self.batch, self.first = Path(path), batch, first
         self.size = batch * ROW * 3    # bytes
-        self.index, self.waited = first, 0.0
+        self.index, self.waited = first + read, 0.0
+
+    def count(self):
+        return self.path.stat().st_size // self.size if self.path.exists() else 0
 
     def ready(self):
         """Batches that are there and not read."""
-        return self.path.stat().st_size // self.size - self.index if self.path.exists() else 0
+        return self.count() - self.index
 
     def __iter__(self):
         while True:
             begun = time.time()
             while self.ready() <= 0:
                 if finished(self.path).exists() and self.ready() <= 0:
-                    self.index = self.first
+                    self.rewind()
                 elif time.time() - begun > self.PATIENCE:
                     raise TimeoutError(f"no new batch in {self.path} for {self.PATIENCE} s")
                 else:
@@ -187,6 +191,13 @@ class Recorded:
             self.index += 1
             ids, classes = data[:self.size * 2 // 3].view(np.uint16), data[self.size * 2 // 3:]
             yield ids.reshape(self.batch, ROW), classes.reshape(self.batch, ROW)
+
+    def rewind(self):
+        """To where the reader is when the whole file is read again and again."""
+        rows = self.count() - self.first
+        if rows <= 0:
+            raise ValueError(f"{self.path} holds {self.count()} batches, of which the first {self.first} are left out")
+        self.index = self.first + (self.index - self.first) % rows
 
     def close(self):
         pass

@@ -91,15 +91,15 @@ def save(out, model, optims, mean, counts):
         checkpoint.save_parts(dict(zip(names, mean)), out / "mean")
 
 
-def run(args, model, state, loss_of):
+def run(args, model, state, loss_of, read=0):
     """Trains `model` for a leg: {seconds, positions, steps, waited: seconds without a batch to read}.
 
-    `loss_of(ids, classes, dtype)` -> loss, {name in the log: value}; both [B,T+1].
+    `loss_of(ids, classes, dtype)` -> loss, {name in the log: value}; both [B,T+1]. `read`: batches of --rows already trained on.
     """
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     if args.rows:
-        batches = Recorded(args.rows, args.batch, args.skip)
+        batches = Recorded(args.rows, args.batch, args.skip, read)
     else:
         batches = Batches(args.tokenizer, args.seed + 1000 * parallel.rank(), args.batch, args.workers, args.mix)
     cuda = args.device != "cpu"

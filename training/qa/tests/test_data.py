@@ -233,6 +233,14 @@ def test_recorded_batches_are_read_in_order_and_then_again(tmp_path):
         assert (ids == made[i][0]).all() and (classes == made[i][1]).all()
 
 
+def test_a_recording_that_is_read_through_goes_on_where_it_would_be(tmp_path):
+    record(tmp_path / "rows", 5, [(np.full((2, ROW), i, np.uint16), np.zeros((2, ROW), np.uint8)) for i in range(5)])
+    read = [int(ids[0, 0]) for _, (ids, _) in zip(range(4), Recorded(tmp_path / "rows", 2, first=2, read=7))]
+    assert read == [3, 4, 2, 3]
+    with pytest.raises(ValueError, match="holds 5 batches"):
+        next(iter(Recorded(tmp_path / "rows", 2, first=5)))
+
+
 def test_an_unfinished_recording_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(Recorded, "PATIENCE", 0.1)
     (tmp_path / "rows").write_bytes(bytes(2 * ROW * 3 + 100))

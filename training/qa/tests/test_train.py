@@ -7,6 +7,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import arm
 import checkpoint
 import train
 from batches import ROW, record
@@ -78,3 +79,11 @@ def test_parts_that_cannot_be_written_leave_the_old_ones(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         checkpoint.save_parts(weights, tmp_path / "ckpt")
     assert sorted(checkpoint.load_parts(tmp_path / "ckpt")) == ["a", "b"]
+
+
+def test_an_arm_without_rows_to_measure_is_refused_before_it_trains(monkeypatch, capsys):
+    for more in ([], ["--rows", "rows"], ["--skip", "4"]):
+        monkeypatch.setattr(sys, "argv", ["arm.py", "train", "--out", "run", "--seconds", "1", "--total", "1", *more])
+        with pytest.raises(SystemExit):
+            arm.main()
+        assert "--skip" in capsys.readouterr().err.split("error:")[1]
