@@ -1,6 +1,6 @@
 """Trains the model for a given time. A run may be cut into legs: --resume goes on from the last leg's state.
 
-    python train.py --out run --seconds 500 --total 1200 --warm ../../models/indic-qa-base
+    python train.py --out run --seconds 500 --total 1200 --warm INDIC_QA_BASE
     python train.py --out run --seconds 500 --total 1200 --resume run/state.pt
     python train.py --out teacher --seconds 500 --total 500 --mixer attention         # for distill.py
     torchrun --nproc-per-node 4 train.py --out run --seconds 500 --total 500          # --batch and --workers are of each GPU
