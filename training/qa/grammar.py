@@ -258,7 +258,7 @@ def big_number(rng):
 
 
 def small_number(rng):
-    return str(rng.randint(2, 99) if rng.random() < 0.7 else rng.randint(100, 400))
+    return str(rng.randint(2, 99)) if rng.random() < 0.7 else number(rng, 100, 400, "train")
 
 
 def clock(rng, lang):

@@ -22,6 +22,7 @@ from names import KINDS, load_names
 from records_wording import LANGS, NOTGIVEN
 from text import load_text
 from tokenizer import BOS, EOS
+from values import in_split
 
 DRAWS = 600    # documents per source
 
@@ -111,6 +112,13 @@ def test_numbers_and_invented_names_of_records_belong_to_one_split(texts):
     # Two-part cells ("12.50", "12,34,567") are split as a whole, so only plain numbers are compared.
     plain = lambda numbers: {n for n in numbers if n.isdigit()}
     assert len(plain(seen["eval"])) > 100 and not plain(seen["train"]) & plain(seen["eval"])
+
+
+def test_numbers_of_scenes_are_of_the_train_split():
+    rng = random.Random(4)
+    drawn = {grammar.VALUES[kind](rng, "en").replace(",", "") for kind in ("n", "num", "big") for _ in range(1500)}
+    large = {n for n in drawn if int(n) >= 100}
+    assert len(large) > 1000 and all(in_split("#" + n, "train") for n in large)
 
 
 def test_held_out_wordings_are_not_asked_in_training(texts):
