@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import checkpoint
+import parallel
 import train
 from batches import ANSWER, TEXT
 from model import Config, LanguageModel
@@ -141,7 +142,8 @@ def distill(args):
 
         totals.append(train.run(options, student, state, loss_of, read))
         read += totals[-1]["steps"]
-    checkpoint.save_parts(student.state_dict(), f"{args.out}/ckpt")
+    if parallel.rank() == 0:
+        checkpoint.save_parts(student.state_dict(), f"{args.out}/ckpt")
     return student, {key: round(sum(t[key] for t in totals), 1) for key in totals[0]}
 
 

@@ -70,6 +70,8 @@ def start(args, model):
 
 def create(args, mixer):
     """The model to train, on its device, and the saved state that its run goes on from."""
+    if args.rows and parallel.size() > 1:
+        raise SystemExit("--rows: all processes would train on the same batches; leave it out, or take one process")
     args.device = parallel.join(args.device)
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")

@@ -65,6 +65,12 @@ def test_a_run_is_saved_on_the_way(arguments):
         leg(args, model, train.start(args, model), at_step)
 
 
+def test_recorded_rows_are_for_one_process(arguments, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match="--rows"):
+        train.create(arguments(), "mamba2")
+
+
 def test_parts_that_cannot_be_written_leave_the_old_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "PART", 16)
     weights = {name: torch.full((8,), value) for name, value in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
