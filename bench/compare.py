@@ -82,30 +82,44 @@ def sides(args):
     return there, missing
 
 
+def suite(args):
+    """(model, weights) to measure; a model that is named and not in SUITE is measured in q4."""
+    if not args.only:
+        return [(model, weights) for model, weights in SUITE if model == "mamba2-8m" or not args.quick]
+    unknown = set(args.only) - {model for model, _ in SUITE}
+    return [case for case in SUITE if case[0] in args.only] + [(model, "q4") for model in args.only if model in unknown]
+
+
+def in_turn(there, case, missing, what):
+    """Every side with what it measures; one that fails leaves `there`, and `missing` says why."""
+    for side in list(there):
+        try:
+            yield side, side.measure(case)
+        except Missing as reason:
+            there.remove(side)
+            missing[f"{side.name}, {what}"] = str(reason)
+
+
 def speed(case, there, runs, missing):
     """One row: every side's runs, in turns."""
     row = {"model": case.model, "weights": case.weights, "threads": case.threads,
            "parameters": checkpoints.parameters(checkpoints.SHAPES[case.model]), "runs": {}}
     there = [side for side in there if side.takes(case)]
     for _ in range(runs):
-        for side in list(there):
-            try:
-                row["runs"].setdefault(side.name, []).append(side.measure(case))
-            except Missing as reason:
-                there.remove(side)
-                row["runs"].pop(side.name, None)
-                missing[f"{side.name}, {case.model} {case.weights}"] = str(reason)
+        for side, measured in in_turn(there, case, missing, f"{case.model} {case.weights}"):
+            row["runs"].setdefault(side.name, []).append(measured)
+    row["runs"] = {side.name: row["runs"][side.name] for side in there}
     return row
 
 
-def positions(there, case, places):
+def positions(there, case, places, missing):
     """Milliseconds for a token after so many, of Sarit and llama.cpp."""
-    rows = []
+    there, rows = [side for side in there if side.name in ("Sarit", "llama.cpp")], []
     for position in places:
         at = Case(case.model, case.weights, case.threads, position, case.generate)
         rows.append({"position": position} | {
-            side.name: 1e3 / side.measure(at)["decode_tokens_per_s"]
-            for side in there if side.name in ("Sarit", "llama.cpp")})
+            side.name: 1e3 / measured["decode_tokens_per_s"]
+            for side, measured in in_turn(there, at, missing, f"position {position}")})
     return part(case, rows)
 
 
@@ -169,11 +183,9 @@ def main():
     except Missing as reason:
         sys.exit(f"compare.py: {reason}")
     sarit = there[0]
-    wanted = args.only or (["mamba2-8m"] if args.quick else list(checkpoints.SHAPES))
-    suite = [(model, weights) for model, weights in SUITE if model in wanted]
-    suite += [(model, "q4") for model in wanted if all(model != known for known, _ in SUITE)]
+    wanted = suite(args)
     sizes = {"prompt": 512, "generate": 64}
-    special = PART_MODEL if PART_MODEL[0] in wanted else (wanted[0], "q4")
+    special = PART_MODEL if PART_MODEL in wanted else (wanted[0][0], "q4")
     on_most = Case(*special, max(args.threads), **sizes)
 
     results = {"date": date.today().isoformat(), "command": shlex.join(["python", "bench/compare.py", *sys.argv[1:]]),
@@ -188,7 +200,7 @@ def main():
                 missing[name] = str(reason)
 
     if "speed" in args.parts:
-        for model, weights in suite:
+        for model, weights in wanted:
             for threads in args.threads:
                 print(f"measuring {model} {weights}, {threads} threads", file=sys.stderr)
                 row = speed(Case(model, weights, threads, **sizes), there, args.runs, missing)
@@ -196,7 +208,7 @@ def main():
                     sys.exit(f"compare.py: {missing[f'{sarit.name}, {model} {weights}']}")
                 results["speed"].append(row)
     places = POSITIONS[:3] if args.quick else POSITIONS
-    attempt("positions", lambda: positions(there, on_most, places))
+    attempt("positions", lambda: positions(there, on_most, places, missing))
     attempt("streams", lambda: streams(sarit, on_most, args.runs))
     attempt("instructions", lambda: {"bundled": instructions.per_token(sarit.binary)})
     attempt("arm", lambda: instructions.on_arm(args.models))

@@ -33,7 +33,7 @@ heading() {
 model() { # NAME WEIGHTS: path of a random model of that size, made when it is first needed
     local file="$models/$1-$2.sarit"
     if [ ! -e "$file" ]; then
-        [ -d "$models/$1" ] || python3 bench/checkpoints.py "$models" "$1" >&2
+        [ -e "$models/$1/model.safetensors" ] || python3 bench/checkpoints.py "$models" "$1" >&2
         "$sarit" convert "$models/$1" -o "$file" --weights "$2" >&2
     fi
     echo "$file"

@@ -1,4 +1,5 @@
 """The bench without peers and without a clock: checkpoints, GGUF files, ratios, the page. Run: python -m pytest bench/tests"""
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -74,6 +75,38 @@ def test_sides_take_what_they_can():
     assert mamba_rs.takes(case("mamba-130m", "f32", 1))
     for other in (case("mamba-130m", "f32", 2), case("mamba-130m", "f16", 1), case("mamba2-130m", "f32", 1)):
         assert not mamba_rs.takes(other)
+
+
+def test_a_model_outside_the_suite_is_measured_only_when_named():
+    chosen = lambda **more: compare.suite(argparse.Namespace(**{"only": None, "quick": False, **more}))
+    assert chosen() == compare.SUITE
+    assert chosen(quick=True) == [("mamba2-8m", "q4"), ("mamba2-8m", "q8")]
+    assert chosen(only=["mamba2-2.7b", "mamba2-370m"]) == [("mamba2-370m", "q4"), ("mamba2-2.7b", "q4")]
+
+
+class Failing:
+    """A side whose decoding stops after so many measurements."""
+
+    def __init__(self, name, left):
+        self.name, self.left = name, left
+
+    def takes(self, case):
+        return True
+
+    def measure(self, case):
+        self.left -= 1
+        if self.left < 0:
+            raise sides.Missing("out of memory")
+        return {"decode_tokens_per_s": 500}
+
+
+def test_a_peer_that_fails_takes_nothing_from_sarit():
+    there, case, missing = [Failing("Sarit", 99), Failing("llama.cpp", 1)], sides.Case("mamba2-8m", "q4", 2), {}
+    part = compare.positions(there, case, [1, 1024, 4096], missing)
+    assert part["rows"] == [{"position": 1, "Sarit": 2, "llama.cpp": 2}, {"position": 1024, "Sarit": 2}, {"position": 4096, "Sarit": 2}]
+    assert missing == {"llama.cpp, position 1024": "out of memory"}
+    row = compare.speed(case, [Failing("Sarit", 99), Failing("candle", 1)], 2, missing)
+    assert list(row["runs"]) == ["Sarit"] and len(row["runs"]["Sarit"]) == 2 and "candle, mamba2-8m q4" in missing
 
 
 def run_of(prefill, decode):

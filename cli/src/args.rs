@@ -435,7 +435,7 @@ fn parse_tokens(text: &str) -> Result<usize, String> {
 #[command(
     allow_missing_positional = true,
     after_help = "A row is an object: lang, kind, context, question, answer and, if other answers are right too, accept.
-Answers are compared in NFC, without blanks around and without one final full stop or danda.
+Answers are compared in NFC, without blanks around and without one final full stop (Urdu's too) or danda.
 The second and later ones of rows with the same context, one after the other, are also counted by themselves (later).
 With --keep-state they are asked of the state that has read the context, the questions before and the model's answers.
 

@@ -4,11 +4,11 @@ use serde::Serialize;
 use std::collections::HashMap;
 use unicode_normalization::UnicodeNormalization;
 
-/// A text as it is compared: in NFC, without blanks around and without one final full stop or danda.
+/// A text as it is compared: in NFC, without blanks around and without one final full stop (Urdu's too) or danda.
 pub(crate) fn normalize(text: &str) -> String {
     let text: String = text.nfc().collect();
     let text = text.trim();
-    text.strip_suffix(['.', '।']).unwrap_or(text).trim_end().to_owned()
+    text.strip_suffix(['.', '।', '۔']).unwrap_or(text).trim_end().to_owned()
 }
 
 /// How one answer fares.
@@ -84,6 +84,7 @@ mod tests {
     fn comparison_looks_past_form() {
         assert_eq!(normalize("  45 रुपये। "), "45 रुपये");
         assert_eq!(normalize("45 रुपये ।"), "45 रुपये");
+        assert_eq!(normalize("دو دن۔"), "دو دن");
         assert_eq!(normalize("a.."), "a.");
         // DDA + nukta is what NFC makes of the single letter.
         assert_eq!(normalize("\u{95c}"), "\u{921}\u{93c}");

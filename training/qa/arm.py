@@ -51,6 +51,8 @@ def main():
     p = method.arguments()
     p.add_argument("--most", type=int, default=700, help="rows of a set, each n-th of a larger one; 0: measure no sets")
     args = p.parse_args(sys.argv[2:])
+    if not args.rows or args.skip < 1:
+        p.error("an arm is measured on batches of --rows, of which --skip leaves out one or more")
     model, totals = getattr(method, method.__name__)(args)
     figures = {"parameters": sum(p.numel() for p in model.parameters()), **totals}
     out, begun = Path(args.out), time.time()

@@ -5,7 +5,9 @@
 import argparse
 import multiprocessing as mp
 import os
+import queue
 import random
+import signal
 import time
 import traceback
 from pathlib import Path
@@ -83,13 +85,14 @@ class Packer:
         self.full.append(row)
 
 
-def work(queue, *args):
-    """One worker: batches to the queue, or what went wrong, as text, and no more."""
+def work(out, *args):
+    """One worker: batches to the queue `out`, or what went wrong, as text, and no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C reaches the reader too, which ends its workers
     try:
         for made in make(*args):
-            queue.put(made)
+            out.put(made)
     except Exception:
-        queue.put(traceback.format_exc())
+        out.put(traceback.format_exc())
 
 
 def make(tokenizer_file, seed, batch, mix):
@@ -128,11 +131,22 @@ class Batches:
     def __iter__(self):
         while True:
             begun = time.time()
-            batch = self.queue.get()
+            batch = self.take()
             self.waited += time.time() - begun
             if isinstance(batch, str):
                 raise RuntimeError(f"a worker has stopped:\n{batch}")
             yield batch
+
+    def take(self):
+        """What comes next from the queue. A worker that was killed says nothing there: its exit status does."""
+        while True:
+            killed = [w.exitcode for w in self.workers if w.exitcode]
+            if killed:
+                raise RuntimeError(f"a worker has stopped: exit status {killed[0]}")
+            try:
+                return self.queue.get(timeout=1)
+            except queue.Empty:
+                pass
 
     def ready(self):
         return self.queue.qsize()
@@ -143,25 +157,29 @@ class Batches:
 
 
 class Recorded:
-    """Iterates over the batches of a file from batch `first` on, while `record` may still write it; then again."""
+    """Iterates over the batches of a file from batch `first` on, while `record` may still write it; then again.
+    `read` of them were read before."""
 
     PATIENCE = 120    # seconds without a new batch after which the recording counts as dead
 
-    def __init__(self, path, batch, first=0):
+    def __init__(self, path, batch, first=0, read=0):
         self.path, self.batch, self.first = Path(path), batch, first
         self.size = batch * ROW * 3    # bytes
-        self.index, self.waited = first, 0.0
+        self.index, self.waited = first + read, 0.0
+
+    def count(self):
+        return self.path.stat().st_size // self.size if self.path.exists() else 0
 
     def ready(self):
         """Batches that are there and not read."""
-        return self.path.stat().st_size // self.size - self.index if self.path.exists() else 0
+        return self.count() - self.index
 
     def __iter__(self):
         while True:
             begun = time.time()
             while self.ready() <= 0:
                 if finished(self.path).exists() and self.ready() <= 0:
-                    self.index = self.first
+                    self.rewind()
                 elif time.time() - begun > self.PATIENCE:
                     raise TimeoutError(f"no new batch in {self.path} for {self.PATIENCE} s")
                 else:
@@ -173,6 +191,13 @@ class Recorded:
             self.index += 1
             ids, classes = data[:self.size * 2 // 3].view(np.uint16), data[self.size * 2 // 3:]
             yield ids.reshape(self.batch, ROW), classes.reshape(self.batch, ROW)
+
+    def rewind(self):
+        """To where the reader is when the whole file is read again and again."""
+        rows = self.count() - self.first
+        if rows <= 0:
+            raise ValueError(f"{self.path} holds {self.count()} batches, of which the first {self.first} are left out")
+        self.index = self.first + (self.index - self.first) % rows
 
     def close(self):
         pass

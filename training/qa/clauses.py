@@ -84,7 +84,7 @@ class Sentence:
         return next((d for d in WEEKDAYS[self.draw.lang] if kind == "t" and d in text and d != text), None)
 
     def question(self, asked, swap=None, kind=None):
-        """The sentence with part `asked` replaced by a question word (of another `kind`); part `swap` gets another name."""
+        """The sentence with part `asked` replaced by a question word (of another `kind`); `swap` is (slot, its other name)."""
         draw, rng = self.draw, self.draw.rng
         own, _, words = self.parts[asked][0].partition("=")
         ask = rng.choice(words.replace("_", " ").split("/") if words else CLAUSES[draw.lang].asks[kind or own])
@@ -94,8 +94,8 @@ class Sentence:
         for i, (kind, text, _) in enumerate(self.parts):
             if i == asked:
                 out.append(ask)
-            elif i == swap:
-                out.append(draw.filler(self.line[i][1].rstrip("0123456789")))
+            elif kind == "{" and swap and swap[0] == self.line[i][1]:
+                out.append(swap[1])
             elif kind == "{":
                 out.append(spoken(rng, draw.lang, text))
             elif kind and kind[0] != "c":
@@ -132,17 +132,21 @@ class Drawn:
         return wording if wording_held_out(self.draw.lang, wording) == (split == "dev") else None
 
     def filled(self, wording, swap=None):
-        """The wording with the passage's names; the name of slot `swap` is replaced by one that is not in the passage."""
+        """The wording with the passage's names; `swap` is (slot, its other name)."""
         draw = self.draw
 
         def name(match):
             slot, kind = match.group(1), match.group(1).rstrip("0123456789")
-            if slot == swap:
-                return draw.filler(kind)
+            if swap and slot == swap[0]:
+                return swap[1]
             free = wording[match.end():match.end() + 1] in ("", " ", ",")    # no case ending of the wording's own
             return spoken(draw.rng, draw.lang, draw.fillers[slot]) if free and kind in ENTITY else draw.fillers[slot]
 
         return re.sub(r"\{(\w+)\}", name, wording)
+
+    def other(self, slot):
+        """(slot, another name for it)"""
+        return slot, self.draw.filler(slot.rstrip("0123456789"))
 
     def ask(self, context, split):
         """(kind, question, answer) or None."""
@@ -164,18 +168,18 @@ class Drawn:
         if wording:
             slots = [s for s in re.findall(r"\{(\w+)\}", wording) if s.rstrip("0123456789") in ENTITY]
             if not gone and x < 0.08 and slots:
-                swap, answer, label = rng.choice(slots), none, "none/name"
+                swap, answer, label = self.other(rng.choice(slots)), none, "none/name"
             question = self.filled(wording, swap)
         else:
-            topics = [j for j, part in enumerate(sentence.parts) if part[0] == "{"]
+            topics = [part[1] for part in sentence.line if part[0] == "slot"]
             if gone and place in self.left_out and not topics:
                 return None     # "When is it?" of a sentence that is not there may be answered by another
             if not gone and x < 0.05 and topics:
-                swap, answer, label = rng.choice(topics), none, "none/name"
+                swap, answer, label = self.other(rng.choice(topics)), none, "none/name"
             elif not gone and x < 0.5 and sentence.weekday(i):
                 kind, answer = "d", sentence.weekday(i)
             question = sentence.question(i, swap, kind)
-        if not answer or (answer != none and answer not in context):
+        if not answer or (answer != none and answer not in context) or (swap and swap[1] in context):
             return None
         return "clause/" + ("none" if answer == none and label != "none/name" else label), question, answer
 

@@ -55,7 +55,7 @@ class Comparison:
         a = self.args
         return [sys.executable, str(HERE / "arm.py"), method, "--out", str(self.work / name), "--seconds", str(seconds),
                 "--layers", str(layers), "--hidden", str(hidden), "--batch", str(a.batch), "--warmup", str(a.warmup),
-                "--rows", str(self.work / "rows"), "--skip", str(HELD), *map(str, more)]
+                "--rows", str(self.work / "rows"), "--skip", str(HELD), "--keep", "inf", *map(str, more)]
 
     def train(self, name, seconds, shape, *more):
         return self.command("train", name, seconds, shape, "--total", seconds, *more)

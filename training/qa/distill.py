@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import checkpoint
+import parallel
 import train
 from batches import ANSWER, TEXT
 from model import Config, LanguageModel
@@ -124,7 +125,7 @@ def distill(args):
         "hidden": lambda ids, classes, dtype: layers_loss(hidden, student, teacher, ids[:, :-1], dtype),
         "output": lambda ids, classes, dtype: output_loss(student, teacher, ids, classes, args.text_weight, dtype),
     }
-    totals, skip = [], args.skip
+    totals, read = [], 0
     for stage, share in zip(STAGES, args.shares):
         if not share:
             continue
@@ -132,16 +133,17 @@ def distill(args):
             transfer(student, teacher)
         trained(student, stage)
         seconds = share * args.seconds
-        own = dict(out=f"{args.out}/{stage}", seconds=seconds, total=seconds, warmup=args.warmup * share, skip=skip)
+        own = dict(out=f"{args.out}/{stage}", seconds=seconds, total=seconds, warmup=args.warmup * share)
         options = argparse.Namespace(**{**vars(args), **own})
 
         def loss_of(ids, classes, dtype):
             value = loss[stage](ids, classes, dtype)
             return value, {f"{stage}_loss": value.detach()}
 
-        totals.append(train.run(options, student, state, loss_of))
-        skip += totals[-1]["steps"]
-    checkpoint.save_parts(student.state_dict(), f"{args.out}/ckpt")
+        totals.append(train.run(options, student, state, loss_of, read))
+        read += totals[-1]["steps"]
+    if parallel.rank() == 0:
+        checkpoint.save_parts(student.state_dict(), f"{args.out}/ckpt")
     return student, {key: round(sum(t[key] for t in totals), 1) for key in totals[0]}
 
 

@@ -33,6 +33,12 @@ def clause_document(rng, lang, texts):
     return " ".join(parts), questions
 
 
+def named(questions, context):
+    """Those of [(part of the context, kind, question, answer)] that can mean no other part, and so have one answer."""
+    return [(part, k, q, a) for part, k, q, a in questions
+            if "none" not in k.split("/") and context.count(a) == 1 and belongs(q, part, context)]
+
+
 def scene_document(rng, lang, texts):
     """One to three scenes, with or without natural sentences around them."""
     count = rng.choice((1, 1, 1, 1, 2, 3))
@@ -41,16 +47,12 @@ def scene_document(rng, lang, texts):
     for _ in range(count):
         context, asked = grammar.sample(rng, lang, per_scene, texts)
         parts.append(context)
-        questions += [(k, q, a) for k, q, a in asked]
+        questions += [(context, *a) for a in asked]
     if count > 1:
-        # A question without a name, asked of several scenes at once, may have two answers: keep the named ones.
-        questions = [(k, q, a) for k, q, a in questions if sum(p.count(a) for p in parts) <= 1]
-        shared = [w for p in parts for w in set(p.split())]
-        questions = [(k, q, a) for k, q, a in questions
-                     if "none" not in k.split("/") and any(shared.count(w) == 1 for w in q.split() if len(w) > 3)]
+        questions = named(questions, " ".join(parts))
     if rng.random() < 0.3:
         scatter(rng, parts, lang, texts)
-    return rng.choice((" ", " ", "\n")).join(parts), questions
+    return rng.choice((" ", " ", "\n")).join(parts), [asked for _, *asked in questions]
 
 
 def belongs(question, part, context):
@@ -95,23 +97,27 @@ def long_document(rng, lang, texts, split="train"):
     return context, kept[:rng.randint(2, 5)]
 
 
+def document(rng, lang, texts, source, split):
+    """(context, [(kind, question, answer)]) from a source; now and then without a question."""
+    if source == "long":
+        return long_document(rng, lang, texts, split)
+    if source == "records":
+        records_at_most = rng.choice((1, 2, 3, 4, 5, 6, 6, 6, 6, 12))
+        return records.sample(rng, lang, "train", records_at_most, rng.choice((1, 2, 3, 4, 5)), texts)
+    if source == "cloze":
+        context, questions = cloze.sample(rng, lang, rng.randint(1, 5), texts, long_length(rng, 120, 2200))
+    else:
+        context, questions = (scene_document if source == "scene" else clause_document)(rng, lang, texts)
+    return context, [(k, dressed(rng, lang, q), a) for k, q, a in questions]
+
+
 def draw(rng, texts, lang=None, source=None, mix=MIX, split="train"):
     """(language, context, [(kind, question, answer)]); no questions for plain prose. Split "dev" is for the source "long"."""
     lang = lang or rng.choice(LANGS)
     source = source or rng.choices(list(mix), mix.values())[0]
-    if source == "records":
-        records_at_most = rng.choice((1, 2, 3, 4, 5, 6, 6, 6, 6, 12))
-        context, questions = records.sample(rng, lang, "train", records_at_most, rng.choice((1, 2, 3, 4, 5)), texts)
-    elif source in ("scene", "clause"):
-        context, questions = (scene_document if source == "scene" else clause_document)(rng, lang, texts)
-        questions = [(k, dressed(rng, lang, q), a) for k, q, a in questions]
-    elif source == "cloze":
-        context, questions = cloze.sample(rng, lang, rng.randint(1, 5), texts, long_length(rng, 120, 2200))
-        questions = [(k, dressed(rng, lang, q), a) for k, q, a in questions]
-    elif source == "long":
-        context, questions = long_document(rng, lang, texts, split)
-    else:
-        context, questions = " ".join(cloze.passage(rng, texts[lang], 1500)), []
+    context, questions = " ".join(cloze.passage(rng, texts[lang], 1500)) if source == "prose" else "", []
+    while source != "prose" and not questions:
+        context, questions = document(rng, lang, texts, source, split)
     rng.shuffle(questions)
     nfc = lambda s: unicodedata.normalize("NFC", s)
     return lang, nfc(context), [(k, nfc(q), nfc(a)) for k, q, a in questions]

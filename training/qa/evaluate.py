@@ -3,7 +3,7 @@
     python evaluate.py --weights run/ckpt --out run/eval natural-dev.jsonl other.jsonl --lm-text lm-text.txt
 
 A row is {lang, kind, context, question, answer, accept?}. Exact: equal to the answer or one of `accept` after NFC, strip
-and removal of one final full stop or danda. F1 is on words parted by spaces.
+and removal of one final full stop (Urdu's too) or danda, as `sarit eval qa` has it. F1 is on words parted by spaces.
 """
 import argparse
 import json

@@ -24,8 +24,8 @@ HERE = Path(__file__).parent
 NAMES = load_names()
 TOKEN = re.compile(r"\{(\w+)\}|<(\w+(?:=[^ <>]+)?) |([(|)>])|([^(){}<>|]+)")
 # Labels that answer each other's question in part: none of them is "not given" when another one is there.
-NEAR = {"when": {"day", "date", "time"}, "day": {"when", "date", "by"}, "date": {"when", "day", "by"}, "time": {"when"},
-        "money": {"fee"}, "who": {"chief", "ride"}, "fee": {"money"}}
+NEAR = {"when": {"day", "date", "time", "food"}, "food": {"when"}, "day": {"when", "date", "by"}, "date": {"when", "day", "by"},
+        "time": {"when"}, "money": {"fee"}, "who": {"chief", "ride"}, "fee": {"money"}}
 AND = {"hi": "और", "ur": "اور", "pa": "ਅਤੇ", "bn": "আর", "as": "আৰু", "or": "ଏବଂ", "mr": "आणि", "gu": "અને", "ne": "र",
        "ta": "மற்றும்", "te": "మరియు", "kn": "ಮತ್ತು", "ml": "കൂടാതെ", "en": "and"}
 PLACE_ENDING = {"bn": "ে", "ta": " ஊரில்", "te": "లో", "mr": " मध्ये", "gu": "માં", "kn": "ನಲ್ಲಿ", "ml": "ിൽ", "or": "ରେ", "as": "ত", "ne": "मा"}
@@ -258,7 +258,7 @@ def big_number(rng):
 
 
 def small_number(rng):
-    return str(rng.randint(2, 99) if rng.random() < 0.7 else rng.randint(100, 400))
+    return str(rng.randint(2, 99)) if rng.random() < 0.7 else number(rng, 100, 400, "train")
 
 
 def clock(rng, lang):

@@ -22,6 +22,8 @@ def rows(squad, lang):
                 kind = "span"
                 if qa.get("is_impossible"):
                     kind, texts = "none", [NOTGIVEN[lang]]
+                if not texts:
+                    raise ValueError(f"a question without an answer that is not marked impossible: {qa['question']}")
                 yield {"lang": lang, "kind": kind, "context": paragraph["context"], "question": qa["question"],
                        "answer": texts[0], "accept": texts[1:]}
 

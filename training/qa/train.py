@@ -1,6 +1,6 @@
 """Trains the model for a given time. A run may be cut into legs: --resume goes on from the last leg's state.
 
-    python train.py --out run --seconds 500 --total 1200 --warm ../../models/indic-qa-base
+    python train.py --out run --seconds 500 --total 1200 --warm INDIC_QA_BASE
     python train.py --out run --seconds 500 --total 1200 --resume run/state.pt
     python train.py --out teacher --seconds 500 --total 500 --mixer attention         # for distill.py
     torchrun --nproc-per-node 4 train.py --out run --seconds 500 --total 500          # --batch and --workers are of each GPU
@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ def parser(description):
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--mix", type=json.loads, default=documents.MIX, help="JSON: share of documents per source")
     p.add_argument("--mean", type=float, default=0.0, help="decay per step of a running mean of the weights, saved as mean-*")
-    p.add_argument("--keep", type=float, default=math.inf, help="seconds between checkpoints on the way")
+    p.add_argument("--keep", type=float, default=60, help="seconds between two times that the run is saved on the way")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return p
 
@@ -69,6 +70,8 @@ def start(args, model):
 
 def create(args, mixer):
     """The model to train, on its device, and the saved state that its run goes on from."""
+    if args.rows and parallel.size() > 1:
+        raise SystemExit("--rows: all processes would train on the same batches; leave it out, or take one process")
     args.device = parallel.join(args.device)
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
@@ -80,22 +83,25 @@ def create(args, mixer):
     return model, state
 
 
-def save(out, model, mean):
+def save(out, model, optims, mean, counts):
+    """What --resume goes on from, and the weights alone; `counts` are the seconds, positions and steps so far."""
+    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optims], **counts}
+    checkpoint.write({out / "state.pt": partial(torch.save, state)})
     checkpoint.save_parts(model.state_dict(), out / "ckpt")
     if mean:
         names = [name for name, _ in model.named_parameters()]
         checkpoint.save_parts(dict(zip(names, mean)), out / "mean")
 
 
-def run(args, model, state, loss_of):
+def run(args, model, state, loss_of, read=0):
     """Trains `model` for a leg: {seconds, positions, steps, waited: seconds without a batch to read}.
 
-    `loss_of(ids, classes, dtype)` -> loss, {name in the log: value}; both [B,T+1].
+    `loss_of(ids, classes, dtype)` -> loss, {name in the log: value}; both [B,T+1]. `read`: batches of --rows already trained on.
     """
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     if args.rows:
-        batches = Recorded(args.rows, args.batch, args.skip)
+        batches = Recorded(args.rows, args.batch, args.skip, read)
     else:
         batches = Batches(args.tokenizer, args.seed + 1000 * parallel.rank(), args.batch, args.workers, args.mix)
     cuda = args.device != "cpu"
@@ -120,50 +126,52 @@ def run(args, model, state, loss_of):
     report(event="start", machine=machine, torch=torch.__version__, parameters=parameters, **vars(args))
     before, positions, step = state["seconds"], state["positions"], state["step"]
     begun, clock, elapsed, kept = time.time(), None, 0.0, 0.0
-    for ids, classes in batches:
-        ids = torch.from_numpy(ids.astype("int64")).to(args.device, non_blocking=True)
-        classes = torch.from_numpy(classes).to(args.device, non_blocking=True)
-        lr = rate(args, step - state["step"], before + elapsed)
-        for o in optims:
-            for group in o.param_groups:
-                group["lr"] = lr
-        loss, measures = loss_of(ids, classes, torch.bfloat16 if cuda else torch.float32)
-        loss.backward()
-        parallel.average_gradients(model)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for o in optims:
-            o.step()
-        model.zero_grad(set_to_none=True)
-        if mean:
-            torch._foreach_lerp_(mean, list(model.parameters()), 1 - args.mean)
-        step += 1
-        positions += args.batch * (ROW - 1) * parallel.size()
-        if clock is None:                      # the first step compiles: the clock starts after it
-            loss.item()
-            clock = mark_time = time.time()
-            mark = positions
-            report(event="compiled", seconds=round(clock - begun, 1))
-        elapsed = parallel.clock(step, elapsed, clock)
-        if step % 50 == 0:
-            values = {name: round(float(v), 4) for name, v in {**measures, "gradient": norm}.items()}
-            now = time.time()
-            report(step=step, seconds=round(before + now - clock, 1), **values, rate=round(lr, 7), positions=positions,
-                   positions_per_s=round((positions - mark) / (now - mark_time)), queued=batches.ready())
-            mark, mark_time = positions, now
-        if elapsed >= args.seconds:
-            break
-        if elapsed - kept >= args.keep and parallel.rank() == 0:
-            save(out, model, mean)
-            kept = elapsed
-    batches.close()
-    seconds = before + elapsed
-    totals = dict(seconds=round(seconds, 1), positions=positions, steps=step, waited=round(batches.waited, 1))
+
+    def keep():
+        if parallel.rank() == 0 and step > state["step"]:
+            save(out, model, optims, mean, dict(seconds=before + elapsed, positions=positions, step=step))
+
+    try:
+        for ids, classes in batches:
+            ids = torch.from_numpy(ids.astype("int64")).to(args.device, non_blocking=True)
+            classes = torch.from_numpy(classes).to(args.device, non_blocking=True)
+            lr = rate(args, step - state["step"], before + elapsed)
+            for o in optims:
+                for group in o.param_groups:
+                    group["lr"] = lr
+            loss, measures = loss_of(ids, classes, torch.bfloat16 if cuda else torch.float32)
+            loss.backward()
+            parallel.average_gradients(model)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for o in optims:
+                o.step()
+            model.zero_grad(set_to_none=True)
+            if mean:
+                torch._foreach_lerp_(mean, list(model.parameters()), 1 - args.mean)
+            step += 1
+            positions += args.batch * (ROW - 1) * parallel.size()
+            if clock is None:                      # the first step compiles: the clock starts after it
+                loss.item()
+                clock = mark_time = time.time()
+                mark = positions
+                report(event="compiled", seconds=round(clock - begun, 1))
+            elapsed = parallel.clock(step, elapsed, clock)
+            if step % 50 == 0:
+                values = {name: round(float(v), 4) for name, v in {**measures, "gradient": norm}.items()}
+                now = time.time()
+                report(step=step, seconds=round(before + now - clock, 1), **values, rate=round(lr, 7), positions=positions,
+                       positions_per_s=round((positions - mark) / (now - mark_time)), queued=batches.ready())
+                mark, mark_time = positions, now
+            if elapsed >= args.seconds:
+                break
+            if elapsed - kept >= args.keep:
+                keep()
+                kept = elapsed
+    finally:
+        batches.close()
+        keep()
+    totals = dict(seconds=round(before + elapsed, 1), positions=positions, steps=step, waited=round(batches.waited, 1))
     report(event="end", **totals)
-    if parallel.rank() > 0:
-        return totals
-    torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optims], "seconds": seconds,
-                "positions": positions, "step": step}, out / "state.pt")
-    save(out, model, mean)
     return totals
 
 

@@ -1,4 +1,5 @@
 """The generator: answers stand in their context, splits do not leak, measuring sets stay out of training."""
+import itertools
 import json
 import random
 import re
@@ -21,6 +22,7 @@ from names import KINDS, load_names
 from records_wording import LANGS, NOTGIVEN
 from text import load_text
 from tokenizer import BOS, EOS
+from values import in_split
 
 DRAWS = 600    # documents per source
 
@@ -40,13 +42,21 @@ def test_every_answer_stands_in_its_context_or_is_not_given(texts, source):
     kinds = set()
     for i in range(DRAWS):
         lang, context, questions = documents.draw(rng, texts, LANGS[i % len(LANGS)], source)
-        assert unicodedata.is_normalized("NFC", context)
+        assert unicodedata.is_normalized("NFC", context) and questions, (lang, context)
         for kind, question, answer in questions:
             none = answer == unicodedata.normalize("NFC", NOTGIVEN[lang])
             kinds.add(none)
             assert question and (none or answer in context), (lang, kind, question, answer)
             assert none == ("none" in kind.split("/")[1:]), (lang, kind, question, answer)
     assert kinds == {True, False}
+
+
+def test_a_question_about_several_scenes_names_its_own():
+    price, event = "Rice costs 20 rupees, salt 9.", "The wheat fair is on Monday. Tea costs 9."
+    right = [(price, "price/p", "what does Rice cost", "20 rupees"), (event, "event/when", "when is the fair", "Monday")]
+    wrong = [(price, "price/p", "what does wheat cost", "20 rupees"), (price, "price/p", "cost of salt", "9"),
+             (event, "event/when", "when is it", "Monday"), (event, "event/fee/none", "fee of the fair", "not given")]
+    assert documents.named(right + wrong, f"{price} {event}") == right
 
 
 def test_a_context_may_lose_all_that_is_asked_for(texts, monkeypatch):
@@ -59,6 +69,15 @@ def test_a_context_may_lose_all_that_is_asked_for(texts, monkeypatch):
 def test_what_stops_a_worker_stops_the_training():
     batches = Batches("no-such-tokenizer.json", 1, 2, 1, documents.MIX)
     with pytest.raises(RuntimeError, match="a worker has stopped"):
+        next(iter(batches))
+    batches.close()
+
+
+def test_a_killed_worker_stops_the_training():
+    batches = Batches(str(HERE / "tokenizer.json"), 1, 2, 2, documents.MIX)
+    batches.workers[0].kill()
+    batches.workers[0].join()
+    with pytest.raises(RuntimeError, match="exit status -9"):
         next(iter(batches))
     batches.close()
 
@@ -95,6 +114,13 @@ def test_numbers_and_invented_names_of_records_belong_to_one_split(texts):
     assert len(plain(seen["eval"])) > 100 and not plain(seen["train"]) & plain(seen["eval"])
 
 
+def test_numbers_of_scenes_are_of_the_train_split():
+    rng = random.Random(4)
+    drawn = {grammar.VALUES[kind](rng, "en").replace(",", "") for kind in ("n", "num", "big") for _ in range(1500)}
+    large = {n for n in drawn if int(n) >= 100}
+    assert len(large) > 1000 and all(in_split("#" + n, "train") for n in large)
+
+
 def test_held_out_wordings_are_not_asked_in_training(texts):
     """Two wordings may give the same question once their names are filled in, but seldom."""
     rng = random.Random(3)
@@ -123,6 +149,41 @@ def test_every_grammar_line_can_be_drawn(texts):
             for number, wordings in passage.questions.items():
                 for wording in wordings:
                     assert drawn.filled(drawn.draw.flat(wording, lambda name: "{" + name + "}"))
+
+
+def test_a_name_that_a_context_holds_is_not_asked_for_as_another(texts, monkeypatch):
+    monkeypatch.setattr(grammar.Draw, "filler", lambda self, kind: "Zqx")
+    for lang in LANGS:
+        rng, kinds = random.Random(2), {"": set(), " Zqx": set()}
+        for passage in grammar.CLAUSES[lang].passages[:10]:
+            draw = grammar.Draw(rng, lang, texts)
+            draw.slot = lambda name: draw.fillers.setdefault(name, name)
+            drawn = clauses.Drawn(draw, passage)
+            for more, found in kinds.items():
+                found |= {made[0] for _ in range(100) if (made := drawn.ask(drawn.text() + more, "train"))}
+        assert "clause/none/name" in kinds[""] and len(kinds[" Zqx"]) > 2 and "clause/none/name" not in kinds[" Zqx"], lang
+
+
+def wordings(sequence):
+    """All texts that a pattern without spans may give, its slots as they are written."""
+    texts = [""]
+    for part in sequence:
+        branches = ([part] if isinstance(part, str) else ["{" + part[1] + "}"] if part[0] == "slot"
+                    else [text for branch in part[1] for text in wordings(branch)])
+        texts = [text + branch for text in texts for branch in branches]
+    return texts
+
+
+def test_what_the_context_tells_is_never_not_given():
+    """Labels that share a wording are near each other, and what every context of a kind of scene tells is labelled."""
+    for lang in LANGS:
+        for name, scene in grammar.GRAMMAR[lang].scenes.items():
+            asked = {label: {w for q in questions for w in wordings(q)} for label, questions in scene.questions.items()}
+            for a, b in itertools.permutations(asked, 2):
+                assert not asked[a] & asked[b] or b in grammar.NEAR.get(a, ()), (lang, name, a, b)
+        for name, label in (("event", "what"), ("outage", "where")):
+            for first, *_ in grammar.GRAMMAR[lang].scenes[name].contexts:
+                assert label in spans_of(first), (lang, name)
 
 
 def spans_of(sequence):
@@ -178,6 +239,14 @@ def test_recorded_batches_are_read_in_order_and_then_again(tmp_path):
     read = [batch for _, batch in zip(range(5), reader)]
     for (ids, classes), i in zip(read, (2, 3, 4, 2, 3)):
         assert (ids == made[i][0]).all() and (classes == made[i][1]).all()
+
+
+def test_a_recording_that_is_read_through_goes_on_where_it_would_be(tmp_path):
+    record(tmp_path / "rows", 5, [(np.full((2, ROW), i, np.uint16), np.zeros((2, ROW), np.uint8)) for i in range(5)])
+    read = [int(ids[0, 0]) for _, (ids, _) in zip(range(4), Recorded(tmp_path / "rows", 2, first=2, read=7))]
+    assert read == [3, 4, 2, 3]
+    with pytest.raises(ValueError, match="holds 5 batches"):
+        next(iter(Recorded(tmp_path / "rows", 2, first=5)))
 
 
 def test_an_unfinished_recording_is_waited_for(tmp_path, monkeypatch):

@@ -2,10 +2,12 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import checkpoint
 import distill
 from batches import ANSWER, TEXT
 from model import BOS, Config, LanguageModel, Mixer
@@ -104,3 +106,15 @@ def test_each_stage_lowers_its_loss():
         print(f"{stage}: {first:.3f} -> {last:.3f}")
         assert last < 0.8 * first, stage
         assert all((p == before[n]).all() for n, p in student.named_parameters() if not p.requires_grad)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_writes_the_student(rank, tmp_path, monkeypatch):
+    shape = dict(layers=1, hidden=64)
+    checkpoint.save_parts(LanguageModel(Config(**shape, mixer="attention")).state_dict(), tmp_path / "teacher")
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr(distill.train, "run", lambda *args: {"steps": 1})
+    monkeypatch.setattr(sys, "argv", ["distill.py", "--out", str(tmp_path), "--seconds", "1", "--teacher", str(tmp_path / "teacher"),
+                                      "--layers", "1", "--hidden", "64", "--device", "cpu"])
+    assert distill.distill(distill.arguments().parse_args())[1] == {"steps": 3}
+    assert (tmp_path / "ckpt-0.safetensors").exists() == (rank == 0)
