@@ -131,6 +131,8 @@ pub enum StateError {
     },
     /// The bytes do not match the checksum: the snapshot is damaged.
     Checksum,
+    /// The state claims to have read so many tokens, more than [`MAX_POSITION`](crate::MAX_POSITION).
+    Position(u64),
     /// The element at this place of the state, in bytes, is infinite or not a number.
     NotFinite(usize),
 }
@@ -167,6 +169,9 @@ impl fmt::Display for StateError {
                 write!(f, "the state should be {need} bytes long but has {have}: it is truncated or damaged")
             }
             Self::Checksum => f.write_str("the state is damaged: its bytes do not match its checksum"),
+            Self::Position(p) => {
+                write!(f, "the state claims to have read {p} tokens, more than a stream can")
+            }
             Self::NotFinite(i) => write!(f, "the state holds a value that is not finite, at byte {i}"),
         }
     }

@@ -6,9 +6,11 @@ use sarit_core::format::{
     FINGERPRINT_START, Header, RecordHeader, Section, TensorEntry, TensorTable, section,
 };
 use sarit_core::plan::{FrameInput, FrameOutput, JoinRecord, LogitsOutput, SsmRecord, TokenInput};
-use sarit_core::{DType, Engine, Model, ModelError, Scalar, Scratch, State, StateDType};
+use sarit_core::{
+    DType, Engine, MAX_POSITION, Model, ModelError, Scalar, Scratch, State, StateDType, StateError,
+};
 use sarit_cpu::AlignedBytes;
-use sarit_tests::{aligned, converted, golden, golden_frames};
+use sarit_tests::{Lent, aligned, converted, golden, golden_frames};
 
 /// Gives the file a valid fingerprint, so that what follows is reached.
 fn sign(file: &mut [u8]) {
@@ -279,4 +281,36 @@ fn mutate_states(model: &Model<'_>, rounds: usize) {
     }
     println!("{}: {refused} mutations refused", model.state_dtype().name());
     assert!(refused > rounds / 5);
+}
+
+/// Attention counts one position more than a state has read, and rings and held tokens divide by it.
+#[test]
+fn positions_that_no_stream_reaches_are_refused() {
+    const POSITION: usize = 24;
+    for name in ["jamba-tiny", "bamba-tiny"] {
+        let file = converted(&golden(name), DType::Q8);
+        let model = Model::from_bytes(&file).unwrap();
+        let mut lent = Lent::new(&model, 3);
+        let mut snapshot = vec![0; State::snapshot_bytes(&model)];
+        State::init(&model, &mut lent.state).unwrap().save(&mut snapshot).unwrap();
+        let mut place = |position: u64| {
+            snapshot[POSITION..POSITION + 8].copy_from_slice(&position.to_le_bytes());
+            let end = snapshot.len() - 8;
+            let sum = sarit_core::hash(&snapshot[..end]);
+            snapshot[end..].copy_from_slice(&sum.to_le_bytes());
+            snapshot.clone()
+        };
+        for position in [MAX_POSITION + 1, u64::MAX] {
+            let refused = State::load(&model, &place(position), &mut lent.state).err();
+            assert_eq!(refused, Some(StateError::Position(position)), "{name}");
+        }
+        let mut state = State::load(&model, &place(MAX_POSITION), &mut lent.state).unwrap();
+        let refused = state.replace::<StateError>(u64::MAX, |_| Ok(()));
+        assert_eq!(refused, Err(StateError::Position(u64::MAX)), "{name}");
+        let mut scratch = Scratch::new(&model, &mut lent.scratch, 3).unwrap();
+        let engine = Engine::new(model, Scalar);
+        engine.feed(&mut state, &mut scratch, &[1, 2, 3, 4]).unwrap();
+        engine.step(&mut state, &mut scratch, 1).unwrap();
+        assert_eq!(state.position(), MAX_POSITION + 5, "{name}");
+    }
 }
