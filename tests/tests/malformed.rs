@@ -5,7 +5,9 @@ use std::mem::offset_of;
 use sarit_core::format::{
     FINGERPRINT_START, Header, RecordHeader, Section, TensorEntry, TensorTable, section,
 };
-use sarit_core::plan::{FrameInput, FrameOutput, JoinRecord, LogitsOutput, SsmRecord, TokenInput};
+use sarit_core::plan::{
+    FrameInput, FrameOutput, JoinRecord, LogitsOutput, SsmRecord, TokenInput, input, output,
+};
 use sarit_core::{
     DType, Engine, MAX_POSITION, Model, ModelError, Scalar, Scratch, State, StateDType, StateError,
 };
@@ -169,6 +171,30 @@ fn one_case_per_error_of_a_frame_model() {
     assert_eq!(bad(payload(block) + offset_of!(JoinRecord, output), 3), field(2));
     let ssm_only = offset_of!(SsmRecord, d_state);
     assert!(matches!(bad(payload(block) + ssm_only, 1 << 23), Some(ModelError::Operand { index: 2, .. })));
+}
+
+/// Before a block has written the branch, its memory holds what the last user of the scratch left there.
+#[test]
+fn the_branch_is_not_read_before_it_is_written() {
+    let good = small_model();
+    let plan = find(&good, section::PLAN).1.offset as usize;
+    let payload = |at: usize| at + size_of::<RecordHeader>();
+    let first = payload(payload(payload(plan) + size_of::<TokenInput>()) + size_of::<LogitsOutput>());
+    let second = payload(first + size_of::<SsmRecord>());
+    let mut file = aligned(&good);
+    let mut set = |at: usize, value: u32| {
+        file[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        sign(&mut file);
+        try_run(&file)
+    };
+    for reads in [input::BRANCH, input::RESIDUAL_PLUS_BRANCH] {
+        assert_eq!(set(first, reads), Err(ModelError::Field(2)));
+        assert_eq!(set(first, input::RESIDUAL), Ok(()));
+        assert_eq!(set(second, reads), Err(ModelError::Field(3)));
+        assert_eq!(set(first + offset_of!(JoinRecord, output), output::BRANCH), Ok(()));
+        assert_eq!(set(first + offset_of!(JoinRecord, output), output::RESIDUAL), Err(ModelError::Field(3)));
+        assert_eq!(set(second, input::RESIDUAL), Ok(()));
+    }
 }
 
 #[test]

@@ -16,8 +16,17 @@ pub(crate) struct Operands<'a, 'm> {
     pub(crate) index: u32,
     /// Where the tensors are; its input gives the width of the residual stream.
     pub(crate) model: &'a Model<'m>,
-    /// Length of the normed input of the block before this one.
-    pub(crate) before: usize,
+    /// What the blocks before this one leave.
+    pub(crate) before: Before,
+}
+
+/// What the blocks before a record leave to its block.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Before {
+    /// Length of the normed input of the last one; 0 before the first.
+    pub(crate) input_len: usize,
+    /// Whether one of them writes the branch.
+    pub(crate) branch: bool,
 }
 
 impl<'m> Operands<'_, 'm> {
@@ -120,10 +129,10 @@ impl<'m> Operands<'_, 'm> {
     pub(super) fn join(&self, r: &JoinRecord) -> Result<(Join<'m>, usize), ModelError> {
         let input = match r.input {
             input::RESIDUAL => BlockInput::Residual,
-            input::SAME if self.before > 0 => BlockInput::Same,
+            input::SAME if self.before.input_len > 0 => BlockInput::Same,
             input::RESIDUAL_AND_EMBEDDING => BlockInput::ResidualAndEmbedding,
-            input::BRANCH => BlockInput::Branch,
-            input::RESIDUAL_PLUS_BRANCH => BlockInput::ResidualPlusBranch,
+            input::BRANCH if self.before.branch => BlockInput::Branch,
+            input::RESIDUAL_PLUS_BRANCH if self.before.branch => BlockInput::ResidualPlusBranch,
             _ => return Err(self.field()),
         };
         let output = match r.output {
@@ -132,7 +141,7 @@ impl<'m> Operands<'_, 'm> {
             output::REPLACE => BlockOutput::Replace,
             _ => return Err(self.field()),
         };
-        let len = input.len(self.d_model(), self.before);
+        let len = input.len(self.d_model(), self.before.input_len);
         let norm = self.norm(&r.norm, len)?;
         Ok((Join { input, norm, output, scale: self.finite(r.scale)? }, len))
     }
