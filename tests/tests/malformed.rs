@@ -6,7 +6,8 @@ use sarit_core::format::{
     FINGERPRINT_START, Header, RecordHeader, Section, TensorEntry, TensorTable, section,
 };
 use sarit_core::plan::{
-    FrameInput, FrameOutput, JoinRecord, LogitsOutput, SsmRecord, TokenInput, input, output,
+    AttentionRecord, FrameInput, FrameOutput, JoinRecord, LogitsOutput, NormRecord, SsmRecord, TokenInput,
+    input, norm_kind, output, tag,
 };
 use sarit_core::{
     DType, Engine, MAX_POSITION, Model, ModelError, Scalar, Scratch, State, StateDType, StateError,
@@ -63,6 +64,20 @@ fn find(file: &[u8], kind: u32) -> (usize, Section) {
         .map(|at| (at, bytemuck::pod_read_unaligned::<Section>(&file[at..at + size_of::<Section>()])))
         .find(|(_, s)| s.kind == kind)
         .expect("every converted model has the section")
+}
+
+/// Index of the first record of a kind, and where its payload starts.
+fn record(file: &[u8], tag: u16) -> (u32, usize) {
+    let mut at = find(file, section::PLAN).1.offset as usize;
+    for index in 0.. {
+        let payload = at + size_of::<RecordHeader>();
+        let header: RecordHeader = bytemuck::pod_read_unaligned(&file[at..payload]);
+        if header.tag == tag {
+            return (index, payload);
+        }
+        at = payload + header.bytes as usize;
+    }
+    unreachable!("every plan ends")
 }
 
 /// What a model becomes that has other bytes at one place.
@@ -194,6 +209,27 @@ fn the_branch_is_not_read_before_it_is_written() {
         assert_eq!(set(first + offset_of!(JoinRecord, output), output::BRANCH), Ok(()));
         assert_eq!(set(first + offset_of!(JoinRecord, output), output::RESIDUAL), Err(ModelError::Field(3)));
         assert_eq!(set(second, input::RESIDUAL), Ok(()));
+    }
+}
+
+/// A bias without a layer norm and a weight without any would be left out by some operations and not by others.
+#[test]
+fn norms_that_a_step_would_not_compute_are_refused() {
+    let good = converted(&golden("lfm2-tiny"), DType::Q8);
+    let (index, attention) = record(&good, tag::ATTENTION);
+    let attend: AttentionRecord =
+        bytemuck::pod_read_unaligned(&good[attention..attention + size_of::<AttentionRecord>()]);
+    let field = Some(ModelError::Field(index));
+    let bad = |at: usize, value: u32| changed(&good, attention + at, &value.to_le_bytes());
+    let norm = offset_of!(JoinRecord, norm);
+    let (kind, bias) = (offset_of!(NormRecord, kind), offset_of!(NormRecord, bias));
+    assert_eq!(attend.join.norm.kind, norm_kind::RMS);
+    assert_eq!(bad(norm + bias, attend.join.norm.weight), field);
+    assert_eq!(bad(norm + kind, norm_kind::IDENTITY), field);
+    assert_eq!(bad(norm + kind, norm_kind::LAYER), None);
+    for part in [offset_of!(AttentionRecord, q_norm), offset_of!(AttentionRecord, k_norm)] {
+        assert_eq!(bad(part + kind, norm_kind::LAYER), field);
+        assert_eq!(bad(part + bias, attend.q_norm.weight), field);
     }
 }
 

@@ -119,7 +119,7 @@ impl Record for StateFormat {
 pub struct NormRecord {
     /// One of [`norm_kind`].
     pub kind: u32,
-    /// f32 `[n]` or [`NONE`].
+    /// f32 `[n]` or [`NONE`]; not with [`norm_kind::IDENTITY`].
     pub weight: u32,
     /// f32 `[n]` or [`NONE`]; only with [`norm_kind::LAYER`].
     pub bias: u32,

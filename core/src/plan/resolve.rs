@@ -113,8 +113,10 @@ impl<'m> Operands<'_, 'm> {
             norm_kind::LAYER => NormKind::Layer,
             _ => return Err(self.field()),
         };
+        let stray =
+            r.bias != NONE && kind != NormKind::Layer || r.weight != NONE && kind == NormKind::Identity;
         // Above 0 and finite: of positive floats the bits are in order.
-        if !(1..f32::INFINITY.to_bits()).contains(&r.eps.to_bits()) {
+        if stray || !(1..f32::INFINITY.to_bits()).contains(&r.eps.to_bits()) {
             return Err(self.field());
         }
         Ok(Norm {
