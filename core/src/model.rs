@@ -8,7 +8,7 @@ use crate::plan::{
     Before, Block, BlockOutput, Expert, Input, Moe, Operands, Output, Record, StateFormat, tag,
 };
 use crate::scratch::{ScratchLens, Shape};
-use crate::state::{StateDType, StatePart};
+use crate::state::{SNAPSHOT_CHECKSUM_BYTES, SNAPSHOT_HEADER_BYTES, StateDType, StatePart};
 use crate::tensor::Tensor;
 use crate::{ALIGN, hash};
 
@@ -160,14 +160,15 @@ impl<'m> Model<'m> {
         Ok(())
     }
 
-    /// Resolves every block and sums up the state.
+    /// Resolves every block and sums up the state, of which a snapshot can be addressed.
     #[inline(never)]
     fn check_blocks(&mut self) -> Result<(), ModelError> {
         let mut state_bytes = StateDType::ALL.map(|_| pool_bytes(self.output()));
+        let most = usize::MAX - SNAPSHOT_HEADER_BYTES - SNAPSHOT_CHECKSUM_BYTES;
         let blocks = self.walk(|block, _, _| {
             for (sum, dtype) in state_bytes.iter_mut().zip(StateDType::ALL) {
                 let bytes = padded_bytes(block, dtype).and_then(|bytes| bytes.checked_add(*sum));
-                *sum = bytes.ok_or(ModelError::TooLarge)?;
+                *sum = bytes.filter(|sum| *sum <= most).ok_or(ModelError::TooLarge)?;
             }
             Ok(())
         })?;
