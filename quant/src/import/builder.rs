@@ -10,6 +10,7 @@ use sarit_core::plan::{
 use serde_json::Value;
 
 use super::ImportError;
+use super::config::{count, wrong};
 use crate::checkpoint::Checkpoint;
 use crate::recipe::{Piece, Recipe, Role, Source};
 
@@ -90,6 +91,13 @@ impl<'c> Builder<'c> {
             Some((name, _)) => Err(ImportError::UnknownTensor(name.to_owned())),
             None => Ok(self.recipe),
         }
+    }
+
+    /// A number of layers, each of which has at least one tensor.
+    pub(super) fn layers(&self, config: &Value, key: &str) -> Result<usize, ImportError> {
+        let layers = count(config, key, 0)?;
+        let fits = layers <= self.checkpoint.tensors().count();
+        if fits { Ok(layers) } else { Err(wrong(config, key, "no more layers than there are tensors")) }
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
