@@ -129,6 +129,19 @@ fn refusal(name: &str, from: &str, to: &str) -> ImportError {
     }
 }
 
+#[test]
+fn a_head_that_is_not_the_embedding_must_be_there() {
+    let tied = "\"tie_word_embeddings\": true";
+    for (name, to) in [
+        ("mamba-tiny", "\"tie_word_embeddings\": false"),
+        ("mamba2-tiny", "\"tie_embeddings\": false"),
+        ("lfm2-tiny", "\"tie_embedding\": false"),
+    ] {
+        let error = refusal(name, tied, to);
+        assert!(matches!(&error, ImportError::MissingTensor(name) if name == "lm_head.weight"), "{error}");
+    }
+}
+
 /// What only the configuration states is held to what the checkpoint has before memory is taken for it.
 #[test]
 fn numbers_that_no_checkpoint_has_are_refused() {
