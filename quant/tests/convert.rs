@@ -142,6 +142,12 @@ fn a_head_that_is_not_the_embedding_must_be_there() {
     }
 }
 
+#[test]
+fn options_that_are_not_implemented_are_refused() {
+    let error = refusal("zamba2-tiny", "\"use_long_context\": false", "\"use_long_context\": true");
+    assert!(matches!(&error, ImportError::Option { key, .. } if key == "use_long_context"), "{error}");
+}
+
 /// What only the configuration states is held to what the checkpoint has before memory is taken for it.
 #[test]
 fn numbers_that_no_checkpoint_has_are_refused() {
