@@ -296,12 +296,16 @@ impl<'s> State<'s> {
         if dtype != state.dtype {
             return Err(StateError::OtherDType { need: state.dtype, have: dtype });
         }
-        if have != need || header.state_bytes != state.data.len() as u64 {
+        if have != need {
             return Err(length);
         }
         let (body, checksum) = snapshot.split_at(need - SNAPSHOT_CHECKSUM_BYTES);
         if hash(body).to_le_bytes() != checksum {
             return Err(StateError::Checksum);
+        }
+        let stated = usize::try_from(header.state_bytes).unwrap_or(usize::MAX);
+        if stated != state.data.len() {
+            return Err(StateError::Length { need: state.data.len(), have: stated });
         }
         check_position(header.position)?;
         state.data.copy_from_slice(&body[SNAPSHOT_HEADER_BYTES..]);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use sarit_core::{ALIGN, DType, Engine, Model, Scalar, Scratch, State};
-use sarit_quant::{ConvertError, ImportError, Options, Report, convert};
+use sarit_quant::{ConvertError, ImportError, Options, Progress, Report, convert};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
@@ -36,7 +36,13 @@ fn converted(source: &Path, weights: DType) -> (Aligned, Report) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("model.sarit");
     let options = Options { weights, ..Options::default() };
-    let report = convert(source, &out, &options, &mut |_| ControlFlow::Continue(())).unwrap();
+    let mut left = u64::MAX;
+    let mut progress = |progress: Progress<'_>| {
+        left = progress.total - progress.done;
+        ControlFlow::Continue(())
+    };
+    let report = convert(source, &out, &options, &mut progress).unwrap();
+    assert_eq!(left, 0, "{}: elements that progress has not counted", source.display());
     (Aligned::from(&std::fs::read(out).unwrap()), report)
 }
 

@@ -133,7 +133,10 @@ fn one_case_per_error() {
     let output = payload(record) + size_of::<TokenInput>();
     let block = payload(output) + size_of::<LogitsOutput>();
     let kind = |index, tag, version| Some(ModelError::Record { index, tag, version });
+    assert_eq!(bad(record, &900u16.to_le_bytes()), kind(0, 900, 1));
+    assert_eq!(bad(record + 2, &9u16.to_le_bytes()), kind(0, 1, 9));
     assert_eq!(bad(record, &16u16.to_le_bytes()), kind(0, 16, 1));
+    assert_eq!(bad(block, &1u16.to_le_bytes()), kind(2, 1, 1));
     assert_eq!(bad(block, &900u16.to_le_bytes()), kind(2, 900, 1));
     assert_eq!(bad(block + 2, &9u16.to_le_bytes()), kind(2, 16, 9));
     assert_eq!(bad(block + 4, &u32::MAX.to_le_bytes()), Some(ModelError::PlanEnd(2)));
