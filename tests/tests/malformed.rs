@@ -6,14 +6,14 @@ use sarit_core::format::{
     FINGERPRINT_START, Header, RecordHeader, Section, TensorEntry, TensorTable, section,
 };
 use sarit_core::plan::{
-    AttentionRecord, FrameInput, FrameOutput, JoinRecord, LogitsOutput, NormRecord, SsmRecord, TokenInput,
-    input, norm_kind, output, tag,
+    AttentionRecord, FrameInput, FrameOutput, JoinRecord, LogitsOutput, MoeRecord, NormRecord, SsmRecord,
+    TokenInput, input, norm_kind, output, tag,
 };
 use sarit_core::{
     DType, Engine, MAX_POSITION, Model, ModelError, Scalar, Scratch, State, StateDType, StateError,
 };
 use sarit_cpu::AlignedBytes;
-use sarit_tests::{Lent, aligned, converted, golden, golden_frames};
+use sarit_tests::{Lent, aligned, backends, converted, golden, golden_frames, run};
 
 /// Gives the file a valid fingerprint, so that what follows is reached.
 fn sign(file: &mut [u8]) {
@@ -377,5 +377,23 @@ fn positions_that_no_stream_reaches_are_refused() {
         engine.feed(&mut state, &mut scratch, &[1, 2, 3, 4]).unwrap();
         engine.step(&mut state, &mut scratch, 1).unwrap();
         assert_eq!(state.position(), MAX_POSITION + 5, "{name}");
+    }
+}
+
+/// Experts without a rank are not chosen before others, and weights that are no numbers are seen in the logits.
+#[test]
+fn a_router_that_gives_no_numbers_is_no_silent_zero() {
+    let mut file = converted(&golden("jamba-tiny"), DType::F32);
+    let (_, moe) = record(&file, tag::MOE);
+    let word = |file: &[u8], at: usize| u32::from_le_bytes(*file[at..].first_chunk().unwrap());
+    let router = word(&file, moe + offset_of!(MoeRecord, router)) as usize;
+    let table = find(&file, section::TENSORS).1.offset as usize + size_of::<TensorTable>();
+    let data = word(&file, table + router * size_of::<TensorEntry>()) as usize;
+    file[data..data + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    sign(&mut file);
+    let model = Model::from_bytes(&file).unwrap();
+    assert!(run(model, Scalar, &[1, 2], 1).0.iter().all(|logit| logit.is_nan()));
+    for cpu in backends() {
+        assert!(run(model, &cpu, &[1, 2], 2).0.iter().all(|logit| logit.is_nan()), "{cpu:?}");
     }
 }
