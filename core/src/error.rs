@@ -7,7 +7,7 @@ use core::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// Fewer bytes than the 64-byte header.
+    /// Fewer bytes than the 64-byte header, or than the section table that it announces.
     TooShort,
     /// The bytes do not start on a 64-byte boundary.
     Misaligned,
@@ -30,7 +30,7 @@ pub enum ModelError {
     Tensor(u32),
     /// The plan ends in the middle of the record with this index, or lacks its input, its output or any block.
     PlanEnd(u32),
-    /// The record with this index has a kind or version that this build does not know, or leaves out.
+    /// The record with this index has a kind or version that this build does not know, leaves out, or takes elsewhere only.
     Record {
         /// Position of the record in the plan.
         index: u32,
@@ -57,7 +57,9 @@ pub enum ModelError {
 impl fmt::Display for ModelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::TooShort => f.write_str("the file is too short to be a .sarit model"),
+            Self::TooShort => {
+                f.write_str("the file is too short for the header and sections of a .sarit model")
+            }
             Self::Misaligned => f.write_str("the model's bytes do not start on a 64-byte boundary"),
             Self::Magic => f.write_str("this is not a .sarit model"),
             Self::Version(v) => write!(
@@ -77,7 +79,7 @@ impl fmt::Display for ModelError {
             Self::PlanEnd(i) => write!(f, "the plan ends early, at record {i}"),
             Self::Record { index, tag, version } => write!(
                 f,
-                "record {index} of the plan is of kind {tag}, version {version}, which this build does not know: a newer Sarit, or one built with all kinds of blocks, is needed"
+                "record {index} of the plan is of kind {tag}, version {version}, which this build does not take there: if the file is sound, a newer Sarit, or one built with all kinds of blocks, is needed"
             ),
             Self::Field(i) => write!(f, "record {i} of the plan holds a number out of range"),
             Self::Operand { index, tensor } => {
@@ -122,15 +124,17 @@ pub enum StateError {
         /// Type in the snapshot.
         have: StateDType,
     },
-    /// The snapshot is not as long as the model's state is; both numbers in bytes.
+    /// The snapshot, or the state that its header announces, is not as long as the model's; both numbers in bytes.
     Length {
         /// Bytes needed.
         need: usize,
-        /// Bytes given.
+        /// Bytes given or announced.
         have: usize,
     },
     /// The bytes do not match the checksum: the snapshot is damaged.
     Checksum,
+    /// The state claims to have read so many tokens, more than [`MAX_POSITION`](crate::MAX_POSITION).
+    Position(u64),
     /// The element at this place of the state, in bytes, is infinite or not a number.
     NotFinite(usize),
 }
@@ -167,6 +171,9 @@ impl fmt::Display for StateError {
                 write!(f, "the state should be {need} bytes long but has {have}: it is truncated or damaged")
             }
             Self::Checksum => f.write_str("the state is damaged: its bytes do not match its checksum"),
+            Self::Position(p) => {
+                write!(f, "the state claims to have read {p} tokens, more than a stream can")
+            }
             Self::NotFinite(i) => write!(f, "the state holds a value that is not finite, at byte {i}"),
         }
     }

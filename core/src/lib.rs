@@ -48,7 +48,9 @@ pub use model::{Memory, Model};
 pub use plan::Block;
 pub use sample::{Sampler, Sampling, argmax};
 pub use scratch::{Scratch, Shape};
-pub use state::{SNAPSHOT_CHECKSUM_BYTES, SNAPSHOT_HEADER_BYTES, STATE_GROUP, State, StateDType, StatePart};
+pub use state::{
+    MAX_POSITION, SNAPSHOT_CHECKSUM_BYTES, SNAPSHOT_HEADER_BYTES, STATE_GROUP, State, StateDType, StatePart,
+};
 pub use tensor::{DType, Dense, GROUP, Matrix, TILE_ROWS, Tensor, Tiled};
 
 /// Alignment in bytes of model files, state memory and scratch memory: a cache line, and the widest vector.

@@ -4,9 +4,11 @@ use crate::error::ModelError;
 use crate::format::{
     FINGERPRINT_START, Header, MAGIC, RecordHeader, Section, TensorEntry, TensorTable, VERSION, section,
 };
-use crate::plan::{Block, Expert, Input, Moe, Operands, Output, Record, StateFormat, tag};
+use crate::plan::{
+    Before, Block, BlockOutput, Expert, Input, Moe, Operands, Output, Record, StateFormat, tag,
+};
 use crate::scratch::{ScratchLens, Shape};
-use crate::state::{StateDType, StatePart};
+use crate::state::{SNAPSHOT_CHECKSUM_BYTES, SNAPSHOT_HEADER_BYTES, StateDType, StatePart};
 use crate::tensor::Tensor;
 use crate::{ALIGN, hash};
 
@@ -158,14 +160,15 @@ impl<'m> Model<'m> {
         Ok(())
     }
 
-    /// Resolves every block and sums up the state.
+    /// Resolves every block and sums up the state, of which a snapshot can be addressed.
     #[inline(never)]
     fn check_blocks(&mut self) -> Result<(), ModelError> {
         let mut state_bytes = StateDType::ALL.map(|_| pool_bytes(self.output()));
+        let most = usize::MAX - SNAPSHOT_HEADER_BYTES - SNAPSHOT_CHECKSUM_BYTES;
         let blocks = self.walk(|block, _, _| {
             for (sum, dtype) in state_bytes.iter_mut().zip(StateDType::ALL) {
                 let bytes = padded_bytes(block, dtype).and_then(|bytes| bytes.checked_add(*sum));
-                *sum = bytes.ok_or(ModelError::TooLarge)?;
+                *sum = bytes.filter(|sum| *sum <= most).ok_or(ModelError::TooLarge)?;
             }
             Ok(())
         })?;
@@ -185,8 +188,10 @@ impl<'m> Model<'m> {
     fn read_input(&mut self) -> Result<Input<'m>, ModelError> {
         let raw = self.records.next()?.ok_or(ModelError::PlanEnd(0))?;
         match raw.header.tag {
-            tag::FRAME_INPUT => self.operands(0, 0).frame_input(raw.read()?).map(Input::Frames),
-            _ => self.operands(0, 0).token_input(raw.read()?),
+            tag::FRAME_INPUT => {
+                self.operands(0, Before::default()).frame_input(raw.read()?).map(Input::Frames)
+            }
+            _ => self.operands(0, Before::default()).token_input(raw.read()?),
         }
     }
 
@@ -195,9 +200,9 @@ impl<'m> Model<'m> {
         let raw = self.records.next()?.ok_or(ModelError::PlanEnd(1))?;
         match self.input() {
             Input::Tokens { embedding, .. } => {
-                self.operands(1, 0).logits_output(raw.read()?, embedding.rows())
+                self.operands(1, Before::default()).logits_output(raw.read()?, embedding.rows())
             }
-            Input::Frames(_) => self.operands(1, 0).frame_output(raw.read()?),
+            Input::Frames(_) => self.operands(1, Before::default()).frame_output(raw.read()?),
         }
     }
 
@@ -210,12 +215,14 @@ impl<'m> Model<'m> {
         mut f: impl FnMut(&Block<'m>, usize, usize) -> Result<(), ModelError>,
     ) -> Result<usize, ModelError> {
         let mut records = self.records;
-        let (mut start, mut before, mut blocks) = (0, 0, 0);
+        let (mut start, mut before, mut blocks) = (0, Before::default(), 0);
         while let Some(raw) = records.next()? {
             match &self.resolve(&raw, before) {
                 Ok(block) => {
-                    before = block.join().input.len(self.d_model(), before);
-                    f(block, start, before)?;
+                    let join = block.join();
+                    before.input_len = join.input.len(self.d_model(), before.input_len);
+                    before.branch |= join.output == BlockOutput::Branch;
+                    f(block, start, before.input_len)?;
                     start += padded_bytes(block, self.state_dtype).ok_or(ModelError::TooLarge)?;
                 }
                 Err(error) => return Err(*error),
@@ -248,13 +255,13 @@ impl<'m> Model<'m> {
         self
     }
 
-    /// What resolves the operands of the record at `index`, after a block whose normed input has length `before`.
-    fn operands(&self, index: u32, before: usize) -> Operands<'_, 'm> {
+    /// What resolves the operands of the record at `index`.
+    fn operands(&self, index: u32, before: Before) -> Operands<'_, 'm> {
         Operands { index, model: self, before }
     }
 
     /// Each kind of block is resolved by a function that is not inlined: its part of the stack is only there while it runs.
-    fn resolve(&self, raw: &RawRecord<'m>, before: usize) -> Result<Block<'m>, ModelError> {
+    fn resolve(&self, raw: &RawRecord<'m>, before: Before) -> Result<Block<'m>, ModelError> {
         let operands = self.operands(raw.index, before);
         match raw.header.tag {
             tag::SSM => operands.ssm(raw.read()?),
@@ -269,7 +276,7 @@ impl<'m> Model<'m> {
 
     /// The matrices of expert `e` of a mixture.
     pub fn expert(&self, moe: &Moe<'m>, e: usize) -> Expert<'m> {
-        self.operands(0, 0).expert(moe, e).expect(CHECKED)
+        self.operands(0, Before::default()).expert(moe, e).expect(CHECKED)
     }
 
     /// Memory for one state, and for a scratch of the given shape: a number is that of the tokens taken at once.

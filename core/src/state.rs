@@ -27,6 +27,10 @@ const VERSION: u32 = 3;
 /// [`StateDType::I8`]: in every model so far the whole row. A multiple of the lanes of a sum.
 pub const STATE_GROUP: usize = 256;
 
+/// The most tokens that a state which comes from elsewhere may have read: no stream gets there, and none that goes on from
+/// there counts past the end of a u64.
+pub const MAX_POSITION: u64 = 1 << 62;
+
 /// Length of a snapshot's header in bytes.
 pub const SNAPSHOT_HEADER_BYTES: usize = size_of::<SnapshotHeader>();
 /// Length of a snapshot's checksum in bytes.
@@ -211,12 +215,14 @@ impl<'s> State<'s> {
     /// device hands it over.
     ///
     /// # Errors
-    /// Those of `fill`; the state is then that of a stream that has read nothing.
-    pub fn replace<E>(
+    /// [`StateError::Position`] above [`MAX_POSITION`]; the state is then as it was. Those of `fill`; the state is then that
+    /// of a stream that has read nothing.
+    pub fn replace<E: From<StateError>>(
         &mut self,
         position: u64,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
+        check_position(position)?;
         let filled = fill(self.data);
         match filled {
             Ok(()) => self.position = position,
@@ -277,7 +283,8 @@ impl<'s> State<'s> {
     /// Goes on from a snapshot that any back end has written. `snapshot` need not be aligned.
     ///
     /// # Errors
-    /// As [`State::init`], and for a snapshot that is damaged, of another model or type, or not finite.
+    /// As [`State::init`], and for a snapshot that is damaged, of another model or type, not finite, or of a position above
+    /// [`MAX_POSITION`].
     pub fn load(model: &Model<'_>, snapshot: &[u8], memory: &'s mut [u8]) -> Result<Self, StateError> {
         let mut state = Self::lend(model, memory)?;
         let (need, have) = (Self::snapshot_bytes(model), snapshot.len());
@@ -289,13 +296,18 @@ impl<'s> State<'s> {
         if dtype != state.dtype {
             return Err(StateError::OtherDType { need: state.dtype, have: dtype });
         }
-        if have != need || header.state_bytes != state.data.len() as u64 {
+        if have != need {
             return Err(length);
         }
         let (body, checksum) = snapshot.split_at(need - SNAPSHOT_CHECKSUM_BYTES);
         if hash(body).to_le_bytes() != checksum {
             return Err(StateError::Checksum);
         }
+        let stated = usize::try_from(header.state_bytes).unwrap_or(usize::MAX);
+        if stated != state.data.len() {
+            return Err(StateError::Length { need: state.data.len(), have: stated });
+        }
+        check_position(header.position)?;
         state.data.copy_from_slice(&body[SNAPSHOT_HEADER_BYTES..]);
         if let Some(at) = state.not_finite(model) {
             state.reset();
@@ -323,6 +335,10 @@ impl<'s> State<'s> {
         let (pool, start) = (model.output().pool_state(), model.pool_start());
         pool.not_finite(&self.data[start..start + pool.bytes()]).map(|i| start + 4 * i)
     }
+}
+
+fn check_position(position: u64) -> Result<(), StateError> {
+    if position <= MAX_POSITION { Ok(()) } else { Err(StateError::Position(position)) }
 }
 
 impl SnapshotHeader {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::import::{self, ImportError};
-use crate::recipe::Source;
+use crate::recipe::{Source, TensorRecipe};
 use crate::{atomic, write};
 
 /// How to convert.
@@ -42,7 +42,7 @@ pub struct Progress<'a> {
     pub tensor: &'a str,
     /// Elements read so far.
     pub done: u64,
-    /// Elements in all.
+    /// Elements to be read; small tensors have been read before and do not count.
     pub total: u64,
 }
 
@@ -72,7 +72,8 @@ pub struct Report {
     pub tensors: Vec<TensorReport>,
 }
 
-/// Why a conversion failed. Nothing was written, and a file that stood at the output path is untouched.
+/// Why a conversion failed. A file that stood at the output path is untouched, and nothing is left beside it; only where
+/// [`ConvertError::Write`] is about the folder may the new file, which is whole, stand there already.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
     /// The checkpoint cannot be read.
@@ -149,7 +150,8 @@ pub fn convert(
             Source::Rows { role, .. } => role.format(t.rows, t.cols, options.weights),
         })
         .collect();
-    let total = recipe.tensors.iter().map(|t| (t.rows * t.cols) as u64).sum();
+    let is_read = |t: &&TensorRecipe| matches!(t.source, Source::Rows { .. });
+    let total = recipe.tensors.iter().filter(is_read).map(|t| (t.rows * t.cols) as u64).sum();
     let mut done = 0;
     let mut read = |name: &str, start: usize, block: &mut [f32]| {
         checkpoint.read(name, start, block)?;

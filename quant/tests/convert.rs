@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use sarit_core::{ALIGN, DType, Engine, Model, Scalar, Scratch, State};
-use sarit_quant::{Options, Report, convert};
+use sarit_quant::{ConvertError, ImportError, Options, Progress, Report, convert};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
@@ -36,7 +36,13 @@ fn converted(source: &Path, weights: DType) -> (Aligned, Report) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("model.sarit");
     let options = Options { weights, ..Options::default() };
-    let report = convert(source, &out, &options, &mut |_| ControlFlow::Continue(())).unwrap();
+    let mut left = u64::MAX;
+    let mut progress = |progress: Progress<'_>| {
+        left = progress.total - progress.done;
+        ControlFlow::Continue(())
+    };
+    let report = convert(source, &out, &options, &mut progress).unwrap();
+    assert_eq!(left, 0, "{}: elements that progress has not counted", source.display());
     (Aligned::from(&std::fs::read(out).unwrap()), report)
 }
 
@@ -108,4 +114,60 @@ fn f32_logits_are_those_of_the_reference() {
             assert_eq!(hash, again_hash);
         }
     }
+}
+
+/// Why a golden checkpoint is refused whose configuration has `to` in place of `from`.
+fn refusal(name: &str, from: &str, to: &str) -> ImportError {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["model.safetensors", "pytorch_model.bin"] {
+        let weights = golden(name).join(file);
+        if weights.exists() {
+            std::fs::copy(weights, folder.path().join(file)).unwrap();
+        }
+    }
+    let config = std::fs::read_to_string(golden(name).join("config.json")).unwrap();
+    assert!(config.contains(from), "{name}: {from}");
+    std::fs::write(folder.path().join("config.json"), config.replace(from, to)).unwrap();
+    let out = folder.path().join("model.sarit");
+    match convert(folder.path(), &out, &Options::default(), &mut |_| ControlFlow::Continue(())) {
+        Err(ConvertError::Import(error)) => error,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_head_that_is_not_the_embedding_must_be_there() {
+    let tied = "\"tie_word_embeddings\": true";
+    for (name, to) in [
+        ("mamba-tiny", "\"tie_word_embeddings\": false"),
+        ("mamba2-tiny", "\"tie_embeddings\": false"),
+        ("lfm2-tiny", "\"tie_embedding\": false"),
+    ] {
+        let error = refusal(name, tied, to);
+        assert!(matches!(&error, ImportError::MissingTensor(name) if name == "lm_head.weight"), "{error}");
+    }
+}
+
+#[test]
+fn options_that_are_not_implemented_are_refused() {
+    let error = refusal("zamba2-tiny", "\"use_long_context\": false", "\"use_long_context\": true");
+    assert!(matches!(&error, ImportError::Option { key, .. } if key == "use_long_context"), "{error}");
+}
+
+/// What only the configuration states is held to what the checkpoint has before memory is taken for it.
+#[test]
+fn numbers_that_no_checkpoint_has_are_refused() {
+    const MOST: &str = "4294967295";
+    for (name, key, from, to) in [
+        ("jamba-tiny", "num_experts", "4", "0"),
+        ("jamba-tiny", "num_hidden_layers", "4", MOST),
+        ("hybrid-phi-mamba-tiny", "n_layers", "1", MOST),
+        ("granite-h-tiny", "num_hidden_layers", "4", MOST),
+        ("mamba-tiny-original", "n_layer", "3", MOST),
+    ] {
+        let error = refusal(name, &format!("\"{key}\": {from}"), &format!("\"{key}\": {to}"));
+        assert!(matches!(&error, ImportError::Number { key: found, .. } if found == key), "{name}: {error}");
+    }
+    let long = refusal("lfm2-tiny", "\"model_type\"", "\"head_dim\": 4294967294, \"model_type\"");
+    assert!(matches!(&long, ImportError::Number { key, .. } if key == "head_dim"), "{long}");
 }

@@ -333,6 +333,15 @@ fn every_flaw_is_named() {
                 .bytes(),
             "\"blk.0.ssm_norm.weight\" does not have the shape that key \"mamba2.ssm.group_count\"",
         ),
+        (
+            small("mamba2")
+                .number("mamba2.ssm.inner_size", 4)
+                .number("mamba2.ssm.state_size", u32::MAX)
+                .number("mamba2.ssm.group_count", u32::MAX)
+                .listed("blk.0.ssm_conv1d.weight", &[4, 4], 0, 0)
+                .bytes(),
+            "\"blk.0.ssm_conv1d.weight\" does not have the shape that key \"mamba2.ssm.state_size\"",
+        ),
         (whole("mamba2").bytes(), "no key \"mamba2.ssm.group_count\""),
         (File::default().bytes(), "no key \"general.architecture\""),
         (small("mamba").bytes(), "announces 1 layers"),

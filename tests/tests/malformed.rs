@@ -5,10 +5,15 @@ use std::mem::offset_of;
 use sarit_core::format::{
     FINGERPRINT_START, Header, RecordHeader, Section, TensorEntry, TensorTable, section,
 };
-use sarit_core::plan::{FrameInput, FrameOutput, JoinRecord, LogitsOutput, SsmRecord, TokenInput};
-use sarit_core::{DType, Engine, Model, ModelError, Scalar, Scratch, State, StateDType};
+use sarit_core::plan::{
+    AttentionRecord, FrameInput, FrameOutput, JoinRecord, LogitsOutput, MoeRecord, NormRecord, SsmRecord,
+    TokenInput, input, norm_kind, output, tag,
+};
+use sarit_core::{
+    DType, Engine, MAX_POSITION, Model, ModelError, Scalar, Scratch, State, StateDType, StateError,
+};
 use sarit_cpu::AlignedBytes;
-use sarit_tests::{aligned, converted, golden, golden_frames};
+use sarit_tests::{Lent, aligned, backends, converted, golden, golden_frames, run};
 
 /// Gives the file a valid fingerprint, so that what follows is reached.
 fn sign(file: &mut [u8]) {
@@ -59,6 +64,20 @@ fn find(file: &[u8], kind: u32) -> (usize, Section) {
         .map(|at| (at, bytemuck::pod_read_unaligned::<Section>(&file[at..at + size_of::<Section>()])))
         .find(|(_, s)| s.kind == kind)
         .expect("every converted model has the section")
+}
+
+/// Index of the first record of a kind, and where its payload starts.
+fn record(file: &[u8], tag: u16) -> (u32, usize) {
+    let mut at = find(file, section::PLAN).1.offset as usize;
+    for index in 0.. {
+        let payload = at + size_of::<RecordHeader>();
+        let header: RecordHeader = bytemuck::pod_read_unaligned(&file[at..payload]);
+        if header.tag == tag {
+            return (index, payload);
+        }
+        at = payload + header.bytes as usize;
+    }
+    unreachable!("every plan ends")
 }
 
 /// What a model becomes that has other bytes at one place.
@@ -114,7 +133,10 @@ fn one_case_per_error() {
     let output = payload(record) + size_of::<TokenInput>();
     let block = payload(output) + size_of::<LogitsOutput>();
     let kind = |index, tag, version| Some(ModelError::Record { index, tag, version });
+    assert_eq!(bad(record, &900u16.to_le_bytes()), kind(0, 900, 1));
+    assert_eq!(bad(record + 2, &9u16.to_le_bytes()), kind(0, 1, 9));
     assert_eq!(bad(record, &16u16.to_le_bytes()), kind(0, 16, 1));
+    assert_eq!(bad(block, &1u16.to_le_bytes()), kind(2, 1, 1));
     assert_eq!(bad(block, &900u16.to_le_bytes()), kind(2, 900, 1));
     assert_eq!(bad(block + 2, &9u16.to_le_bytes()), kind(2, 16, 9));
     assert_eq!(bad(block + 4, &u32::MAX.to_le_bytes()), Some(ModelError::PlanEnd(2)));
@@ -167,6 +189,51 @@ fn one_case_per_error_of_a_frame_model() {
     assert_eq!(bad(payload(block) + offset_of!(JoinRecord, output), 3), field(2));
     let ssm_only = offset_of!(SsmRecord, d_state);
     assert!(matches!(bad(payload(block) + ssm_only, 1 << 23), Some(ModelError::Operand { index: 2, .. })));
+}
+
+/// Before a block has written the branch, its memory holds what the last user of the scratch left there.
+#[test]
+fn the_branch_is_not_read_before_it_is_written() {
+    let good = small_model();
+    let plan = find(&good, section::PLAN).1.offset as usize;
+    let payload = |at: usize| at + size_of::<RecordHeader>();
+    let first = payload(payload(payload(plan) + size_of::<TokenInput>()) + size_of::<LogitsOutput>());
+    let second = payload(first + size_of::<SsmRecord>());
+    let mut file = aligned(&good);
+    let mut set = |at: usize, value: u32| {
+        file[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        sign(&mut file);
+        try_run(&file)
+    };
+    for reads in [input::BRANCH, input::RESIDUAL_PLUS_BRANCH] {
+        assert_eq!(set(first, reads), Err(ModelError::Field(2)));
+        assert_eq!(set(first, input::RESIDUAL), Ok(()));
+        assert_eq!(set(second, reads), Err(ModelError::Field(3)));
+        assert_eq!(set(first + offset_of!(JoinRecord, output), output::BRANCH), Ok(()));
+        assert_eq!(set(first + offset_of!(JoinRecord, output), output::RESIDUAL), Err(ModelError::Field(3)));
+        assert_eq!(set(second, input::RESIDUAL), Ok(()));
+    }
+}
+
+/// A bias without a layer norm and a weight without any would be left out by some operations and not by others.
+#[test]
+fn norms_that_a_step_would_not_compute_are_refused() {
+    let good = converted(&golden("lfm2-tiny"), DType::Q8);
+    let (index, attention) = record(&good, tag::ATTENTION);
+    let attend: AttentionRecord =
+        bytemuck::pod_read_unaligned(&good[attention..attention + size_of::<AttentionRecord>()]);
+    let field = Some(ModelError::Field(index));
+    let bad = |at: usize, value: u32| changed(&good, attention + at, &value.to_le_bytes());
+    let norm = offset_of!(JoinRecord, norm);
+    let (kind, bias) = (offset_of!(NormRecord, kind), offset_of!(NormRecord, bias));
+    assert_eq!(attend.join.norm.kind, norm_kind::RMS);
+    assert_eq!(bad(norm + bias, attend.join.norm.weight), field);
+    assert_eq!(bad(norm + kind, norm_kind::IDENTITY), field);
+    assert_eq!(bad(norm + kind, norm_kind::LAYER), None);
+    for part in [offset_of!(AttentionRecord, q_norm), offset_of!(AttentionRecord, k_norm)] {
+        assert_eq!(bad(part + kind, norm_kind::LAYER), field);
+        assert_eq!(bad(part + bias, attend.q_norm.weight), field);
+    }
 }
 
 #[test]
@@ -279,4 +346,54 @@ fn mutate_states(model: &Model<'_>, rounds: usize) {
     }
     println!("{}: {refused} mutations refused", model.state_dtype().name());
     assert!(refused > rounds / 5);
+}
+
+/// Attention counts one position more than a state has read, and rings and held tokens divide by it.
+#[test]
+fn positions_that_no_stream_reaches_are_refused() {
+    const POSITION: usize = 24;
+    for name in ["jamba-tiny", "bamba-tiny"] {
+        let file = converted(&golden(name), DType::Q8);
+        let model = Model::from_bytes(&file).unwrap();
+        let mut lent = Lent::new(&model, 3);
+        let mut snapshot = vec![0; State::snapshot_bytes(&model)];
+        State::init(&model, &mut lent.state).unwrap().save(&mut snapshot).unwrap();
+        let mut place = |position: u64| {
+            snapshot[POSITION..POSITION + 8].copy_from_slice(&position.to_le_bytes());
+            let end = snapshot.len() - 8;
+            let sum = sarit_core::hash(&snapshot[..end]);
+            snapshot[end..].copy_from_slice(&sum.to_le_bytes());
+            snapshot.clone()
+        };
+        for position in [MAX_POSITION + 1, u64::MAX] {
+            let refused = State::load(&model, &place(position), &mut lent.state).err();
+            assert_eq!(refused, Some(StateError::Position(position)), "{name}");
+        }
+        let mut state = State::load(&model, &place(MAX_POSITION), &mut lent.state).unwrap();
+        let refused = state.replace::<StateError>(u64::MAX, |_| Ok(()));
+        assert_eq!(refused, Err(StateError::Position(u64::MAX)), "{name}");
+        let mut scratch = Scratch::new(&model, &mut lent.scratch, 3).unwrap();
+        let engine = Engine::new(model, Scalar);
+        engine.feed(&mut state, &mut scratch, &[1, 2, 3, 4]).unwrap();
+        engine.step(&mut state, &mut scratch, 1).unwrap();
+        assert_eq!(state.position(), MAX_POSITION + 5, "{name}");
+    }
+}
+
+/// Experts without a rank are not chosen before others, and weights that are no numbers are seen in the logits.
+#[test]
+fn a_router_that_gives_no_numbers_is_no_silent_zero() {
+    let mut file = converted(&golden("jamba-tiny"), DType::F32);
+    let (_, moe) = record(&file, tag::MOE);
+    let word = |file: &[u8], at: usize| u32::from_le_bytes(*file[at..].first_chunk().unwrap());
+    let router = word(&file, moe + offset_of!(MoeRecord, router)) as usize;
+    let table = find(&file, section::TENSORS).1.offset as usize + size_of::<TensorTable>();
+    let data = word(&file, table + router * size_of::<TensorEntry>()) as usize;
+    file[data..data + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    sign(&mut file);
+    let model = Model::from_bytes(&file).unwrap();
+    assert!(run(model, Scalar, &[1, 2], 1).0.iter().all(|logit| logit.is_nan()));
+    for cpu in backends() {
+        assert!(run(model, &cpu, &[1, 2], 2).0.iter().all(|logit| logit.is_nan()), "{cpu:?}");
+    }
 }

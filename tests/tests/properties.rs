@@ -170,7 +170,8 @@ fn every_snapshot_error() {
     assert_eq!(load(&patched(8, 9, true)), Some(StateError::Version(9)));
     assert_eq!(load(&patched(12, 3, true)), Some(StateError::DType(3)));
     assert!(matches!(load(&patched(16, good[16] ^ 1, true)), Some(StateError::OtherModel(_))));
-    assert!(matches!(load(&patched(32, good[32] ^ 1, true)), Some(StateError::Length { .. })));
+    assert_eq!(load(&patched(32, good[32] ^ 1, true)), Some(StateError::Length { need, have: need ^ 1 }));
+    assert_eq!(load(&patched(32, good[32] ^ 1, false)), Some(StateError::Checksum));
     assert_eq!(load(&patched(70, 1, false)), Some(StateError::Checksum));
     let other_dtype = StateError::OtherDType { need: StateDType::F32, have: StateDType::I8 };
     assert_eq!(load(&patched(12, 2, true)), Some(other_dtype));

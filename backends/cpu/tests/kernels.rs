@@ -299,14 +299,30 @@ fn quantize() {
     let shapes =
         (1..=130).map(|cols| (2, cols)).chain(TOKENS.map(|t| (t, 100))).chain([(1, 5000), (150, 301)]);
     for (tokens, cols) in shapes {
-        let x = random.floats(tokens * (cols + 2));
-        compare(&("quantize", tokens, cols), |kernels| {
-            let mut q = Codes::empty(tokens, cols);
-            kernels.quantize(Rows::new(&x, tokens, cols, cols + 2), q.as_mut());
-            let codes = q.codes.as_flattened().iter().map(|&c| f32::from(c));
-            codes.chain(q.scales.iter().copied()).chain(q.sums.iter().map(|&s| s as f32)).collect()
-        });
+        let mut x = random.floats(tokens * (cols + 2));
+        check_quantize(&("quantize", tokens, cols), &x, tokens, cols);
+        // What is not a number has code 0, and all in a group with an infinite one.
+        for _ in 0..1 + x.len() / 20 {
+            let at = random.below(x.len() as u64) as usize;
+            x[at] = f32::from_bits(0x7f80_0000 | random.next() as u32);
+        }
+        check_quantize(&("quantize NaN", tokens, cols), &x, tokens, cols);
+        x[0] = f32::NEG_INFINITY;
+        check_quantize(&("quantize infinities", tokens, cols), &x, tokens, cols);
     }
+}
+
+fn check_quantize(case: &dyn Debug, x: &[f32], tokens: usize, cols: usize) {
+    let rows = Rows::new(x, tokens, cols, cols + 2);
+    compare(case, |kernels| {
+        let mut q = Codes::empty(tokens, cols);
+        kernels.quantize(rows, q.as_mut());
+        for (x, codes) in (0..tokens).flat_map(|t| rows.row(t).chunks(GROUP)).zip(&q.codes) {
+            assert!(x.iter().zip(codes).all(|(x, code)| x.is_finite() || *code == 0), "{case:?}");
+        }
+        let codes = q.codes.as_flattened().iter().map(|&c| f32::from(c));
+        codes.chain(q.scales.iter().copied()).chain(q.sums.iter().map(|&s| s as f32)).collect()
+    });
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #include "program.cuh"
 
 #define ROUND 12582912.0f  // 1.5 · 2^23: rounds a small float to an integer, which then stands in the low bits
+#define NO_CODE (ROUND - 256.0f)  // less than ROUND plus any code, with the bits of code 0
 #define LOG2_E 1.44269504088896340736f
 #define MINUS_INFINITY __uint_as_float(0xff800000u)
 

@@ -48,7 +48,7 @@ __device__ OUTLINED void op_route(Run run, u32 passed, const Route& p) {
         const float* logits = run.at(p.logits, row);
         for (u32 e = run.thread; e < p.experts; e += THREADS) {
             scores[e] = is_sigmoid ? sigmoid(logits[e]) : logits[e];
-            ranks[e] = scores[e] + (p.correction == NONE ? 0.0f : run.weights(p.correction)[e]);
+            ranks[e] = larger(scores[e] + (p.correction == NONE ? 0.0f : run.weights(p.correction)[e]), MINUS_INFINITY);
             taken[e] = 0;
         }
         __syncthreads();
@@ -114,10 +114,7 @@ __device__ OUTLINED void op_combine(Run run, u32 passed, const Combine& p) {
         u32 row = n / p.width, i = n % p.width;
         const float* weights = run.at(p.weights, row);
         float sum = 0.0f;
-        for (u32 k = 0; k < p.chosen; k++) {
-            // Weights that are not finite do not count.
-            if (weights[k] - weights[k] == 0.0f) sum += weights[k] * run.at(p.parts, (u64)row * p.chosen + k)[i];
-        }
+        for (u32 k = 0; k < p.chosen; k++) sum += weights[k] * run.at(p.parts, (u64)row * p.chosen + k)[i];
         finish(run, p.to, row, i, sum);
     }
 }

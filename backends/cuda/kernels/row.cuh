@@ -174,7 +174,8 @@ __device__ INLINE RowCodes scratch_codes(Run run, const Codes& c, u32 len, u64 r
     return {codes, run.p().scratch + c.scales + row, (int*)(run.p().scratch + c.sums) + row, c.stride};
 }
 
-// Codes of a row of `len` of which a thread has elements `v`; a warp has every sixteenth group. Ties round to even.
+// Codes of a row of `len` of which a thread has elements `v`; a warp has every sixteenth group. Ties round to even,
+// NaN has code 0.
 __device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, const float (&v)[ROW_ELEMENTS]) {
     u32 groups = div_up(len, GROUP), k_own = run.lane() % 16, g_own = run.warp() + k_own * WARPS;
     float largest[ROW_ELEMENTS], most = 0.0f;
@@ -191,7 +192,7 @@ __device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, cons
 #pragma unroll
     for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < len; k++) {
         float inverse = __shfl_sync(FULL, quotient, k);
-        int code = largest[k] < 1e-36f ? 0 : (int)(signed char)__float_as_uint(v[k] * inverse + ROUND);
+        int code = largest[k] < 1e-36f ? 0 : (int)(signed char)__float_as_uint(larger(v[k] * inverse + ROUND, NO_CODE));
         int all = __reduce_add_sync(FULL, code);
         if (k_own == k) sum = all;
         if (run.warp() + k * WARPS < groups) ((signed char*)(to.codes + (run.warp() + k * WARPS) * 8))[run.lane()] = (signed char)code;

@@ -52,7 +52,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
         interval: f32,
     ) -> Result<(), StepError> {
         let read_in = self.check_frames(state, scratch, frames, interval)?;
-        for chunk in frames.chunks(scratch.shape.chunk * read_in.matrix.cols()) {
+        for chunk in frames.chunks(scratch.shape.chunk.saturating_mul(read_in.matrix.cols())) {
             self.run_frames(read_in, state, scratch, chunk, interval);
         }
         Ok(())

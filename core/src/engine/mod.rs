@@ -250,14 +250,15 @@ impl<'m, K: Kernels> Engine<'m, K> {
             BlockInput::Residual => &*s.residual,
             BlockInput::Branch => &*s.branch,
             BlockInput::ResidualPlusBranch => {
-                for (sum, (r, b)) in s.joined.iter_mut().zip(s.residual.iter().zip(&*s.branch)) {
+                let sums = &mut s.joined[..chunk.count * len];
+                for (sum, (r, b)) in sums.iter_mut().zip(s.residual.iter().zip(&*s.branch)) {
                     *sum = r + b;
                 }
                 &*s.joined
             }
             BlockInput::ResidualAndEmbedding => {
                 let sources = s.residual.chunks_exact(d_model).zip(s.embedded.chunks_exact(d_model));
-                for (both, (r, e)) in s.joined.chunks_exact_mut(len).zip(sources) {
+                for (both, (r, e)) in s.joined.chunks_exact_mut(len).zip(sources).take(chunk.count) {
                     both[..d_model].copy_from_slice(r);
                     both[d_model..].copy_from_slice(e);
                 }

@@ -25,7 +25,7 @@ impl<'m, K: Kernels> Engine<'m, K> {
             }
             let v = Rows::new(s.select, 1, width, width);
             s.normed[..width].fill(0.0);
-            for (e, &weight) in weights.iter().enumerate().filter(|(_, w)| w.is_finite()) {
+            for (e, &weight) in weights.iter().enumerate().filter(|(_, w)| **w != NOT_CHOSEN) {
                 let expert = self.model.expert(p, e);
                 self.product(&expert.up, v, &mut s.quantized, row(s.inner, p.d_ff));
                 if let Some(gate) = &expert.gate {
@@ -53,26 +53,28 @@ fn row(buffer: &mut [f32], len: usize) -> RowsMut<'_> {
     RowsMut::new(buffer, 1, len, len)
 }
 
-/// Turns router logits into the weights of the chosen experts; the others get NaN.
+/// In place of a weight, which is never infinite: a share of at most 1 by a finite factor.
+const NOT_CHOSEN: f32 = f32::INFINITY;
+
+/// Turns router logits into the weights of the chosen experts; the others get [`NOT_CHOSEN`].
 fn route(p: &Moe<'_>, scores: &mut [f32], weights: &mut [f32]) {
     let is_sigmoid = matches!(p.routing, Routing::Sigmoid | Routing::SigmoidNormalized);
     if is_sigmoid {
         scores.iter_mut().for_each(|score| *score = sigmoid(*score));
     }
     // Choose by score plus correction, among the best groups only.
-    let rank = |scores: &[f32], e: usize| scores[e] + p.correction.map_or(0.0, |c| c[e]);
     let group_len = p.experts / p.groups;
-    weights.fill(f32::NAN);
+    weights.fill(NOT_CHOSEN);
     for _ in 0..p.chosen {
         let in_reach = |e: &usize| p.groups == 1 || group_place(p, scores, e / group_len) < p.chosen_groups;
-        let free = (0..p.experts).filter(|e| weights[*e].is_nan()).filter(in_reach);
-        let best = free.reduce(|best, e| if rank(scores, e) > rank(scores, best) { e } else { best });
+        let free = (0..p.experts).filter(|e| weights[*e] == NOT_CHOSEN).filter(in_reach);
+        let best = free.reduce(|best, e| if rank(p, scores, e) > rank(p, scores, best) { e } else { best });
         // There is one: no more are chosen than are in reach. The weight is a mark until all are chosen.
         best.into_iter().for_each(|e| weights[e] = 0.0);
     }
     let largest = scores.iter().fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
     let weight = |score: f32| if is_sigmoid { score } else { exp(score - largest) };
-    let chosen = |e: &usize, weights: &[f32]| !weights[*e].is_nan();
+    let chosen = |e: &usize, weights: &[f32]| weights[*e] != NOT_CHOSEN;
     let total = match p.routing {
         Routing::Sigmoid => 1.0,
         Routing::SoftmaxOfAll => scores.iter().map(|&s| weight(s)).sum(),
@@ -90,13 +92,19 @@ fn route(p: &Moe<'_>, scores: &mut [f32], weights: &mut [f32]) {
     }
 }
 
+/// By what an expert is chosen: its score plus the correction, below all numbers if that is none.
+fn rank(p: &Moe<'_>, scores: &[f32], e: usize) -> f32 {
+    let rank = scores[e] + p.correction.map_or(0.0, |c| c[e]);
+    if rank.is_nan() { f32::NEG_INFINITY } else { rank }
+}
+
 /// How many groups of experts are better than this one, by the sum of their two best ranks.
 fn group_place(p: &Moe<'_>, scores: &[f32], group: usize) -> usize {
     let group_len = p.experts / p.groups;
     let value = |group: usize| {
         let (mut first, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
         for e in group * group_len..(group + 1) * group_len {
-            let rank = scores[e] + p.correction.map_or(0.0, |c| c[e]);
+            let rank = rank(p, scores, e);
             if rank > first {
                 (first, second) = (rank, first);
             } else if rank > second {

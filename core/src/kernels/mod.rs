@@ -18,7 +18,11 @@
 //! | state in f16 or i8 | read exactly (f16) or as `code · scale` (i8), rounded by [`scalar::round_to_halves`] or [`scalar::round_to_codes`]; in i8 with a decay per head, taken forward with [`Rests`]: [`scalar::expand_codes_and_rests`], [`scalar::round_to_codes_and_rests`] |
 //!
 //! A lane that starts at +0 never becomes -0, so filling a row up with zeros changes no bit. Elementary functions
-//! are those of [`crate::math`]. Inputs that are not finite give results that are not finite, not errors.
+//! are those of [`crate::math`].
+//!
+//! Inputs that are not finite are no errors. Most results are then not finite either, but not all: what is not a number has
+//! code 0 in quantized activations, ReLU makes it 0, and a router ranks it below all numbers. Not fixed, and not the same
+//! everywhere, are only which NaN a result is, and the code of a NaN in a state in i8.
 //!
 //! # Level of a back end
 //!

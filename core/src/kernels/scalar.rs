@@ -27,6 +27,9 @@ const CONV_BLOCK: usize = 128;
 /// Groups whose largest magnitude is below this count as zeros: 127 divided by it is still finite.
 const SMALLEST: f32 = 1e-36;
 
+/// Less than [`ROUND`] plus any code, with the bits of code 0.
+const NO_CODE: f32 = ROUND - 256.0;
+
 /// `sum_i a[i] · b[i]` in the order of the contract; both slices have the same length.
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -137,7 +140,7 @@ fn largest(x: &[f32]) -> f32 {
     lanes[0]
 }
 
-/// Codes of one group; returns its scale and the sum of its codes. Ties round to even.
+/// Codes of one group; returns its scale and the sum of its codes. Ties round to even; what is not a number has code 0.
 #[inline(always)]
 fn quantize_group(x: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (f32, i32) {
     let largest = largest(x);
@@ -148,7 +151,7 @@ fn quantize_group(x: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (f32, i32) {
     let inverse = 127.0 / largest;
     let mut sum = 0;
     for i in 0..GROUP {
-        codes[i] = (x[i] * inverse + ROUND).to_bits() as i8;
+        codes[i] = larger(x[i] * inverse + ROUND, NO_CODE).to_bits() as i8;
         sum += i32::from(codes[i]);
     }
     (largest / 127.0, sum)

@@ -1,7 +1,7 @@
 //! Attention over the last `window` positions.
 
 use super::resolve::Operands;
-use super::{Block, Join, JoinRecord, Linear, LinearRecord, NONE, Norm, NormRecord, Record, tag};
+use super::{Block, Join, JoinRecord, Linear, LinearRecord, NONE, Norm, NormRecord, Record, norm_kind, tag};
 use crate::error::ModelError;
 use bytemuck::{Pod, Zeroable};
 
@@ -45,9 +45,9 @@ pub struct AttentionRecord {
     pub v: LinearRecord,
     /// `[d_model][heads · head_dim]`.
     pub o: LinearRecord,
-    /// Of each query head, weights `[head_dim]`.
+    /// Of each query head, weights `[head_dim]`; RMS or none.
     pub q_norm: NormRecord,
-    /// Of each key head, weights `[head_dim]`.
+    /// Of each key head, weights `[head_dim]`; RMS or none.
     pub k_norm: NormRecord,
     /// Inputs that the convolution over `[q | k | v]` sees; 1 for none.
     pub conv_width: u32,
@@ -141,7 +141,11 @@ impl<'m> Operands<'_, 'm> {
         let [heads, kv_heads, head_dim, window, conv_width] =
             self.sizes([r.heads, r.kv_heads, r.head_dim, r.window, r.conv_width])?;
         let rotary_dims = r.rotary_dims as usize;
-        if !heads.is_multiple_of(kv_heads) || rotary_dims > head_dim || !rotary_dims.is_multiple_of(2) {
+        if !heads.is_multiple_of(kv_heads)
+            || rotary_dims > head_dim
+            || !rotary_dims.is_multiple_of(2)
+            || r.q_norm.kind.max(r.k_norm.kind) > norm_kind::RMS
+        {
             return Err(self.field());
         }
         let (q_len, kv_len) = (self.product([heads, head_dim])?, self.product([kv_heads, head_dim])?);

@@ -26,7 +26,7 @@ pub use frame::{FrameInput, FrameOutput, Pool, pool, task};
 pub use linear::{Adapter, Linear, LinearBlock, LinearBlockRecord, LinearRecord};
 pub use mlp::{Activation, Mlp, MlpRecord, activation};
 pub use moe::{Expert, MAX_EXPERTS, Moe, MoeRecord, Routing, routing};
-pub(crate) use resolve::Operands;
+pub(crate) use resolve::{Before, Operands};
 pub use resolve::{Input, Output, Readout};
 pub use short_conv::{ShortConv, ShortConvRecord};
 pub use ssm::{Decay, Select, Ssm, SsmRecord, decay};
@@ -119,7 +119,7 @@ impl Record for StateFormat {
 pub struct NormRecord {
     /// One of [`norm_kind`].
     pub kind: u32,
-    /// f32 `[n]` or [`NONE`].
+    /// f32 `[n]` or [`NONE`]; not with [`norm_kind::IDENTITY`].
     pub weight: u32,
     /// f32 `[n]` or [`NONE`]; only with [`norm_kind::LAYER`].
     pub bias: u32,
@@ -167,9 +167,9 @@ pub mod input {
     pub const SAME: u32 = 1;
     /// `[r | e]`, `e` being what `r` was before the first block.
     pub const RESIDUAL_AND_EMBEDDING: u32 = 2;
-    /// The branch.
+    /// The branch, which a block before it has written.
     pub const BRANCH: u32 = 3;
-    /// `r + branch`.
+    /// `r + branch`, likewise.
     pub const RESIDUAL_PLUS_BRANCH: u32 = 4;
 }
 

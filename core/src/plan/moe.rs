@@ -114,11 +114,10 @@ impl<'m> Operands<'_, 'm> {
         let (join, len) = self.join(&r.join)?;
         let [experts, chosen, d_ff, groups, chosen_groups] =
             self.sizes([r.experts, r.chosen, r.d_ff, r.groups, r.chosen_groups])?;
-        let in_reach = experts / groups * chosen_groups;
         if experts > MAX_EXPERTS
             || !experts.is_multiple_of(groups)
             || chosen_groups > groups
-            || chosen > in_reach
+            || chosen > experts / groups * chosen_groups
         {
             return Err(self.field());
         }

@@ -16,8 +16,17 @@ pub(crate) struct Operands<'a, 'm> {
     pub(crate) index: u32,
     /// Where the tensors are; its input gives the width of the residual stream.
     pub(crate) model: &'a Model<'m>,
-    /// Length of the normed input of the block before this one.
-    pub(crate) before: usize,
+    /// What the blocks before this one leave.
+    pub(crate) before: Before,
+}
+
+/// What the blocks before a record leave to its block.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Before {
+    /// Length of the normed input of the last one; 0 before the first.
+    pub(crate) input_len: usize,
+    /// Whether one of them writes the branch.
+    pub(crate) branch: bool,
 }
 
 impl<'m> Operands<'_, 'm> {
@@ -104,8 +113,10 @@ impl<'m> Operands<'_, 'm> {
             norm_kind::LAYER => NormKind::Layer,
             _ => return Err(self.field()),
         };
+        let stray =
+            r.bias != NONE && kind != NormKind::Layer || r.weight != NONE && kind == NormKind::Identity;
         // Above 0 and finite: of positive floats the bits are in order.
-        if !(1..f32::INFINITY.to_bits()).contains(&r.eps.to_bits()) {
+        if stray || !(1..f32::INFINITY.to_bits()).contains(&r.eps.to_bits()) {
             return Err(self.field());
         }
         Ok(Norm {
@@ -120,10 +131,10 @@ impl<'m> Operands<'_, 'm> {
     pub(super) fn join(&self, r: &JoinRecord) -> Result<(Join<'m>, usize), ModelError> {
         let input = match r.input {
             input::RESIDUAL => BlockInput::Residual,
-            input::SAME if self.before > 0 => BlockInput::Same,
+            input::SAME if self.before.input_len > 0 => BlockInput::Same,
             input::RESIDUAL_AND_EMBEDDING => BlockInput::ResidualAndEmbedding,
-            input::BRANCH => BlockInput::Branch,
-            input::RESIDUAL_PLUS_BRANCH => BlockInput::ResidualPlusBranch,
+            input::BRANCH if self.before.branch => BlockInput::Branch,
+            input::RESIDUAL_PLUS_BRANCH if self.before.branch => BlockInput::ResidualPlusBranch,
             _ => return Err(self.field()),
         };
         let output = match r.output {
@@ -132,7 +143,7 @@ impl<'m> Operands<'_, 'm> {
             output::REPLACE => BlockOutput::Replace,
             _ => return Err(self.field()),
         };
-        let len = input.len(self.d_model(), self.before);
+        let len = input.len(self.d_model(), self.before.input_len);
         let norm = self.norm(&r.norm, len)?;
         Ok((Join { input, norm, output, scale: self.finite(r.scale)? }, len))
     }

@@ -78,7 +78,7 @@ pub struct SsmRecord {
     pub a_log2: u32,
     /// f32 `[d_inner]`.
     pub d: u32,
-    /// Of the gated output, weights `[d_inner]`.
+    /// Of the gated output, weights `[d_inner]`; RMS or none.
     pub gate_norm: NormRecord,
     /// 1: the norm comes before the gate.
     pub norm_before_gate: u32,

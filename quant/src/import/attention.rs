@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::ImportError;
 use super::builder::{Builder, NormStyle, Slice};
-use super::config::{count, find_count, finite, positive, refused};
+use super::config::{count, find_size, finite, positive, refused};
 use crate::recipe::Role;
 
 /// The most positions that a window gets unless it is asked for.
@@ -30,7 +30,7 @@ impl Heads {
     pub(super) fn of(b: &Builder<'_>, window: Option<usize>) -> Result<Self, ImportError> {
         let config = b.config();
         let heads = count(config, "num_attention_heads", 0)?;
-        let head_dim = match find_count(config, "head_dim")? {
+        let head_dim = match find_size(config, "head_dim")? {
             Some(n) if n > 0 => n,
             _ => b.d_model() / heads,
         };

@@ -26,7 +26,7 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
     let activation = activation_of(config, "hidden_act", "silu")?;
     let attends = indices(config, "attn_layer_indices")?;
 
-    for i in 0..count(config, "num_hidden_layers", 0)? {
+    for i in 0..b.layers(config, "num_hidden_layers")? {
         let layer = format!("model.layers.{i}");
         let join = b.join(&format!("{layer}.input_layernorm"), norm)?;
         if attends.contains(&i) {

@@ -10,6 +10,7 @@ use sarit_core::plan::{
 use serde_json::Value;
 
 use super::ImportError;
+use super::config::{count, find_flag, wrong};
 use crate::checkpoint::Checkpoint;
 use crate::recipe::{Piece, Recipe, Role, Source};
 
@@ -90,6 +91,13 @@ impl<'c> Builder<'c> {
             Some((name, _)) => Err(ImportError::UnknownTensor(name.to_owned())),
             None => Ok(self.recipe),
         }
+    }
+
+    /// A number of layers, each of which has at least one tensor.
+    pub(super) fn layers(&self, config: &Value, key: &str) -> Result<usize, ImportError> {
+        let layers = count(config, key, 0)?;
+        let fits = layers <= self.checkpoint.tensors().count();
+        if fits { Ok(layers) } else { Err(wrong(config, key, "no more layers than there are tensors")) }
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -338,12 +346,27 @@ impl<'c> Builder<'c> {
         Ok(true)
     }
 
+    /// Whether the configuration says that the head is not the embedding; families have several names for that.
+    fn is_untied(&self) -> Result<bool, ImportError> {
+        let mut untied = false;
+        for key in ["tie_word_embeddings", "tie_embeddings", "tie_embedding"] {
+            match find_flag(self.config(), key)? {
+                Some(true) => return Ok(false),
+                stated => untied |= stated.is_some(),
+            }
+        }
+        Ok(untied)
+    }
+
     /// Input and output of a language model.
     pub(super) fn language_model(&mut self, frame: &Frame<'_>) -> Result<(), ImportError> {
         let [vocab, d_model] = self.shape(frame.embedding)?;
         self.d_model = d_model;
         let embedding = self.matrix(frame.embedding, Role::Embedding, vocab, d_model)?;
         let norm = self.norm(frame.final_norm, d_model, frame.norm)?;
+        if !self.has(HEAD) && self.is_untied()? {
+            return Err(ImportError::MissingTensor(HEAD.to_owned()));
+        }
         // A stored head counts, whatever the configuration says; unless it is the embedding once more.
         let head = if self.has(HEAD) && !self.equal(frame.embedding, HEAD)? {
             self.matrix(HEAD, Role::Head, vocab, d_model)?

@@ -6,7 +6,8 @@ use serde_json::Value;
 use super::ImportError;
 use crate::checkpoint::json;
 
-fn wrong(config: &Value, key: &str, expected: &'static str) -> ImportError {
+/// That a value is not what it has to be.
+pub(super) fn wrong(config: &Value, key: &str, expected: &'static str) -> ImportError {
     ImportError::Number { key: key.to_owned(), value: config[key].clone(), expected }
 }
 
@@ -82,6 +83,14 @@ pub(super) fn find_count(config: &Value, key: &str) -> Result<Option<usize>, Imp
             let number = value.as_u64().filter(|n| *n < 1 << 32);
             number.map(|n| Some(n as usize)).ok_or_else(|| wrong(config, key, "a whole number"))
         }
+    }
+}
+
+/// A whole number below 2^24, as all sizes in a plan are, if the key is there and not null.
+pub(super) fn find_size(config: &Value, key: &str) -> Result<Option<usize>, ImportError> {
+    match find_count(config, key)? {
+        Some(n) if n >= 1 << 24 => Err(wrong(config, key, "a size below 16777216")),
+        size => Ok(size),
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
     let activation = activation_of(config, "hidden_act", "silu")?;
     let gated = flag(config, "mamba_rms_norm", false)?;
 
-    for i in 0..count(config, "num_hidden_layers", 0)? {
+    for i in 0..b.layers(config, "num_hidden_layers")? {
         let layer = format!("model.layers.{i}");
         let prefix = format!("{layer}.mamba");
         b.agree(Some(gated), &format!("{prefix}.norm.weight"))?;

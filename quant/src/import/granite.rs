@@ -35,8 +35,8 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
     };
     let residual = factor(config, "residual_multiplier")?;
     let activation = activation_of(config, "hidden_act", "silu")?;
-    let layers = count(config, "num_hidden_layers", 0)?;
-    let kinds = layer_kinds(config)?.unwrap_or(vec![Kind::Mamba; layers]);
+    let layers = b.layers(config, "num_hidden_layers")?;
+    let kinds = layer_kinds(config)?.unwrap_or_else(|| vec![Kind::Mamba; layers]);
     let experts = find_count(config, "num_local_experts")?.unwrap_or(0);
 
     for (i, kind) in kinds.into_iter().enumerate() {

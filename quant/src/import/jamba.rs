@@ -26,10 +26,9 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
     })?;
     let heads = Heads::of(&b, window)?;
     let activation = activation_of(config, "hidden_act", "silu")?;
-    let experts = find_count(config, "num_experts")?.unwrap_or(16);
     let kinds = layer_kinds(config)?;
 
-    for i in 0..count(config, "num_hidden_layers", 0)? {
+    for i in 0..b.layers(config, "num_hidden_layers")? {
         let layer = format!("model.layers.{i}");
         let join = b.join(&format!("{layer}.input_layernorm"), norm)?;
         let attends = match &kinds {
@@ -52,6 +51,7 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         let feed_forward = format!("{layer}.feed_forward");
         // Whether a layer chooses among experts is plain from its tensors.
         if b.has(&format!("{feed_forward}.router.weight")) {
+            let experts = count(config, "num_experts", 16)?;
             let chosen = count(config, "num_experts_per_tok", 2)?;
             mixture(&mut b, join, &feed_forward, [experts, chosen], activation)?;
         } else {

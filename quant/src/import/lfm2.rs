@@ -1,12 +1,11 @@
 //! LFM2: gated short convolutions or attention, then a gated MLP.
 
 use sarit_core::plan::{ShortConvRecord, activation};
-use serde_json::Value;
 
 use super::ImportError;
 use super::attention::{Heads, Layer, Rope, attention};
 use super::builder::{Builder, Frame, NormStyle};
-use super::config::{Kind, count, eps, find_flag, indices, layer_kinds, refused};
+use super::config::{Kind, eps, find_flag, indices, layer_kinds, refused};
 use super::mlp;
 use crate::checkpoint::Checkpoint;
 use crate::recipe::{Recipe, Role};
@@ -25,7 +24,7 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
     let mut heads = Heads::of(&b, window)?;
     heads.rope = Some(Rope::of_config(config, heads.head_dim, 1e6)?);
 
-    for (i, kind) in kinds(config)?.into_iter().enumerate() {
+    for (i, kind) in kinds(&b)?.into_iter().enumerate() {
         let layer = format!("model.layers.{i}");
         let join = b.join(&format!("{layer}.operator_norm"), norm)?;
         match kind {
@@ -75,12 +74,13 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
 }
 
 /// The layers: listed, or by the indices of those that attend, or all attention.
-fn kinds(config: &Value) -> Result<Vec<Kind>, ImportError> {
+fn kinds(b: &Builder<'_>) -> Result<Vec<Kind>, ImportError> {
+    let config = b.config();
     if let Some(kinds) = layer_kinds(config)? {
         return Ok(kinds);
     }
     let attends = indices(config, "full_attn_idxs")?;
     let all = config["full_attn_idxs"].is_null();
     let kind = |i| if all || attends.contains(&i) { Kind::Attention } else { Kind::Conv };
-    Ok((0..count(config, "num_hidden_layers", 0)?).map(kind).collect())
+    Ok((0..b.layers(config, "num_hidden_layers")?).map(kind).collect())
 }

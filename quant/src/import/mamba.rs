@@ -54,7 +54,7 @@ fn layers(
         norm,
         logits_scale: 1.0,
     })?;
-    for i in 0..count(config, "num_hidden_layers", 0)? {
+    for i in 0..b.layers(config, "num_hidden_layers")? {
         let layer = format!("backbone.layers.{i}");
         block(&mut b, &format!("{layer}.mixer"), &format!("{layer}.norm"), norm)?;
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::ImportError;
 use super::attention::{Heads, Rope, record, window_of};
 use super::builder::{Builder, Frame, NormStyle, Slice};
-use super::config::{count, dt_limits, find_count, find_flag, flag, indices, refused};
+use super::config::{count, dt_limits, find_count, find_flag, find_size, flag, indices, refused};
 use super::mlp;
 use super::ssm::{Mamba1, Mamba2, SelectionNorms, mamba1, mamba2};
 use crate::checkpoint::Checkpoint;
@@ -28,7 +28,7 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         logits_scale: 1.0,
     })?;
     let attends = indices(config, "attn_layer_idx")?;
-    for i in 0..count(config, "n_layer", 0)? {
+    for i in 0..b.layers(config, "n_layer")? {
         let layer = format!("backbone.layers.{i}");
         let mixer = format!("{layer}.mixer");
         let join = b.join(&format!("{layer}.norm"), norm)?;
@@ -93,11 +93,11 @@ fn attention(
     let d_model = b.d_model();
     let heads = count(config, "num_heads", 0)?;
     let kv_heads = count(config, "num_heads_kv", heads)?;
-    let head_dim = match find_count(config, "head_dim")? {
+    let head_dim = match find_size(config, "head_dim")? {
         Some(n) if n > 0 => n,
         _ => d_model / heads,
     };
-    let rotary = find_count(config, "rotary_emb_dim")?.unwrap_or(0);
+    let rotary = find_size(config, "rotary_emb_dim")?.unwrap_or(0);
     let theta = super::config::positive(config, "rotary_emb_base", 10_000.0)?;
     let rope = (rotary > 0).then(|| Rope::plain(rotary, theta));
     let scale = (1.0 / (head_dim as f64).sqrt()) as f32;

@@ -26,48 +26,52 @@ pub(super) fn import(checkpoint: &Checkpoint, window: Option<usize>) -> Result<R
         norm,
         logits_scale: 1.0,
     })?;
-    for (i, block) in blocks(config)?.into_iter().enumerate() {
-        let layer = format!("backbone.layers.{i}");
-        let join = b.join(&format!("{layer}.input_layernorm"), norm)?;
-        let core = block["CoreType"].as_str().unwrap_or("").rsplit('.').next();
-        match core {
-            Some("discrete_mamba2") => mixer(&mut b, join, &format!("{layer}.mixer"), &block["core_input"])?,
-            Some("phi_attention") => {
-                let prefix = format!("{layer}.mixer.self_attn");
-                let projections =
-                    ["q_proj", "k_proj", "v_proj", "dense"].map(|part| format!("{prefix}.{part}"));
-                // All settings are Phi's defaults; only tiny test models have another number of heads.
-                let heads = count(&block["core_input"], "num_attention_heads", 32)?;
-                let head_dim = b.d_model() / heads;
-                let heads = Heads {
-                    heads,
-                    kv_heads: heads,
-                    head_dim,
-                    window: window_of(config, window)?,
-                    scale: (1.0 / (head_dim as f64).sqrt()) as f32,
-                    rope: Some(Rope::plain(head_dim / 2, 10_000.0)),
-                };
-                attention(&mut b, join, &heads, &Layer::new(projections.each_ref().map(String::as_str)))?;
-            }
-            _ => return Err(refused(block, "CoreType")),
+    let mut indices = 0..;
+    for block in blocks(config) {
+        for i in indices.by_ref().take(b.layers(block, "n_layers")?) {
+            layer(&mut b, block, &format!("backbone.layers.{i}"), norm, window)?;
         }
-        let names = ["fc1", "fc2"].map(|part| format!("{layer}.mlp.{part}"));
-        mlp::plain(&mut b, join_same(), names, activation::GELU_TANH)?;
     }
     b.finish()
 }
 
-/// `Block1`, `Block2`, … in order, each as often as its `n_layers` says.
-fn blocks(config: &Value) -> Result<Vec<&Value>, ImportError> {
-    let mut layers = Vec::new();
-    for i in 1.. {
-        let block = &config[format!("Block{i}")];
-        if !block.is_object() {
-            break;
+/// `Block1`, `Block2`, … in order; each is as many layers as its `n_layers` says.
+fn blocks(config: &Value) -> impl Iterator<Item = &Value> {
+    (1..).map(|i| &config[format!("Block{i}")]).take_while(|block| block.is_object())
+}
+
+/// A layer as its block says, under the name `layer`.
+fn layer(
+    b: &mut Builder<'_>,
+    block: &Value,
+    layer: &str,
+    norm: NormStyle,
+    window: Option<usize>,
+) -> Result<(), ImportError> {
+    let join = b.join(&format!("{layer}.input_layernorm"), norm)?;
+    let core = block["CoreType"].as_str().unwrap_or("").rsplit('.').next();
+    match core {
+        Some("discrete_mamba2") => mixer(b, join, &format!("{layer}.mixer"), &block["core_input"])?,
+        Some("phi_attention") => {
+            let prefix = format!("{layer}.mixer.self_attn");
+            let projections = ["q_proj", "k_proj", "v_proj", "dense"].map(|part| format!("{prefix}.{part}"));
+            // All settings are Phi's defaults; only tiny test models have another number of heads.
+            let heads = count(&block["core_input"], "num_attention_heads", 32)?;
+            let head_dim = b.d_model() / heads;
+            let heads = Heads {
+                heads,
+                kv_heads: heads,
+                head_dim,
+                window: window_of(b.config(), window)?,
+                scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+                rope: Some(Rope::plain(head_dim / 2, 10_000.0)),
+            };
+            attention(b, join, &heads, &Layer::new(projections.each_ref().map(String::as_str)))?;
         }
-        layers.extend(std::iter::repeat_n(block, count(block, "n_layers", 0)?));
+        _ => return Err(refused(block, "CoreType")),
     }
-    Ok(layers)
+    let names = ["fc1", "fc2"].map(|part| format!("{layer}.mlp.{part}"));
+    mlp::plain(b, join_same(), names, activation::GELU_TANH)
 }
 
 /// Discrete Mamba-2: in_proj makes `[x | B | C | z | a]`, the decay is `sigmoid(-a)`, and there is no dt.

@@ -83,6 +83,10 @@ impl Shared {
             return Err(b.bad_shape(&format!("{q_name}.weight")));
         }
         let rotated = flag(config, "use_mem_rope", false)?;
+        // Positions would turn more slowly.
+        if rotated && flag(config, "use_long_context", false)? {
+            return Err(refused(config, "use_long_context"));
+        }
         let heads = Heads {
             heads,
             kv_heads: kv_len / head_dim,

@@ -1,5 +1,6 @@
 //! Whole models on the emulated device against the scalar definition: every family, every weight type.
 
+use sarit_core::format::FINGERPRINT_START;
 use sarit_core::{DType, Engine, Model, Sampler, Sampling, Scalar, Scratch, State, StateDType};
 use sarit_cpu::AlignedBytes;
 use sarit_cuda::{Device, DeviceMemory, Request, Streams};
@@ -129,6 +130,26 @@ fn prompts_are_scanned_block_by_block_as_by_scalar() {
         assert_same_bits(&got.0, &want.0, &format!("{device:?}: logits"));
         assert_eq!(got.1, want.1, "{device:?}: state");
     }
+}
+
+/// A weight that is not a number and has the low bits of a code makes an activation of code 0.
+#[test]
+fn what_is_not_a_number_has_code_0() {
+    let mut file = converted_with_window(&golden("mamba2-tiny"), DType::Q8, None);
+    let start = file.as_ptr().addr();
+    let model = Model::from_bytes(&file).unwrap();
+    let (_, norm) = model.tensors().find(|(name, _)| *name == "backbone.layers.0.norm.weight").unwrap();
+    let at = norm.data.as_ptr().addr() - start;
+    file[at..at + 4].copy_from_slice(&0x7fc0_0055u32.to_le_bytes());
+    let print = sarit_core::hash(&file[FINGERPRINT_START..]);
+    file[8..16].copy_from_slice(&print.to_le_bytes());
+    let model = Model::from_bytes(&file).unwrap();
+    let ids = tokens(11, model.vocab_len());
+    let want = run(model, Scalar, &ids, 1);
+    assert!(want.0.iter().all(|logit| logit.is_finite()));
+    let got = emulated(DEVICES[0], &model, &ids, 5);
+    assert_same_bits(&got.0, &want.0, "logits");
+    assert_eq!(got.1, want.1, "state");
 }
 
 #[test]

@@ -219,7 +219,8 @@ impl<'m> Keys<'m> {
             if let (true, [channels, _], Some(inner), Some(state), Some(groups)) =
                 (is_grouped && name.ends_with(".ssm_conv1d.weight"), shape, d_inner, d_state, groups)
             {
-                agrees(*channels, (state.0, inner.1 + 2 * state.1 * groups.1))?;
+                let bc = state.1.saturating_mul(groups.1).saturating_mul(2);
+                agrees(*channels, (state.0, inner.1.saturating_add(bc)))?;
             }
             if let (true, [rows, _], Some(groups)) = (name.ends_with(".ssm_norm.weight"), shape, groups) {
                 agrees(*rows, groups)?;
