@@ -144,10 +144,13 @@ def machine():
     """What the numbers were measured on."""
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     model = re.search(r"model name\s*: (.*)", cpuinfo)
+    # A hypervisor may give the same name to several generations.
+    numbers = re.search(r"cpu family\s*: (\d+)\s*model\s*: (\d+)", cpuinfo)
+    generation = ", family {} model {}".format(*numbers.groups()) if numbers else ""
     caches = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
     flags = set((re.search(r"flags\s*: (.*)", cpuinfo) or ["", ""])[1].split())
     isa = next((isa for isa in ("avx512_vnni", "avx2", "neon", "asimd") if isa in flags), "no known SIMD")
-    return {"cpu": f"{model[1] if model else platform.processor() or platform.machine()} ({isa})",
+    return {"cpu": f"{model[1] if model else platform.processor() or platform.machine()}{generation} ({isa})",
             "cores": os.cpu_count(), "cache": caches[-1].read_text().strip() if caches else "unknown",
             "system": f"{platform.system()} {platform.release()}"}
 

@@ -4,7 +4,7 @@
 
 /// `1.5 · 2^23`: added to a float of small magnitude, it rounds that to an integer (ties to even), which then stands
 /// in the low bits.
-pub(crate) const ROUND: f32 = 12_582_912.0;
+pub const ROUND: f32 = 12_582_912.0;
 
 const LOG2_E: f32 = core::f32::consts::LOG2_E;
 /// ln 2 in two parts; multiples of the first by integers below 2^14 are exact.

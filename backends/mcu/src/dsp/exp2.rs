@@ -4,7 +4,7 @@
 //! polynomial's next coefficient before. So the coefficients lie in memory eight times each, and one `VLDM` fetches
 //! them for eight numbers.
 
-use sarit_core::math;
+use sarit_core::math::{self, ROUND};
 
 /// Numbers worked on together.
 pub(super) const BLOCK: usize = 8;
@@ -40,9 +40,6 @@ pub(super) struct Constants {
 
 /// A block of zeros.
 pub(super) static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
-
-/// `1.5 · 2^23`.
-pub(super) const ROUND: f32 = 12_582_912.0;
 
 pub(super) static CONSTANTS: Constants = Constants {
     scalars: [core::f32::consts::LOG2_E, math::LN_2_HIGH, math::LN_2_LOW, ROUND],

@@ -1,10 +1,11 @@
 //! Activations to codes, a group at a time.
 
-use super::exp2::{BLOCK, ROUND, eight};
+use super::exp2::{BLOCK, eight};
 use super::{is_in_words, vectors};
 use core::arch::naked_asm;
 use core::mem::{MaybeUninit, offset_of};
 use sarit_core::kernels::{Kernels, QuantizedMut, Rows};
+use sarit_core::math::ROUND;
 use sarit_core::{GROUP, Scalar};
 
 /// Groups whose largest magnitude is outside are left to the definition: too small, infinite, or not a number.

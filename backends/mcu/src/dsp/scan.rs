@@ -5,11 +5,11 @@
 //! see that of eight at once, the polynomial is one in four times the exponent (a power of two changes no rounding):
 //! that is below 2 where bit 30 of a float is 0.
 
-use super::exp2::{BLOCK, Coefficients, ROUND, eight, polynomial};
+use super::exp2::{BLOCK, Coefficients, eight, polynomial};
 use core::arch::naked_asm;
 use core::mem::offset_of;
 use sarit_core::kernels::{RowSink, Scan};
-use sarit_core::math;
+use sarit_core::math::{self, ROUND};
 
 /// Factor on the exponent.
 const FACTOR: f32 = 4.0;
