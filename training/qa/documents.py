@@ -98,7 +98,9 @@ def long_document(rng, lang, texts, split="train"):
 
 
 def document(rng, lang, texts, source, split):
-    """(context, [(kind, question, answer)]) from a source; now and then without a question."""
+    """(context, [(kind, question, answer)]) from a source; now and then without a question, prose always."""
+    if source == "prose":
+        return " ".join(cloze.passage(rng, texts[lang], 1500)), []
     if source == "long":
         return long_document(rng, lang, texts, split)
     if source == "records":
@@ -115,8 +117,8 @@ def draw(rng, texts, lang=None, source=None, mix=MIX, split="train"):
     """(language, context, [(kind, question, answer)]); no questions for plain prose. Split "dev" is for the source "long"."""
     lang = lang or rng.choice(LANGS)
     source = source or rng.choices(list(mix), mix.values())[0]
-    context, questions = " ".join(cloze.passage(rng, texts[lang], 1500)) if source == "prose" else "", []
-    while source != "prose" and not questions:
+    context, questions = document(rng, lang, texts, source, split)
+    while not questions and source != "prose":
         context, questions = document(rng, lang, texts, source, split)
     rng.shuffle(questions)
     nfc = lambda s: unicodedata.normalize("NFC", s)
