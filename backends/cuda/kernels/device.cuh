@@ -55,15 +55,12 @@ __device__ INLINE float half_to_float(u16 bits) {
     return x;
 }
 
-// 16 bytes into shared memory, while the thread goes on; `commit_copies` ends a batch of a thread's copies, `await_copies` waits
-// for all its batches but the last.
+// 16 bytes into shared memory, while the thread goes on; `await_copies` waits for all copies of a thread.
 __device__ INLINE void copy_async(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
 }
 
-__device__ INLINE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-__device__ INLINE void await_copies() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
+__device__ INLINE void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // d (16x8) += a (16x32, rows) · b (32x8, columns), exact.
 __device__ INLINE void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {

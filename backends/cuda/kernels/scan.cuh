@@ -109,19 +109,19 @@ struct ScanRows {
         for (u32 i = run.thread; i < rest * (2 * STAGES * HELD + SCAN_CHANNELS); i += THREADS)
             b[0][0][i / rest * ROW + n + i % rest] = 0.0f;
     }
-    // B and C of the rows from `row` on, as tokens `first` to `end`.
-    __device__ void bring(Run run, const Scan& p, u32 group, u64 row, u32 first, u32 end, u32 stage) {
-        u32 n = p.d_state;
+    // B and C of the rows from `row` on, as tokens `first` to `end`; by the last `THREADS - idle` threads.
+    __device__ void bring(Run run, const Scan& p, u32 group, u64 row, u32 first, u32 end, u32 stage, u32 idle) {
+        u32 n = p.d_state, thread = run.thread - idle, threads = THREADS - idle;
         const float *from_b = run.at(p.b, row) + group * n, *from_c = run.at(p.c, row) + group * n;
         bool fours = has_fours(n, p.b.stride | p.c.stride);
         if (fours) {
-            for (u32 i = run.thread; i < (end - first) * (n / 4); i += THREADS) {
+            for (u32 i = thread; i < (end - first) * (n / 4); i += threads) {
                 u32 t = i / (n / 4), x = i % (n / 4) * 4;
                 copy_async(&b[stage][first + t][x], from_b + (u64)t * p.b.stride + x);
                 copy_async(&c[stage][first + t][x], from_c + (u64)t * p.c.stride + x);
             }
         } else {
-            for (u32 i = run.thread; i < (end - first) * n; i += THREADS) {
+            for (u32 i = thread; i < (end - first) * n; i += threads) {
                 u32 t = i / n, x = i % n;
                 b[stage][first + t][x] = from_b[(u64)t * p.b.stride + x];
                 c[stage][first + t][x] = from_c[(u64)t * p.c.stride + x];
@@ -146,7 +146,7 @@ __device__ INLINE float fold_fours(float (&sums)[4]) {
 // A block of tokens as the channels of a unit see them. Of what the next block changes there are two.
 struct ScanTokens {
     alignas(16) float sums[HELD][SCAN_CHANNELS];  // C · h
-    float x[2][HELD][SCAN_CHANNELS], z[2][HELD][SCAN_CHANNELS], u[2][HELD][SCAN_CHANNELS];  // u: dt · x
+    float u[2][HELD][SCAN_CHANNELS];  // dt · x
     float left_u[2][HELD][SCAN_CHANNELS], left[2][SCAN_CHANNELS];  // what is left of u and of the state after the last token
     float keep[2][HELD][SCAN_CHANNELS];  // dt, with a decay per element
 };
@@ -166,9 +166,11 @@ struct Span {
     __device__ u32 next() const { return start + end - first; }
 };
 
-// What the thread of a token and a channel loads of them.
+// What the thread of a token and a channel loads of them. With a decay per head: what the token reads of its block, and what is left
+// of it and of the state after the block's last one.
 struct TokenOf {
-    float x, dt, z, w, left;
+    Floats part[HELD / 4];
+    float read_left, x, dt, z, w, left;
 
     __device__ float u() const { return dt * x; }
 };
@@ -181,6 +183,12 @@ __device__ INLINE TokenOf load_token(Run run, const Scan& p, u32 sequence, const
         token.x = load_float(run.at(p.x, row + place) + channel);
         token.dt = load_float(run.at(p.dt, row + place) + head);
         if (p.z.start != NONE) token.z = load_float(run.at(p.z, row + place) + channel);
+        if (!p.time.per_element) {
+            const HeadRead& read = head_read(run, p, row + place, head);
+#pragma unroll
+            for (int t = 0; t < HELD / 4; t++) token.part[t] = load_floats(read.part + 4 * t);
+            token.read_left = load_float(&read.left);
+        }
     } else if (place < span.first) {
         // As if dt were one.
         token.x = load_float(held_token(run, p, sequence, place).u + channel);
@@ -201,107 +209,141 @@ __device__ INLINE void finish_scan(Run run, const Scan& p, u64 row, u32 channel,
     run.at(p.y, row)[channel] = y;
 }
 
-// The states of four channels take a block in, a warp's elements of them.
+// `C · h` of a token and four channels by four threads, each with four elements of every sixteen: a thread gets that of the
+// channel of its number.
 template <int ELEMENTS>
-__device__ INLINE void take_in(Run run, ScanRows<ELEMENTS>& rows, const ScanTokens& tokens, u32 quad, u32 stage, u32 turn) {
+__device__ INLINE float read_states(Run run, const ScanRows<ELEMENTS>& rows, u32 stage, u32 token, u32 quad) {
+    float sums[4][4] = {};  // of the channels, lanes of the sum over elements
 #pragma unroll
-    for (int k = 0; k < (ELEMENTS + 3) / 4; k++) {
-        u32 i = run.warp() / 4 % 2 * 32 + run.lane() + 64 * k;
-        if (ELEMENTS < 4 && i >= 16 * ELEMENTS) return;
-        float h[4];
+    for (int e = 0; e < ELEMENTS; e++) {
+        u32 i = 16 * e + run.lane() % 4 * 4;
+        Floats c = *(const Floats*)&rows.c[stage][token][i];
 #pragma unroll
-        for (int c = 0; c < 4; c++) h[c] = rows.h[quad + c][i] * tokens.left[turn][quad + c];
-#pragma unroll
-        for (int t = 0; t < HELD; t++) {
-            float b = rows.b[stage][t][i];
-#pragma unroll
-            for (int c = 0; c < 4; c++) h[c] += tokens.left_u[turn][t][quad + c] * b;
-        }
-#pragma unroll
-        for (int c = 0; c < 4; c++) rows.h[quad + c][i] = h[c];
+        for (int k = 0; k < 4; k++) add_products(sums[k], c, *(const Floats*)&rows.h[quad + k][i]);
     }
+    // Each time a thread gives another half of the channels that it has, and gets that of its own half.
+#pragma unroll
+    for (int half = 2; half > 0; half /= 2) {
+        bool upper = run.lane() & half;
+#pragma unroll
+        for (int k = 0; k < half; k++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float given = __shfl_xor_sync(FULL, upper ? sums[k][i] : sums[k + half][i], half);
+                sums[k][i] = (upper ? sums[k + half][i] : sums[k][i]) + given;
+            }
+    }
+    return (sums[0][0] + sums[0][2]) + (sums[0][1] + sums[0][3]);
 }
 
-// One unit of channels, with a decay per head, through all tokens of a sequence, in blocks as they are held. A half-warp reads
-// the states of 4 channels for 2 tokens of a block; then the first half of the warps lets the states take the block in, while
-// the others finish its tokens. Little is kept in registers from one to the other, so that there are some to read ahead.
+// The states of four channels take a block in, 32 elements of each by a warp.
+template <int ELEMENTS>
+__device__ INLINE void take_in(Run run, ScanRows<ELEMENTS>& rows, const ScanTokens& tokens, u32 quad, u32 first, u32 stage, u32 turn) {
+    u32 i = first + run.lane();
+    if (ELEMENTS < 2 && i >= 16 * ELEMENTS) return;
+    float h[4];
+#pragma unroll
+    for (int c = 0; c < 4; c++) h[c] = rows.h[quad + c][i] * tokens.left[turn][quad + c];
+#pragma unroll
+    for (int t = 0; t < HELD; t++) {
+        float b = rows.b[stage][t][i];
+#pragma unroll
+        for (int c = 0; c < 4; c++) h[c] += tokens.left_u[turn][t][quad + c] * b;
+    }
+#pragma unroll
+    for (int c = 0; c < 4; c++) rows.h[quad + c][i] = h[c];
+}
+
+// One unit of channels, with a decay per head, through all tokens of a sequence, in blocks as they are held. Half of the warps have
+// the states: they read them for the tokens of a block, then let them take it in. Meanwhile the others ask for the next block,
+// then finish the tokens of this one, a thread a token and a channel. Each half has a loop of its own, so that what one keeps in
+// registers is not in the way of the other; they meet at the barriers.
+template <int ELEMENTS>
+struct HeadScan {
+    using Rows = ScanRows<ELEMENTS>;
+    static constexpr u32 HALF = THREADS / 2, PARTS = ELEMENTS > 1 ? ELEMENTS / 2 : 1;  // warps that take in four channels
+
+    Rows& rows;
+    ScanTokens& tokens;
+    u32 sequence;
+    const Unit& unit;
+
+    __device__ u32 channels() const { return unit.end - unit.first; }
+    __device__ static u32 stage(u32 turn) { return Rows::STAGES == 2 ? turn : 0; }
+    __device__ void states(Run run, Span span, u32 count) const {
+        u32 warp = run.warp(), quads = div_up(channels(), 4), token = run.thread / 4 % HELD, quad = warp / 2 * 4;
+        for (u32 turn = 0; span.start < count; turn ^= 1) {
+            if (Rows::STAGES == 1) __syncthreads();
+            __syncthreads();
+            if (quad < channels())
+                tokens.sums[token][quad + run.lane() % 4] = read_states(run, rows, stage(turn), token, quad);
+            __syncthreads();
+            if (span.end == HELD)
+                for (u32 i = warp; i < quads * PARTS; i += WARPS / 2)
+                    take_in(run, rows, tokens, i / PARTS * 4, i % PARTS * 32, stage(turn), turn);
+            span = Span(span.next(), 0, count);
+        }
+    }
+
+    __device__ void bring(Run run, const Scan& p, u64 first_row, const Span& span, u32 turn) const {
+        rows.bring(run, p, unit.group, first_row + span.start, span.first, span.end, stage(turn), HALF);
+    }
+
+    __device__ void others(Run run, const Scan& p, Span span, u32 count) const {
+        u32 place = run.thread / SCAN_CHANNELS % HELD, j = run.thread % SCAN_CHANNELS, channel = unit.channel(j);
+        u64 first_row = (u64)sequence * count;
+        float d = load_float(run.weights(p.d) + channel);
+        TokenOf next = load_token(run, p, sequence, span, place, channel);
+        if (Rows::STAGES == 2) bring(run, p, first_row, span, 0);
+        for (u32 turn = 0; span.start < count; turn ^= 1) {
+            TokenOf own = next;
+            Span after(span.next(), 0, count);
+            tokens.u[turn][place][j] = own.u();
+            tokens.left_u[turn][place][j] = own.w * own.u();
+            if (place == 0) tokens.left[turn][j] = own.left;
+            if (Rows::STAGES == 1) {
+                __syncthreads();
+                bring(run, p, first_row, span, 0);
+            }
+            await_copies();
+            __syncthreads();
+            if (after.start < count) {
+                next = load_token(run, p, sequence, after, place, channel);
+                if (Rows::STAGES == 2) bring(run, p, first_row, after, turn ^ 1);
+            }
+            __syncthreads();
+            if (span.has(place) && j < channels()) {
+                float sum = own.read_left * tokens.sums[place][j];
+#pragma unroll
+                for (int t = 0; t < HELD; t++) {
+                    const Floats& part = own.part[t / 4];
+                    float read = t % 4 == 0 ? part.x : t % 4 == 1 ? part.y : t % 4 == 2 ? part.z : part.w;
+                    if (t <= (int)place) sum += read * tokens.u[turn][t][j];
+                }
+                finish_scan(run, p, first_row + span.start - span.first + place, channel, sum, d, own.x, own.z);
+            }
+            span = after;
+        }
+    }
+};
+
 template <int ELEMENTS>
 __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-    using Rows = ScanRows<ELEMENTS>;
-    Rows& rows = *(Rows*)run.shared().row;
-    ScanTokens& tokens = scan_tokens(run);
-    u32 n = p.d_state, count = run.p().count, warp = run.warp(), channels = unit.end - unit.first;
-    // Quads go round the warps that take in, so that those without a channel are of different parts of a processor.
-    u32 quad = (warp + warp / 4) % 4 * 4, quad_read = run.half_warp() / 8 * 4, token_read = run.half_warp() % 8;
-    bool finishes = warp >= WARPS / 2, is_new = false;
-    u32 place = run.thread / SCAN_CHANNELS % HELD, j = run.thread % SCAN_CHANNELS, channel = unit.channel(j);
+    HeadScan<ELEMENTS> scan = {*(ScanRows<ELEMENTS>*)run.shared().row, scan_tokens(run), sequence, unit};
+    u32 n = p.d_state, count = run.p().count, len = scan.channels() * n, held = run.position(sequence) % HELD;
     float* states = run.state(sequence, p.state) + (u64)unit.first * n;
-    u64 first_row = (u64)sequence * count;
-    Span span(0, run.position(sequence) % HELD, count);
     // Those of the unit before have been read.
     __syncthreads();
-    if (n < 16 * ELEMENTS) rows.clear(run, n);
-    for (u32 i = run.thread; i < channels * n; i += THREADS) rows.h[i / n][i % n] = states[i];
-    for (u32 i = run.thread; i < span.first * n; i += THREADS)
-        rows.b[0][i / n][i % n] = held_token(run, p, sequence, i / n).b[unit.group * n + i % n];
-    if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row, span.first, span.end, 0);
-    commit_copies();
-    TokenOf next = {};
-    if (finishes) next = load_token(run, p, sequence, span, place, channel);
-    for (u32 turn = 0; span.start < count; turn ^= 1) {
-        u32 stage = Rows::STAGES == 2 ? turn : 0;
-        Span after(span.next(), 0, count);
-        if (finishes) {
-            tokens.x[turn][place][j] = next.x;
-            tokens.z[turn][place][j] = next.z;
-            tokens.u[turn][place][j] = next.u();
-            tokens.left_u[turn][place][j] = next.w * next.u();
-            if (place == 0) tokens.left[turn][j] = next.left;
-        }
-        if (Rows::STAGES == 1) {
-            __syncthreads();
-            rows.bring(run, p, unit.group, first_row + span.start, span.first, span.end, 0);
-            commit_copies();
-        }
-        commit_copies();
-        await_copies();
-        __syncthreads();
-        if (Rows::STAGES == 2 && after.start < count) rows.bring(run, p, unit.group, first_row + after.start, 0, after.end, turn ^ 1);
-        commit_copies();
-        if (finishes && after.start < count) next = load_token(run, p, sequence, after, place, channel);
-        if (quad_read < channels) {
-            float sums[AT_ONCE] = {};
-#pragma unroll
-            for (int e = 0; e < ELEMENTS; e++) {
-                float h[4], c[2] = {rows.c[stage][token_read][element(run, e)], rows.c[stage][token_read + 8][element(run, e)]};
-#pragma unroll
-                for (int k = 0; k < 4; k++) h[k] = rows.h[quad_read + k][element(run, e)];
-#pragma unroll
-                for (int k = 0; k < AT_ONCE; k++) sums[k] += c[k / 4] * h[k % 4];
-            }
-            float sum = fold_many(run, sums);
-            u32 number = run.half_lane() / 2;
-            if (run.lane() % 2 == 0) tokens.sums[token_read + number / 4 * 8][quad_read + number % 4] = sum;
-        }
-        __syncthreads();
-        bool is_whole = span.end == HELD;
-        if (finishes && span.has(place) && j < channels) {
-            u64 row = first_row + span.start - span.first + place;
-            const HeadRead& read = head_read(run, p, row, channel / p.head_dim);
-            float sum = read.left * tokens.sums[place][j];
-#pragma unroll
-            for (int t = 0; t < HELD; t++)
-                if (t <= (int)place) sum += read.part[t] * tokens.u[turn][t][j];
-            finish_scan(run, p, row, channel, sum, run.weights(p.d)[channel], tokens.x[turn][place][j], tokens.z[turn][place][j]);
-        } else if (!finishes && is_whole && quad < channels) {
-            take_in(run, rows, tokens, quad, stage, turn);
-        }
-        is_new |= is_whole;
-        span = after;
-    }
+    if (n < 16 * ELEMENTS) scan.rows.clear(run, n);
+    for (u32 i = run.thread; i < len; i += THREADS) scan.rows.h[i / n][i % n] = states[i];
+    for (u32 i = run.thread; i < held * n; i += THREADS)
+        scan.rows.b[0][i / n][i % n] = held_token(run, p, sequence, i / n).b[unit.group * n + i % n];
+    Span span(0, held, count);
+    if (run.thread < scan.HALF) scan.states(run, span, count);
+    else scan.others(run, p, span, count);
     __syncthreads();
-    if (is_new)
-        for (u32 i = run.thread; i < channels * n; i += THREADS) states[i] = rows.h[i / n][i % n];
+    if (held + count >= HELD)
+        for (u32 i = run.thread; i < len; i += THREADS) states[i] = scan.rows.h[i / n][i % n];
 }
 
 // The same with a decay per element: a half-warp has a channel.
@@ -327,8 +369,7 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
     if (n < 16 * ELEMENTS) rows.clear(run, n);
     Span span(0, 0, count);
     u64 first_row = (u64)sequence * count;
-    if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row, 0, span.end, 0);
-    commit_copies();
+    if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row, 0, span.end, 0, 0);
     TokenOf next = {};
     if (finishes) next = load_token(run, p, sequence, span, place, channel);
     for (u32 turn = 0; span.start < count; turn ^= 1) {
@@ -338,17 +379,14 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
         if (finishes) tokens.u[turn][place][j] = token.u(), tokens.keep[turn][place][j] = token.dt;
         if (Rows::STAGES == 1) {
             __syncthreads();
-            rows.bring(run, p, unit.group, first_row + span.start, 0, span.end, 0);
-            commit_copies();
+            rows.bring(run, p, unit.group, first_row + span.start, 0, span.end, 0, 0);
         }
-        commit_copies();
         await_copies();
         __syncthreads();
         if (after.start < count) {
-            if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row + after.start, 0, after.end, turn ^ 1);
+            if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row + after.start, 0, after.end, turn ^ 1, 0);
             if (finishes) next = load_token(run, p, sequence, after, place, channel);
         }
-        commit_copies();
         if (run.warp() < SCAN_CHANNELS / 2) {
 #pragma unroll 1
             for (u32 first = 0; first < span.end; first += AT_ONCE) {
@@ -419,6 +457,7 @@ __device__ INLINE Floats load_fours(Run run, const float* row, u32 n, int e, boo
 template <int ELEMENTS>
 struct HeadStep {
     static constexpr u32 CHANNELS = THREADS / 4;
+    static constexpr bool SHARED = ELEMENTS <= 8;  // whether the state comes to shared memory, and C to registers
 
     struct Rest {
         Floats part;
@@ -439,50 +478,30 @@ struct HeadStep {
                 if (j <= place) sum += other;
             }
             if (has_channel && run.lane() % 4 == 0) finish_scan(run, p, sequence, channel, sum, d, x, z);
-            if (place == HELD - 1) take_in(run, p, sequence, unit, channel, has_channel);
-        }
-        // The state takes the block in.
-        __device__ void take_in(Run run, const Scan& p, u32 sequence, const Unit& unit, u32 channel, bool has_channel) {
-            u32 n = p.d_state, own = run.thread % 4 * 4, first = run.lane() & ~3u;
-            float* state = run.state(sequence, p.state) + (u64)channel * n;
-            const HeadRead& read = head_read(run, p, sequence, channel / p.head_dim);
-            bool has_fours = (n | p.heads | p.heads * p.head_dim | p.b.stride) % 4 == 0;
-            Floats h[ELEMENTS];
-#pragma unroll
-            for (u32 k = 0; k < 4; k++) u[k] *= read.w[own + k];
-#pragma unroll
-            for (int e = 0; e < ELEMENTS; e++) {
-                h[e] = load_fours(run, state, n, e, n % 4 == 0);
-                h[e].x *= left, h[e].y *= left, h[e].z *= left, h[e].w *= left;
-            }
-#pragma unroll 1
-            for (u32 j = 0; j < HELD; j++) {
-                float own_u = __shfl_sync(FULL, j % 4 == 0 ? u[0] : j % 4 == 1 ? u[1] : j % 4 == 2 ? u[2] : u[3], first + j / 4);
-                const float* b = (j < HELD - 1 ? held_token(run, p, sequence, j).b : run.at(p.b, sequence)) + unit.group * n;
-#pragma unroll
-                for (int e = 0; e < ELEMENTS; e++) {
-                    Floats four = load_fours(run, b, n, e, has_fours);
-                    h[e].x += own_u * four.x, h[e].y += own_u * four.y, h[e].z += own_u * four.z, h[e].w += own_u * four.w;
-                }
-            }
-#pragma unroll
-            for (int e = 0; e < ELEMENTS; e++) {
-                float fours[4] = {h[e].x, h[e].y, h[e].z, h[e].w};
-#pragma unroll
-                for (u32 k = 0; k < 4; k++)
-                    if (has_channel && 16 * e + own + k < n) state[16 * e + own + k] = fours[k];
-            }
         }
     };
 
-    Floats h[ELEMENTS];
+    Floats early[ELEMENTS];  // of C, or of the state
     Rest rest;
 
+    __device__ static void load_c(Run run, const Scan& p, u32 sequence, const Unit& unit, Floats (&c)[ELEMENTS]) {
+        const float* row = run.at(p.c, sequence) + unit.group * p.d_state;
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e++) c[e] = load_fours(run, row, p.d_state, e, has_fours(p.d_state, p.c.stride));
+    }
+    // The thread's place for elements of the state.
+    __device__ static Floats& place(Run run, int e) { return ((Floats*)run.shared().row)[e * THREADS + run.thread]; }
     __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
         u32 channel = unit.channel(run.thread / 4), head = channel / p.head_dim, own = run.thread % 4 * 4;
         const float* state = run.state(sequence, p.state) + (u64)channel * p.d_state;
+        bool fours = p.d_state % 4 == 0;
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) h[e] = load_fours(run, state, p.d_state, e, p.d_state % 4 == 0);
+        for (int e = 0; e < ELEMENTS; e++) {
+            if (!SHARED) early[e] = load_fours(run, state, p.d_state, e, fours);
+            else if (fours && 16 * e + own < p.d_state) copy_async(&place(run, e), state + 16 * e + own);
+            else place(run, e) = load_fours(run, state, p.d_state, e, fours);
+        }
+        if (SHARED) load_c(run, p, sequence, unit, early);
         const HeadRead& read = head_read(run, p, sequence, head);
         rest.part = load_floats(read.part + own);
         rest.left = load_float(&read.left);
@@ -494,14 +513,64 @@ struct HeadStep {
         rest.d = load_float(run.weights(p.d) + channel);
     }
     __device__ Rest read(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-        const float* c = run.at(p.c, sequence) + unit.group * p.d_state;
         float sums[4] = {};
+        Floats late[ELEMENTS];
+        if (SHARED) await_copies();
+        else load_c(run, p, sequence, unit, late);
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) add_products(sums, load_fours(run, c, p.d_state, e, has_fours(p.d_state, p.c.stride)), h[e]);
+        for (int e = 0; e < ELEMENTS; e++) add_products(sums, early[e], SHARED ? place(run, e) : late[e]);
         rest.sum = rest.left * fold_fours(sums);
         return rest;
     }
 };
+
+// The states of a unit take in the block that a token ends; by the threads of `HeadStep`.
+template <int ELEMENTS>
+__device__ INLINE void take_in_block(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+    constexpr u32 ROW = 16 * ELEMENTS;
+    u32 n = p.d_state, channel = unit.channel(run.thread / 4), head = channel / p.head_dim, own = run.thread % 4 * 4;
+    float *b = run.shared().row, *state = run.state(sequence, p.state) + (u64)channel * n;  // b: [HELD][ROW]
+    const HeadRead& read = head_read(run, p, sequence, head);
+    float u[4], left = load_float(&read.left);
+    Floats h[ELEMENTS];
+#pragma unroll
+    for (int e = 0; e < ELEMENTS; e++) h[e] = load_fours(run, state, n, e, n % 4 == 0);
+#pragma unroll
+    for (u32 k = 0; k < 4; k++) {
+        u[k] = own + k < HELD - 1 ? held_token(run, p, sequence, own + k).u[channel] : run.at(p.dt, sequence)[head] * run.at(p.x, sequence)[channel];
+        u[k] *= read.w[own + k];
+    }
+    // What was there has been read.
+    __syncthreads();
+    for (u32 i = run.thread; i < HELD * ROW; i += THREADS) {
+        u32 t = i / ROW, x = i % ROW;
+        const float* row = (t < HELD - 1 ? held_token(run, p, sequence, t).b : run.at(p.b, sequence)) + unit.group * n;
+        b[i] = x < n ? row[x] : 0.0f;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int e = 0; e < ELEMENTS; e++) h[e].x *= left, h[e].y *= left, h[e].z *= left, h[e].w *= left;
+#pragma unroll 4
+    for (u32 j = 0; j < HELD; j++) {
+        float own_u = __shfl_sync(FULL, j % 4 == 0 ? u[0] : j % 4 == 1 ? u[1] : j % 4 == 2 ? u[2] : u[3], (run.lane() & ~3u) + j / 4);
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e++) {
+            Floats four = *(const Floats*)(b + j * ROW + 16 * e + own);
+            h[e].x += own_u * four.x, h[e].y += own_u * four.y, h[e].z += own_u * four.z, h[e].w += own_u * four.w;
+        }
+    }
+    if (unit.first + run.thread / 4 >= unit.end) return;
+#pragma unroll
+    for (int e = 0; e < ELEMENTS; e++) {
+        float fours[4] = {h[e].x, h[e].y, h[e].z, h[e].w};
+        u32 i = 16 * e + own;
+        if (n % 4 == 0 && i < n) *(Floats*)(state + i) = h[e];
+        else
+#pragma unroll
+            for (u32 k = 0; k < 4; k++)
+                if (i + k < n) state[i + k] = fours[k];
+    }
+}
 
 // With a decay per element.
 template <int ELEMENTS>
@@ -575,8 +644,13 @@ __device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, Wait wait) {
 
 template <int ELEMENTS>
 __device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
-    if (p.time.per_element) scan_steps<ElementStep<ELEMENTS>>(run, passed, p);
-    else scan_steps<HeadStep<ELEMENTS>>(run, passed, p);
+    if (p.time.per_element) return scan_steps<ElementStep<ELEMENTS>>(run, passed, p);
+    using Step = HeadStep<ELEMENTS>;
+    scan_steps<Step>(run, passed, p);
+    u32 units = unit_count(p, Step::CHANNELS);
+    for (u32 i = first_unit(passed); i < units * run.p().sequence_count; i += blocks())
+        if (run.position(i / units) % HELD == HELD - 1)
+            take_in_block<ELEMENTS>(run, p, i / units, unit_of(p, Step::CHANNELS, i % units));
 }
 
 // The scan of sequences that have a token each; `op_scan` is that of longer ones.

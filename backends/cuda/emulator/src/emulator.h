@@ -82,7 +82,6 @@ inline float load_float(const float* p) { return *p; }
 inline Floats load_floats(const float* p) { return *(const Floats*)p; }
 
 inline void copy_async(void* to, const void* from) { memcpy(to, from, 16); }
-inline void commit_copies() {}
 inline void await_copies() {}
 
 inline u32 __shfl_xor_sync(u32, u32 x, int mask) { return emulator::exchange(&x, 1)[threadIdx.x % 32 ^ mask]; }

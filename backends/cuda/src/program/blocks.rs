@@ -31,12 +31,13 @@ const HEAD_READ: usize = 2 * HELD + 4;
 /// Rows that a block weighs at once: as the kernels have it.
 const WEIGH_ROWS: usize = 4;
 
-/// Floats in shared memory of the scan of many rows: `ScanRows` of the kernels.
-fn scan_floats(d_state: usize) -> usize {
-    let elements = [1, 4, 8, 16].into_iter().find(|e| d_state <= LANES * e).unwrap_or(16);
+/// Floats in shared memory of the scan of many rows: `ScanRows` of the kernels, or what is on its way to `HeadStep`.
+fn scan_floats(p: &Ssm<'_>) -> usize {
+    let elements = [1, 4, 8, 16].into_iter().find(|e| p.d_state <= LANES * e).unwrap_or(16);
     let stages = if elements > 8 { 1 } else { 2 };
     let row = LANES * elements + if elements > 1 { LANES } else { 0 };
-    (stages * 2 * HELD + SCAN_CHANNELS) * row
+    let step = if p.decays_by_head() && elements <= 8 { 4 * elements * THREADS } else { 0 };
+    ((stages * 2 * HELD + SCAN_CHANNELS) * row).max(step)
 }
 
 /// Units of the scan of one sequence: each is of one group.
@@ -277,7 +278,7 @@ impl<'m> Builder<'m> {
             self.shared(WEIGH_ROWS * HELD * (heads + p.n_groups), 0)?;
             self.op(Kind::Weigh, rows.div_ceil(WEIGH_ROWS), &scan);
         }
-        self.shared(scan_floats(p.d_state), 0)?;
+        self.shared(scan_floats(p), 0)?;
         self.op(Kind::Step, scan_units(p), &scan);
         // Only one of them has work.
         self.no_barrier();
