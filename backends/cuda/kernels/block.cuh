@@ -27,7 +27,8 @@ struct Run {
     __device__ Shared& shared() const { return *(Shared*)shared_memory(); }
     __device__ const Params& p() const { return shared().params; }
     __device__ float* row_codes_start() const { return shared().row + p().shared_floats; }
-    __device__ float* at(Vector v, u64 row) const { return p().scratch + v.start + row * v.stride; }
+    // Scratch is no longer than a 4-byte number of floats.
+    __device__ float* at(Vector v, u64 row) const { return p().scratch + (v.start + (u32)row * v.stride); }
     __device__ const float* weights(u32 data) const { return (const float*)(p().model + (u64)data * 64); }
     __device__ u32 sequence(u32 row) const { return row / p().count; }
     __device__ u32 time(u32 row) const { return row % p().count; }

@@ -321,10 +321,10 @@ __device__ INLINE u32 centred(u32 nibbles) { return (((nibbles & 0x0f0f0f0fu) | 
 // Which of its words a thread multiplies first does not matter, nor do the numbers of rows: four of weights lie side by side.
 // The accumulator of a group starts at the bits of 1.5 · 2^23, so the sum of products, below 2^22, comes out as a float.
 __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows) {
-    // Numbers of a lane in shared memory, of 8 rows of activations, which lie 4 apart; by turns in two places.
+    // Numbers of a lane in shared memory, of 8 rows of activations, which lie 4 apart.
     constexpr u32 LANE = 8 * (MMA_WEIGHTS + 4), PLACE = GROUP_LANES * LANE;
     // Room beyond the partial sums is asked for by the host.
-    static_assert(2 * PLACE <= PARTIALS + 4608, "no room for lanes");
+    static_assert(MMA_COLUMNS * PLACE <= PARTIALS + 13312, "no room for lanes");
     u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16), columns = div_up(p.w.rows, MMA_WEIGHTS);
     u32 wide = MMA_COLUMNS;
     while (wide > 1 && columns * div_up(rows, 8 * wide) < blocks() * 3 / 4) wide /= 2;
@@ -350,7 +350,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
         to.scales = *(const u64*)(row_scales + (u64)g * p.codes.stride + first + 2 * j);
     };
     auto number = [](u64 two, u32 which) { return __uint_as_float((u32)(two >> 32 * which)); };
-    u32 unit = first_unit(passed), turn = 0;
+    u32 unit = first_unit(passed);
     MmaWeights next = {};
     MmaRows acts[MMA_COLUMNS] = {};
     if (unit < units && sum_lane < groups) {
@@ -393,20 +393,27 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
                 if (unit_after < units) load_rows(unit_after, g_after, k, acts[k]);
             }
         }
+        // Those of the unit before have been read.
+        __syncthreads();
+        float* lanes = run.shared().partials;
 #pragma unroll
         for (u32 k = 0; k < MMA_COLUMNS; k++) {
-            if (k >= tiles) break;
-            float* lanes = run.shared().partials + turn++ % 2 * PLACE;
 #pragma unroll
             for (u32 e = 0; e < 2; e++)
-                *(Floats*)(lanes + sum_lane * LANE + (2 * j + e) * (MMA_WEIGHTS + 4) + own) =
-                    Floats{sums[0][k][e], sums[0][k][e + 2], sums[1][k][e], sums[1][k][e + 2]};
-            __syncthreads();
-            u32 n = run.thread / MMA_WEIGHTS, i = run.thread % MMA_WEIGHTS, row = first + k * 8 + n;
-            float v = fold8(lanes + n * (MMA_WEIGHTS + 4) + i, LANE);
-            i += unit % columns * MMA_WEIGHTS;
-            if (row < rows && i < p.w.rows) finish(run, p.to, row, i, v);
+                if (k < tiles)
+                    *(Floats*)(lanes + k * PLACE + sum_lane * LANE + (2 * j + e) * (MMA_WEIGHTS + 4) + own) =
+                        Floats{sums[0][k][e], sums[0][k][e + 2], sums[1][k][e], sums[1][k][e + 2]};
         }
+        __syncthreads();
+        u32 n = run.thread / MMA_WEIGHTS, i = run.thread % MMA_WEIGHTS;
+        float results[MMA_COLUMNS];
+#pragma unroll
+        for (u32 k = 0; k < MMA_COLUMNS; k++)
+            if (k < tiles) results[k] = fold8(lanes + k * PLACE + n * (MMA_WEIGHTS + 4) + i, LANE);
+        i += unit % columns * MMA_WEIGHTS;
+#pragma unroll
+        for (u32 k = 0; k < MMA_COLUMNS; k++)
+            if (first + k * 8 + n < rows && k < tiles && i < p.w.rows) finish(run, p.to, first + k * 8 + n, i, results[k]);
     }
 }
 

@@ -109,23 +109,21 @@ struct ScanRows {
         for (u32 i = run.thread; i < rest * (2 * STAGES * HELD + SCAN_CHANNELS); i += THREADS)
             b[0][0][i / rest * ROW + n + i % rest] = 0.0f;
     }
-    // B and C of the rows from `row` on, as tokens `first` to `end`; by the last `THREADS - idle` threads.
-    __device__ void bring(Run run, const Scan& p, u32 group, u64 row, u32 first, u32 end, u32 stage, u32 idle) {
-        u32 n = p.d_state, thread = run.thread - idle, threads = THREADS - idle;
-        const float *from_b = run.at(p.b, row) + group * n, *from_c = run.at(p.c, row) + group * n;
-        bool fours = has_fours(n, p.b.stride | p.c.stride);
-        if (fours) {
-            for (u32 i = thread; i < (end - first) * (n / 4); i += threads) {
-                u32 t = i / (n / 4), x = i % (n / 4) * 4;
-                copy_async(&b[stage][first + t][x], from_b + (u64)t * p.b.stride + x);
-                copy_async(&c[stage][first + t][x], from_c + (u64)t * p.c.stride + x);
+    // B and C of the rows from `row` on, as tokens `first` to `end`: by the second half of the threads, 16 a token.
+    __device__ void bring(Run run, const Scan& p, u32 group, u64 row, u32 first, u32 end, u32 stage) {
+        u32 n = p.d_state, i = run.half_warp() % HELD, t = first + i;
+        if (t >= end) return;
+        const float *from_b = run.at(p.b, row + i) + group * n, *from_c = run.at(p.c, row + i) + group * n;
+        if (has_fours(n, p.b.stride | p.c.stride)) {
+#pragma unroll
+            for (int k = 0; k < (ELEMENTS + 3) / 4; k++) {
+                u32 x = 64 * k + 4 * run.half_lane();
+                if (x >= n) break;
+                copy_async(&b[stage][t][x], from_b + x);
+                copy_async(&c[stage][t][x], from_c + x);
             }
         } else {
-            for (u32 i = thread; i < (end - first) * n; i += threads) {
-                u32 t = i / n, x = i % n;
-                b[stage][first + t][x] = from_b[(u64)t * p.b.stride + x];
-                c[stage][first + t][x] = from_c[(u64)t * p.c.stride + x];
-            }
+            for (u32 x = run.half_lane(); x < n; x += 16) b[stage][t][x] = from_b[x], c[stage][t][x] = from_c[x];
         }
     }
 };
@@ -202,12 +200,15 @@ __device__ INLINE TokenOf load_token(Run run, const Scan& p, u32 sequence, const
     return token;
 }
 
-// The result of a channel: its sum over the state, and the skip and the gate.
-__device__ INLINE void finish_scan(Run run, const Scan& p, u64 row, u32 channel, float sum, float d, float x, float z) {
-    float y = sum + d * x;
-    if (p.z.start != NONE) y *= silu(z);
-    run.at(p.y, row)[channel] = y;
-}
+// What makes the result of a channel of its sum over the state.
+struct Outcome {
+    float skip, gate;
+
+    __device__ Outcome(const Scan& p, float d, float x, float z) : skip(d * x), gate(p.z.start != NONE ? silu(z) : 1.0f) {}
+    __device__ void store(Run run, const Scan& p, u64 row, u32 channel, float sum) const {
+        run.at(p.y, row)[channel] = (sum + skip) * gate;
+    }
+};
 
 // `C · h` of a token and four channels by four threads, each with four elements of every sixteen: a thread gets that of the
 // channel of its number.
@@ -286,7 +287,7 @@ struct HeadScan {
     }
 
     __device__ void bring(Run run, const Scan& p, u64 first_row, const Span& span, u32 turn) const {
-        rows.bring(run, p, unit.group, first_row + span.start, span.first, span.end, stage(turn), HALF);
+        rows.bring(run, p, unit.group, first_row + span.start, span.first, span.end, stage(turn));
     }
 
     __device__ void others(Run run, const Scan& p, Span span, u32 count) const {
@@ -311,6 +312,7 @@ struct HeadScan {
                 next = load_token(run, p, sequence, after, place, channel);
                 if (Rows::STAGES == 2) bring(run, p, first_row, after, turn ^ 1);
             }
+            Outcome outcome(p, d, own.x, own.z);
             __syncthreads();
             if (span.has(place) && j < channels()) {
                 float sum = own.read_left * tokens.sums[place][j];
@@ -320,7 +322,7 @@ struct HeadScan {
                     float read = t % 4 == 0 ? part.x : t % 4 == 1 ? part.y : t % 4 == 2 ? part.z : part.w;
                     if (t <= (int)place) sum += read * tokens.u[turn][t][j];
                 }
-                finish_scan(run, p, first_row + span.start - span.first + place, channel, sum, d, own.x, own.z);
+                outcome.store(run, p, first_row + span.start - span.first + place, channel, sum);
             }
             span = after;
         }
@@ -369,9 +371,12 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
     if (n < 16 * ELEMENTS) rows.clear(run, n);
     Span span(0, 0, count);
     u64 first_row = (u64)sequence * count;
-    if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row, 0, span.end, 0, 0);
     TokenOf next = {};
-    if (finishes) next = load_token(run, p, sequence, span, place, channel);
+    auto ask = [&](const Span& span, u32 stage) {
+        next = load_token(run, p, sequence, span, place, channel);
+        if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row + span.start, 0, span.end, stage);
+    };
+    if (finishes) ask(span, 0);
     for (u32 turn = 0; span.start < count; turn ^= 1) {
         TokenOf token = next;
         u32 stage = Rows::STAGES == 2 ? turn : 0;
@@ -379,14 +384,11 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
         if (finishes) tokens.u[turn][place][j] = token.u(), tokens.keep[turn][place][j] = token.dt;
         if (Rows::STAGES == 1) {
             __syncthreads();
-            rows.bring(run, p, unit.group, first_row + span.start, 0, span.end, 0, 0);
+            if (finishes) rows.bring(run, p, unit.group, first_row + span.start, 0, span.end, 0);
         }
         await_copies();
         __syncthreads();
-        if (after.start < count) {
-            if (Rows::STAGES == 2) rows.bring(run, p, unit.group, first_row + after.start, 0, after.end, turn ^ 1, 0);
-            if (finishes) next = load_token(run, p, sequence, after, place, channel);
-        }
+        if (finishes && after.start < count) ask(after, turn ^ 1);
         if (run.warp() < SCAN_CHANNELS / 2) {
 #pragma unroll 1
             for (u32 first = 0; first < span.end; first += AT_ONCE) {
@@ -409,7 +411,7 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
         }
         __syncthreads();
         if (finishes && span.has(place) && j < unit.end - unit.first)
-            finish_scan(run, p, first_row + span.start + place, channel, tokens.sums[place][j], d, token.x, token.z);
+            Outcome(p, d, token.x, token.z).store(run, p, first_row + span.start + place, channel, tokens.sums[place][j]);
         span = after;
     }
     if (has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = h[e]; });
@@ -477,7 +479,7 @@ struct HeadStep {
                 float other = __shfl_sync(FULL, products[j % 4], first + j / 4);
                 if (j <= place) sum += other;
             }
-            if (has_channel && run.lane() % 4 == 0) finish_scan(run, p, sequence, channel, sum, d, x, z);
+            if (has_channel && run.lane() % 4 == 0) Outcome(p, d, x, z).store(run, p, sequence, channel, sum);
         }
     };
 
@@ -489,19 +491,37 @@ struct HeadStep {
 #pragma unroll
         for (int e = 0; e < ELEMENTS; e++) c[e] = load_fours(run, row, p.d_state, e, has_fours(p.d_state, p.c.stride));
     }
-    // The thread's place for elements of the state.
-    __device__ static Floats& place(Run run, int e) { return ((Floats*)run.shared().row)[e * THREADS + run.thread]; }
+    // The place of four elements of the state, `4 · i` on, of one of the warp's channels. Those that two channels beside each other
+    // read at once lie in different banks.
+    __device__ static Floats& place(Run run, u32 channel, u32 i) {
+        u32 row = 4 * ELEMENTS, side = ELEMENTS > 1 ? channel % 2 * 4 : 0;
+        return ((Floats*)run.shared().row)[(run.warp() * 8 + channel) * row + (i ^ side)];
+    }
+    // A warp brings the states of its channels, line by line of memory.
+    __device__ static void bring(Run run, const Scan& p, const float* states, const Unit& unit) {
+        u32 n = p.d_state;
+        // All have read what was there.
+        __syncwarp();
+#pragma unroll
+        for (u32 k = 0; k < ELEMENTS; k++) {
+            u32 channel = (32 * k + run.lane()) / (4 * ELEMENTS), i = (32 * k + run.lane()) % (4 * ELEMENTS), x = 4 * i;
+            const float* row = states + (u64)unit.channel(run.warp() * 8 + channel) * n;
+            auto one = [&](u32 x) { return x < n ? load_float(row + x) : 0.0f; };
+            if (n % 4 == 0 && x < n) copy_async(&place(run, channel, i), row + x);
+            else place(run, channel, i) = {one(x), one(x + 1), one(x + 2), one(x + 3)};
+        }
+    }
     __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
         u32 channel = unit.channel(run.thread / 4), head = channel / p.head_dim, own = run.thread % 4 * 4;
-        const float* state = run.state(sequence, p.state) + (u64)channel * p.d_state;
-        bool fours = p.d_state % 4 == 0;
+        const float* states = run.state(sequence, p.state);
+        if (SHARED) {
+            bring(run, p, states, unit);
+            load_c(run, p, sequence, unit, early);
+        } else {
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) {
-            if (!SHARED) early[e] = load_fours(run, state, p.d_state, e, fours);
-            else if (fours && 16 * e + own < p.d_state) copy_async(&place(run, e), state + 16 * e + own);
-            else place(run, e) = load_fours(run, state, p.d_state, e, fours);
+            for (int e = 0; e < ELEMENTS; e++)
+                early[e] = load_fours(run, states + (u64)channel * p.d_state, p.d_state, e, p.d_state % 4 == 0);
         }
-        if (SHARED) load_c(run, p, sequence, unit, early);
         const HeadRead& read = head_read(run, p, sequence, head);
         rest.part = load_floats(read.part + own);
         rest.left = load_float(&read.left);
@@ -515,10 +535,15 @@ struct HeadStep {
     __device__ Rest read(Run run, const Scan& p, u32 sequence, const Unit& unit) {
         float sums[4] = {};
         Floats late[ELEMENTS];
-        if (SHARED) await_copies();
-        else load_c(run, p, sequence, unit, late);
+        if (SHARED) {
+            await_copies();
+            __syncwarp();
+        } else {
+            load_c(run, p, sequence, unit, late);
+        }
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) add_products(sums, early[e], SHARED ? place(run, e) : late[e]);
+        for (int e = 0; e < ELEMENTS; e++)
+            add_products(sums, early[e], SHARED ? place(run, run.lane() / 4, 4 * e + run.lane() % 4) : late[e]);
         rest.sum = rest.left * fold_fours(sums);
         return rest;
     }
@@ -582,7 +607,7 @@ struct ElementStep {
 
         __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
             u32 channel = unit.first + run.half_warp();
-            if (channel < unit.end && run.half_lane() == 0) finish_scan(run, p, sequence, channel, sum, d, x, z);
+            if (channel < unit.end && run.half_lane() == 0) Outcome(p, d, x, z).store(run, p, sequence, channel, sum);
         }
     };
 

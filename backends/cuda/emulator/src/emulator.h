@@ -62,6 +62,10 @@ inline float __uint_as_float(u32 bits) {
 inline float __int_as_float(int bits) { return __uint_as_float((u32)bits); }
 
 inline void __syncthreads() { emulator::await(emulator::block_barrier()); }
+inline void __syncwarp() {
+    u32 nothing = 0;
+    emulator::exchange(&nothing, 1);
+}
 inline void relax() { emulator::yield(); }
 inline u32 load_acquire(const u32* p) { return *(const volatile u32*)p; }
 inline u8* shared_memory() { return emulator::block_memory(); }

@@ -18,7 +18,7 @@ const SHARED_BYTES: usize = 96 << 10;
 const NORM_PAD: usize = 64;
 
 /// Floats that the lanes of a product with many rows take in shared memory beyond the place of partial sums.
-const MMA_FLOATS: usize = 4608;
+const MMA_FLOATS: usize = 13312;
 
 /// Rows that a block prepares at once, if there are several: as the kernels have it.
 const PREPARE_ROWS: usize = 4;
