@@ -42,7 +42,7 @@ def named(questions, context):
 def scene_document(rng, lang, texts):
     """One to three scenes, with or without natural sentences around them."""
     count = rng.choice((1, 1, 1, 1, 2, 3))
-    per_scene = rng.randint(1, 4) if count == 1 else rng.randint(1, 3)
+    per_scene = rng.choice((1, 2, 3, 4, 6, 8)) if count == 1 else rng.randint(1, 4)
     parts, questions = [], []
     for _ in range(count):
         context, asked = grammar.sample(rng, lang, per_scene, texts)
