@@ -23,14 +23,15 @@ struct InBlock {
     __device__ u32 row_of(u32 token) const { return row - (place - token); }
 };
 
-#define WEIGH_ROWS 4  // that a block weighs at once
+#define WEIGH_ROWS 4  // that a block weighs at once, if there are so many
 
 // `HeadRead` of all rows and heads.
 __device__ OUTLINED void op_weigh(Run run, u32 passed, const Scan& p) {
     float *dots = run.shared().row, *keeps = dots + WEIGH_ROWS * p.n_groups * HELD;    // [rows][n_groups][HELD], [rows][heads][HELD]
-    u32 n = p.d_state, j = run.half_warp() % HELD, rows = run.shared().rows;
-    for (u32 first = first_unit(passed) * WEIGH_ROWS; first < rows; first += blocks() * WEIGH_ROWS) {
-        u32 count = rows - first < WEIGH_ROWS ? rows - first : WEIGH_ROWS;
+    u32 n = p.d_state, j = run.half_warp() % HELD, rows = run.shared().rows, few = div_up(rows, blocks());
+    u32 at_once = few < WEIGH_ROWS ? few : WEIGH_ROWS;
+    for (u32 first = first_unit(passed) * at_once; first < rows; first += blocks() * at_once) {
+        u32 count = rows - first < at_once ? rows - first : at_once;
         for (u32 k = run.half_warp() / HELD; k < count * p.n_groups; k += HALVES / HELD) {
             InBlock own(run, first + k / p.n_groups);
             u32 g = k % p.n_groups;

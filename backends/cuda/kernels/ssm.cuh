@@ -7,7 +7,7 @@
 __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
     const Conv& c = p.conv;
     u32 count = run.p().count, parts = div_up(count, CONV_TOKENS);
-    if (c.width > TAPS) {
+    if (c.width > TAPS || count == 1) {
         u64 all = (u64)run.shared().rows * c.channels;
         for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
             u32 row = n / c.channels, i = n % c.channels;
