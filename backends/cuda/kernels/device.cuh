@@ -62,11 +62,11 @@ __device__ INLINE void copy_async(void* to, const void* from) {
 
 __device__ INLINE void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-// d (16x8) += a (16x32, rows) · b (32x8, columns), exact.
-__device__ INLINE void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+// d (16x8) = start + a (16x32, rows) · b (32x8, columns), exact.
+__device__ INLINE void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2], int start) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(start));
 }
 
 __device__ INLINE void add_release(u32* p) {

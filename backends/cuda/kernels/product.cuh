@@ -299,7 +299,7 @@ __device__ INLINE void product_rows(Run run, u32 passed, const Product& p, u32 r
 }
 
 #define MMA_WEIGHTS 64  // rows of weights that a block multiplies at once: half of them in a warp
-#define MMA_COLUMNS 4   // tiles of 8 rows of activations, or fewer so that all blocks have work
+#define MMA_COLUMNS 4   // most tiles of 8 rows of activations that it multiplies them with
 
 // What a thread of a warp has of a group of 32 rows of weights: of four rows two words (in q4 both in `low`) and the scales.
 struct MmaWeights {
@@ -320,15 +320,14 @@ __device__ INLINE u32 centred(u32 nibbles) { return (((nibbles & 0x0f0f0f0fu) | 
 //
 // Which of its words a thread multiplies first does not matter, nor do the numbers of rows: four of weights lie side by side.
 // The accumulator of a group starts at the bits of 1.5 · 2^23, so the sum of products, below 2^22, comes out as a float.
+template <u32 WIDE>
 __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows) {
     // Numbers of a lane in shared memory, of 8 rows of activations, which lie 4 apart.
     constexpr u32 LANE = 8 * (MMA_WEIGHTS + 4), PLACE = GROUP_LANES * LANE;
     // Room beyond the partial sums is asked for by the host.
     static_assert(MMA_COLUMNS * PLACE <= PARTIALS + 13312, "no room for lanes");
     u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16), columns = div_up(p.w.rows, MMA_WEIGHTS);
-    u32 wide = MMA_COLUMNS;
-    while (wide > 1 && columns * div_up(rows, 8 * wide) < blocks() * 3 / 4) wide /= 2;
-    u32 units = columns * div_up(rows, 8 * wide), sum_lane = run.warp() % GROUP_LANES, half = run.warp() / GROUP_LANES;
+    u32 units = columns * div_up(rows, 8 * WIDE), sum_lane = run.warp() % GROUP_LANES, half = run.warp() / GROUP_LANES;
     u32 r = run.lane() / 4, j = run.lane() % 4, own = half * 32 + r / 4 * 16 + r % 4 * 4;    // first of its rows of weights
     const float* row_scales = run.p().scratch + p.codes.scales;
     const u32* codes = (const u32*)(run.p().scratch + p.codes.codes);
@@ -342,30 +341,42 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
         if (p.w.dtype == Q8) to.high = load_words(c + 64);
         to.scales = __ldg((const u64*)(s + g * 16 + own % 16));
     };
-    auto load_rows = [&](u32 unit, u32 g, u32 k, MmaRows& to) {
-        u32 first = unit / columns * 8 * wide + k * 8;
+    // Where a thread's of a group and a unit's first tile are, and how many rows the unit has.
+    struct Rows {
+        const u32* codes;
+        const float* scales;
+        u32 count;
+    };
+    auto rows_at = [&](u32 unit, u32 g) {
+        u32 first = unit / columns * 8 * WIDE;
+        return Rows{settled(codes + ((first + r) * groups + g) * 8 + 2 * j),
+                    settled(row_scales + (g * p.codes.stride + first + 2 * j)), unit < units ? rows - first : 0};
+    };
+    auto load_rows = [&](const Rows& from, u32 k, MmaRows& to) {
         // Of the last tile there is room for whole 8 rows.
-        if (k >= wide || first >= rows) return;
-        to.codes = *(const u64*)(codes + ((u64)(first + r) * groups + g) * 8 + 2 * j);
-        to.scales = *(const u64*)(row_scales + (u64)g * p.codes.stride + first + 2 * j);
+        if (8 * k >= from.count) return;
+        to.codes = *(const u64*)(from.codes + k * 64 * groups);
+        to.scales = *(const u64*)(from.scales + k * 8);
     };
     auto number = [](u64 two, u32 which) { return __uint_as_float((u32)(two >> 32 * which)); };
     u32 unit = first_unit(passed);
     MmaWeights next = {};
-    MmaRows acts[MMA_COLUMNS] = {};
+    MmaRows acts[WIDE] = {};
     if (unit < units && sum_lane < groups) {
         load_weights(unit, sum_lane, next);
+        Rows from = rows_at(unit, sum_lane);
 #pragma unroll
-        for (u32 k = 0; k < MMA_COLUMNS; k++) load_rows(unit, sum_lane, k, acts[k]);
+        for (u32 k = 0; k < WIDE; k++) load_rows(from, k, acts[k]);
     }
     for (; unit < units; unit += blocks()) {
-        u32 first = unit / columns * 8 * wide, tiles = div_up(rows - first, 8) < wide ? div_up(rows - first, 8) : wide;
-        float sums[2][MMA_COLUMNS][4] = {};
+        u32 first = unit / columns * 8 * WIDE;
+        float sums[2][WIDE][4] = {};
         for (u32 g = sum_lane; g < groups; g += GROUP_LANES) {
             bool is_last = g + GROUP_LANES >= groups;
             u32 unit_after = is_last ? unit + blocks() : unit, g_after = is_last ? sum_lane : g + GROUP_LANES;
             MmaWeights weights = next;
             if (unit_after < units) load_weights(unit_after, g_after, next);
+            Rows from = rows_at(unit_after, g_after);
             u32 a[2][4] = {{weights.low.x, weights.low.y, weights.high.x, weights.high.y},
                            {weights.low.z, weights.low.w, weights.high.z, weights.high.w}};
             float scales[4];
@@ -378,43 +389,48 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
                 scales[2 * m] = half_to_float((u16)(weights.scales >> 32 * m));
                 scales[2 * m + 1] = half_to_float((u16)(weights.scales >> (32 * m + 16)));
             }
+            // Beyond the last row what was there before is multiplied, and goes nowhere.
 #pragma unroll
-            for (u32 k = 0; k < MMA_COLUMNS; k++) {
+            for (u32 k = 0; k < WIDE; k++) {
                 u32 b[2] = {(u32)acts[k].codes, (u32)(acts[k].codes >> 32)};
 #pragma unroll
                 for (u32 m = 0; m < 2; m++) {
-                    if (k >= tiles) break;
-                    int dot[4] = {0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000};
-                    mma_i8(dot, a[m], b);
+                    int dot[4];
+                    mma_i8(dot, a[m], b, 0x4b400000);
 #pragma unroll
                     for (u32 e = 0; e < 4; e++)
                         sums[m][k][e] += (__int_as_float(dot[e]) - ROUND) * (scales[2 * m + e / 2] * number(acts[k].scales, e % 2));
                 }
-                if (unit_after < units) load_rows(unit_after, g_after, k, acts[k]);
+                load_rows(from, k, acts[k]);
             }
         }
         // Those of the unit before have been read.
         __syncthreads();
         float* lanes = run.shared().partials;
 #pragma unroll
-        for (u32 k = 0; k < MMA_COLUMNS; k++) {
+        for (u32 k = 0; k < WIDE; k++)
 #pragma unroll
             for (u32 e = 0; e < 2; e++)
-                if (k < tiles)
-                    *(Floats*)(lanes + k * PLACE + sum_lane * LANE + (2 * j + e) * (MMA_WEIGHTS + 4) + own) =
-                        Floats{sums[0][k][e], sums[0][k][e + 2], sums[1][k][e], sums[1][k][e + 2]};
-        }
+                *(Floats*)(lanes + k * PLACE + sum_lane * LANE + (2 * j + e) * (MMA_WEIGHTS + 4) + own) =
+                    Floats{sums[0][k][e], sums[0][k][e + 2], sums[1][k][e], sums[1][k][e + 2]};
         __syncthreads();
         u32 n = run.thread / MMA_WEIGHTS, i = run.thread % MMA_WEIGHTS;
-        float results[MMA_COLUMNS];
+        float results[WIDE];
 #pragma unroll
-        for (u32 k = 0; k < MMA_COLUMNS; k++)
-            if (k < tiles) results[k] = fold8(lanes + k * PLACE + n * (MMA_WEIGHTS + 4) + i, LANE);
+        for (u32 k = 0; k < WIDE; k++) results[k] = fold8(lanes + k * PLACE + n * (MMA_WEIGHTS + 4) + i, LANE);
         i += unit % columns * MMA_WEIGHTS;
 #pragma unroll
-        for (u32 k = 0; k < MMA_COLUMNS; k++)
-            if (first + k * 8 + n < rows && k < tiles && i < p.w.rows) finish(run, p.to, first + k * 8 + n, i, results[k]);
+        for (u32 k = 0; k < WIDE; k++)
+            if (first + k * 8 + n < rows && i < p.w.rows) finish(run, p.to, first + k * 8 + n, i, results[k]);
     }
+}
+
+// As wide as leaves work for all blocks.
+__device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows) {
+    u32 columns = div_up(p.w.rows, MMA_WEIGHTS), enough = blocks() * 3 / 4;
+    if (columns * div_up(rows, 32) >= enough) product_mma<4>(run, passed, p, rows);
+    else if (columns * div_up(rows, 16) >= enough) product_mma<2>(run, passed, p, rows);
+    else product_mma<1>(run, passed, p, rows);
 }
 
 // `wait` ends when the operations before the barrier have: a `Wait`.

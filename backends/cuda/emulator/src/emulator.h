@@ -136,11 +136,12 @@ inline int __dp4a(int a, int b, int c) {
 }
 
 // The layouts of the PTX manual, "Matrix Fragments for mma.m16n8k32".
-inline void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+inline void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2], int start) {
     u32 own[6] = {a[0], a[1], a[2], a[3], b[0], b[1]}, lane = threadIdx.x % 32;
     const u32* all = emulator::exchange(own, 6);
     for (u32 e = 0; e < 4; e++) {
         u32 lower = e / 2, row = lane / 4, column = lane % 4 * 2 + e % 2;
+        d[e] = start;
         for (u32 part = 0; part < 4; part++) {
             const u32* x = all + (row * 4 + part) * 6;
             const u32* y = all + (column * 4 + part) * 6 + 4;
