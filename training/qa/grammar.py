@@ -28,6 +28,19 @@ NEAR = {"when": {"day", "date", "time", "food"}, "food": {"when"}, "day": {"when
         "time": {"when"}, "money": {"fee"}, "who": {"chief", "ride"}, "fee": {"money"}}
 AND = {"hi": "और", "ur": "اور", "pa": "ਅਤੇ", "bn": "আর", "as": "আৰু", "or": "ଏବଂ", "mr": "आणि", "gu": "અને", "ne": "र",
        "ta": "மற்றும்", "te": "మరియు", "kn": "ಮತ್ತು", "ml": "കൂടാതെ", "en": "and"}
+# Letters that stand for a first name, as the language writes their English names.
+_DEVANAGARI = "ए बी सी डी ई एफ जी एच आई जे के एल एम एन ओ पी आर एस टी वी"
+INITIALS = {"hi": _DEVANAGARI, "mr": _DEVANAGARI, "ne": _DEVANAGARI, "en": "A B C D E F G H I J K L M N O P R S T V",
+            "ur": "اے بی سی ڈی ای ایف جی ایچ آئی جے کے ایل ایم این او پی آر ایس ٹی وی",
+            "pa": "ਏ ਬੀ ਸੀ ਡੀ ਈ ਐੱਫ ਜੀ ਐੱਚ ਆਈ ਜੇ ਕੇ ਐੱਲ ਐੱਮ ਐੱਨ ਓ ਪੀ ਆਰ ਐੱਸ ਟੀ ਵੀ",
+            "bn": "এ বি সি ডি ই এফ জি এইচ আই জে কে এল এম এন ও পি আর এস টি ভি",
+            "as": "এ বি চি ডি ই এফ জি এইচ আই জে কে এল এম এন অ' পি আৰ এছ টি ভি",
+            "or": "ଏ ବି ସି ଡି ଇ ଏଫ ଜି ଏଚ ଆଇ ଜେ କେ ଏଲ ଏମ ଏନ ଓ ପି ଆର ଏସ ଟି ଭି",
+            "gu": "એ બી સી ડી ઈ એફ જી એચ આઈ જે કે એલ એમ એન ઓ પી આર એસ ટી વી",
+            "ta": "ஏ பி சி டி இ எஃப் ஜி எச் ஐ ஜே கே எல் எம் என் ஓ ஆர் எஸ் வி மு கு நா சு",
+            "te": "ఎ బి సి డి ఇ ఎఫ్ జి హెచ్ ఐ జె కె ఎల్ ఎమ్ ఎన్ ఒ పి ఆర్ ఎస్ టి వి",
+            "kn": "ಎ ಬಿ ಸಿ ಡಿ ಇ ಎಫ್ ಜಿ ಹೆಚ್ ಐ ಜೆ ಕೆ ಎಲ್ ಎಂ ಎನ್ ಒ ಪಿ ಆರ್ ಎಸ್ ಟಿ ವಿ",
+            "ml": "എ ബി സി ഡി ഇ എഫ് ജി എച്ച് ഐ ജെ കെ എൽ എം എൻ ഒ പി ആർ എസ് ടി വി"}
 PLACE_ENDING = {"bn": "ে", "ta": " ஊரில்", "te": "లో", "mr": " मध्ये", "gu": "માં", "kn": "ನಲ್ಲಿ", "ml": "ിൽ", "or": "ରେ", "as": "ত", "ne": "मा"}
 
 
@@ -211,12 +224,15 @@ class Draw:
         return self.flat(self.rng.choice(GRAMMAR[self.lang].lists[kind]), self.slot)
 
     def person(self):
-        """A listed name, or parts of two, with a title or a further name at times."""
+        """A listed name, or parts of two, with initials, a title or a further name at times."""
         rng, name = self.rng, self.pattern("person")
         if rng.random() < 0.3:
             name = name.split()[0] + " " + self.pattern("person").split()[-1]
         while rng.random() < 0.22 and name.count(" ") < 4:
             name += " " + (rng.choice(self.text[self.lang].rare) if rng.random() < 0.5 else invented_name(rng, self.lang, self.names))
+        if rng.random() < 0.12:
+            letters = rng.choices(INITIALS[self.lang].split(), k=rng.choice((1, 2, 2)))
+            name = (". " if rng.random() < 0.6 else ".").join(letters) + ". " + name.split()[-1]
         return self.pattern("title") + " " + name if rng.random() < 0.25 else name
 
     def question(self, template, index, absent=None):
