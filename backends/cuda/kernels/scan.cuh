@@ -259,7 +259,7 @@ __device__ INLINE void take_in(Run run, ScanRows<ELEMENTS>& rows, const ScanToke
 // One unit of channels, with a decay per head, through all tokens of a sequence, in blocks as they are held. Half of the warps have
 // the states: they read them for the tokens of a block, then let them take it in. Meanwhile the others ask for the next block,
 // then finish the tokens of this one, a thread a token and a channel. Each half has a loop of its own, so that what one keeps in
-// registers is not in the way of the other; they meet at the barriers.
+// registers is not in the way of the other; they meet at the barriers, which count threads wherever they come from.
 template <int ELEMENTS>
 struct HeadScan {
     using Rows = ScanRows<ELEMENTS>;
@@ -272,6 +272,7 @@ struct HeadScan {
 
     __device__ u32 channels() const { return unit.end - unit.first; }
     __device__ static u32 stage(u32 turn) { return Rows::STAGES == 2 ? turn : 0; }
+
     __device__ void states(Run run, Span span, u32 count) const {
         u32 warp = run.warp(), quads = div_up(channels(), 4), token = run.thread / 4 % HELD, quad = warp / 2 * 4;
         for (u32 turn = 0; span.start < count; turn ^= 1) {
