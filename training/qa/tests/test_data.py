@@ -137,8 +137,9 @@ def test_every_grammar_line_can_be_drawn(texts):
         assert len(grammar.GRAMMAR[lang].notes) >= 200, lang
         for name, scene in [*grammar.GRAMMAR[lang].scenes.items(), *grammar.GRAMMAR[lang].notes.items()]:
             for context in scene.contexts:
-                draw = grammar.Draw(rng, lang, texts)
-                assert draw.context(context) and any(spans_of(sentence) for sentence in context), (lang, name)
+                assert grammar.Draw(rng, lang, texts).context(context), (lang, name)
+                whole = grammar.Draw(rng, lang, texts)     # no sentence left out
+                assert all(whole.flat(s, whole.slot, whole.spans.__setitem__) for s in context) and whole.spans, (lang, name)
             labels = {re.fullmatch(r"([a-z]+)\d?", label).group(1) for c in scene.contexts for s in c for label in spans_of(s)}
             assert set(scene.questions) <= labels - {"none"}, (lang, name, set(scene.questions) - labels)
         for passage in grammar.CLAUSES[lang].passages:
