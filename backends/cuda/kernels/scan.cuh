@@ -72,19 +72,23 @@ __device__ OUTLINED void op_weigh(Run run, u32 passed, const Scan& p) {
     }
 }
 
+// Each thread gives one half of its first `2 · kept` numbers to the thread `half` lanes away, and adds what it gets to the other.
+template <int N>
+__device__ INLINE void give_half(Run run, float (&v)[N], int kept, u32 half) {
+    bool upper = run.lane() & half;
+#pragma unroll
+    for (int i = 0; i < kept; i++) {
+        float given = __shfl_xor_sync(FULL, upper ? v[i] : v[i + kept], half);
+        v[i] = (upper ? v[i + kept] : v[i]) + given;
+    }
+}
+
 // Sums over the lanes of a half-warp of `N` numbers that each has, 16 at most: a lane gets that of its `16 / N`-th.
 template <int N>
 __device__ INLINE float fold_many(Run run, float (&v)[N]) {
     u32 half = 8;
 #pragma unroll
-    for (int kept = N / 2; kept > 0; kept /= 2, half /= 2) {
-        bool upper = run.lane() & half;
-#pragma unroll
-        for (int i = 0; i < kept; i++) {
-            float given = __shfl_xor_sync(FULL, upper ? v[i] : v[i + kept], half);
-            v[i] = (upper ? v[i + kept] : v[i]) + given;
-        }
-    }
+    for (int kept = N / 2; kept > 0; kept /= 2, half /= 2) give_half(run, v, kept, half);
     float sum = v[0];
     for (; half > 0; half /= 2) sum += __shfl_xor_sync(FULL, sum, half);
     return sum;
@@ -130,7 +134,7 @@ struct ScanRows {
 };
 
 // Four lanes of a sum over elements in each of four threads: `sums` += `a` · `b`, element by element, and the fold of them all.
-__device__ INLINE void add_products(float (&sums)[4], const Floats& a, const Floats& b) {
+__device__ INLINE void add_products(float* sums, const Floats& a, const Floats& b) {
     sums[0] += a.x * b.x, sums[1] += a.y * b.y, sums[2] += a.z * b.z, sums[3] += a.w * b.w;
 }
 
@@ -215,27 +219,18 @@ struct Outcome {
 // channel of its number.
 template <int ELEMENTS>
 __device__ INLINE float read_states(Run run, const ScanRows<ELEMENTS>& rows, u32 stage, u32 token, u32 quad) {
-    float sums[4][4] = {};  // of the channels, lanes of the sum over elements
+    float sums[16] = {};  // four lanes of the sum over elements of each channel
 #pragma unroll
     for (int e = 0; e < ELEMENTS; e++) {
         u32 i = 16 * e + run.lane() % 4 * 4;
         Floats c = *(const Floats*)&rows.c[stage][token][i];
 #pragma unroll
-        for (int k = 0; k < 4; k++) add_products(sums[k], c, *(const Floats*)&rows.h[quad + k][i]);
+        for (int k = 0; k < 4; k++) add_products(sums + 4 * k, c, *(const Floats*)&rows.h[quad + k][i]);
     }
-    // Each time a thread gives another half of the channels that it has, and gets that of its own half.
-#pragma unroll
-    for (int half = 2; half > 0; half /= 2) {
-        bool upper = run.lane() & half;
-#pragma unroll
-        for (int k = 0; k < half; k++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                float given = __shfl_xor_sync(FULL, upper ? sums[k][i] : sums[k + half][i], half);
-                sums[k][i] = (upper ? sums[k + half][i] : sums[k][i]) + given;
-            }
-    }
-    return (sums[0][0] + sums[0][2]) + (sums[0][1] + sums[0][3]);
+    // Two of the four channels go, then one of two.
+    give_half(run, sums, 8, 2);
+    give_half(run, sums, 4, 1);
+    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
 }
 
 // The states of four channels take a block in, 32 elements of each by a warp.
@@ -296,8 +291,12 @@ struct HeadScan {
         u32 place = run.thread / SCAN_CHANNELS % HELD, j = run.thread % SCAN_CHANNELS, channel = unit.channel(j);
         u64 first_row = (u64)sequence * count;
         float d = load_float(run.weights(p.d) + channel);
-        TokenOf next = load_token(run, p, sequence, span, place, channel);
-        if (Rows::STAGES == 2) bring(run, p, first_row, span, 0);
+        TokenOf next;
+        auto ask = [&](const Span& span, u32 turn) {
+            next = load_token(run, p, sequence, span, place, channel);
+            if (Rows::STAGES == 2) bring(run, p, first_row, span, turn);
+        };
+        ask(span, 0);
         for (u32 turn = 0; span.start < count; turn ^= 1) {
             TokenOf own = next;
             Span after(span.next(), 0, count);
@@ -310,10 +309,7 @@ struct HeadScan {
             }
             await_copies();
             __syncthreads();
-            if (after.start < count) {
-                next = load_token(run, p, sequence, after, place, channel);
-                if (Rows::STAGES == 2) bring(run, p, first_row, after, turn ^ 1);
-            }
+            if (after.start < count) ask(after, turn ^ 1);
             Outcome outcome(p, d, own.x, own.z);
             __syncthreads();
             if (span.has(place) && j < channels()) {
@@ -449,12 +445,17 @@ __device__ INLINE void store_row(Run run, float* row, u32 n, const float (&own)[
     for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { row[i] = own[e]; });
 }
 
+// The elements from `i` on of a row of `n` one by one, and zeros.
+__device__ INLINE Floats load_four(const float* row, u32 n, u32 i) {
+    auto one = [&](u32 i) { return i < n ? load_float(row + i) : 0.0f; };
+    return {one(i), one(i + 1), one(i + 2), one(i + 3)};
+}
+
 // The elements of a thread of four, of a row of `n`, and zeros.
 __device__ INLINE Floats load_fours(Run run, const float* row, u32 n, int e, bool has_fours) {
     u32 i = 16 * e + run.thread % 4 * 4;
     if (has_fours) return i < n ? load_floats(row + i) : Floats{0.0f, 0.0f, 0.0f, 0.0f};
-    auto one = [&](u32 i) { return i < n ? load_float(row + i) : 0.0f; };
-    return {one(i), one(i + 1), one(i + 2), one(i + 3)};
+    return load_four(row, n, i);
 }
 
 // With a decay per head: four threads have a channel, each four elements of every sixteen, and four tokens of its block.
@@ -508,9 +509,8 @@ struct HeadStep {
         for (u32 k = 0; k < ELEMENTS; k++) {
             u32 channel = (32 * k + run.lane()) / (4 * ELEMENTS), i = (32 * k + run.lane()) % (4 * ELEMENTS), x = 4 * i;
             const float* row = states + (u64)unit.channel(run.warp() * 8 + channel) * n;
-            auto one = [&](u32 x) { return x < n ? load_float(row + x) : 0.0f; };
             if (n % 4 == 0 && x < n) copy_async(&place(run, channel, i), row + x);
-            else place(run, channel, i) = {one(x), one(x + 1), one(x + 2), one(x + 3)};
+            else place(run, channel, i) = load_four(row, n, x);
         }
     }
     __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {

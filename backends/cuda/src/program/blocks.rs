@@ -28,7 +28,7 @@ const LINEAR: u32 = 5;
 /// Floats that a token keeps for each head while it is scanned: `HeadRead` of the kernels.
 const HEAD_READ: usize = 2 * HELD + 4;
 
-/// Rows that a block weighs at once: as the kernels have it.
+/// Rows that a block weighs at once, at most: as the kernels have it.
 const WEIGH_ROWS: usize = 4;
 
 /// Floats in shared memory of the scan of many rows: `ScanRows` of the kernels, or what is on its way to `HeadStep`.
