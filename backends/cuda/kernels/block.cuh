@@ -19,6 +19,7 @@ struct Shared {
 // and parameters would come from a cache that it empties.
 struct Run {
     u32 thread;  // of the block
+    u32 turn;    // of the operation, counted over all launches
 
     __device__ u32 half_warp() const { return thread / 16; }
     __device__ u32 half_lane() const { return thread % 16; }
@@ -40,6 +41,35 @@ struct Run {
         return p().sequences[sequence].position + (u64)shared().step * p().count;
     }
 };
+
+// Element `i + offset` of the one row `v`: asked for, and when it has come. What comes late is asked for again.
+__device__ INLINE const Posted* posted_at(Run run, Vector v, u32 i, u32 offset) {
+    return settled((const Posted*)(run.p().scratch + v.start) + i) + offset;
+}
+
+__device__ INLINE Posted ask(Run run, Vector v, u32 i, u32 offset = 0) {
+    if (v.is_posted()) return load_posted(posted_at(run, v, i, offset));
+    return {load_float(settled((const float*)run.at(v, 0) + i) + offset), 0};
+}
+
+__device__ INLINE float come(Run run, Vector v, u32 i, u32 offset, Posted asked) {
+    if (v.is_posted())
+        while (asked.turn != run.turn - v.age()) {
+            pause();
+            asked = load_posted(posted_at(run, v, i, offset));
+        }
+    return asked.value;
+}
+
+// Element `i` of a row.
+__device__ INLINE float value_at(Run run, Vector v, u64 row, u32 i) {
+    return v.is_posted() ? come(run, v, i, 0, ask(run, v, i)) : run.at(v, row)[i];
+}
+
+__device__ INLINE void put(Run run, Vector v, u64 row, u32 i, float x) {
+    if (v.is_posted()) store_posted((Posted*)(run.p().scratch + v.start) + i, {x, run.turn});
+    else run.at(v, row)[i] = x;
+}
 
 __device__ INLINE u32 div_up(u32 n, u32 by) { return (n + by - 1) / by; }
 
@@ -92,14 +122,9 @@ __device__ OUTLINED float activate(u32 activation, float x) {
 __device__ INLINE void finish(Run run, const Target& to, u64 row, u32 i, float v, float before) {
     if (to.addend.start != NONE) v += run.at(to.addend, row)[i];
     if (to.bias != NONE) v += run.weights(to.bias)[i];
-    float* y = run.at(to.y, row) + i;
-    switch (to.kind) {
-        case STORE: *y = v; break;
-        case ADD: *y = before + to.scale * v; break;
-        default: *y = to.scale * v;
-    }
+    put(run, to.y, row, i, to.kind == STORE ? v : to.kind == ADD ? before + to.scale * v : to.scale * v);
 }
 
 __device__ INLINE void finish(Run run, const Target& to, u64 row, u32 i, float v) {
-    finish(run, to, row, i, v, to.kind == ADD ? run.at(to.y, row)[i] : 0.0f);
+    finish(run, to, row, i, v, to.kind == ADD ? value_at(run, to.before, row, i) : 0.0f);
 }

@@ -28,6 +28,17 @@ __device__ INLINE Floats load_floats(const float* p) {
     return v;
 }
 
+// Posted numbers come from where all blocks see the same ones.
+__device__ INLINE Posted load_posted(const Posted* p) {
+    Posted v;
+    asm volatile("{ .reg .b64 both; ld.relaxed.gpu.global.b64 both, [%2]; mov.b64 {%0,%1}, both; }" : "=f"(v.value), "=r"(v.turn) : "l"(p));
+    return v;
+}
+
+__device__ INLINE void store_posted(Posted* p, Posted v) {
+    asm volatile("{ .reg .b64 both; mov.b64 both, {%1,%2}; st.relaxed.gpu.global.b64 [%0], both; }" ::"l"(p), "f"(v.value), "r"(v.turn) : "memory");
+}
+
 // A pointer as it is: the compiler addresses what lies constants further from it, and does not keep a register for each
 // through all operations.
 template <class T>
@@ -84,5 +95,6 @@ __device__ INLINE u8* shared_memory() {
     return bytes;
 }
 
-// While a block waits for others.
+// While a block waits for others; and while threads of all blocks ask for numbers that others write, whose way they would block.
 __device__ INLINE void relax() {}
+__device__ INLINE void pause() { __nanosleep(20); }

@@ -38,15 +38,18 @@ __device__ INLINE float exp_core(float x) {
     return x < -87.33f ? 0.0f : y;
 }
 
-__device__ INLINE float softplus(float x) {
-    float magnitude = x < 0.0f ? -x : x;
-    float t = exp_core(-magnitude);
-    float s = t / (2.0f + t);
+// `s` is t / (2 + t), where t is exp(-|x|).
+__device__ INLINE float softplus_of(float x, float s) {
     float z = s * s;
     float q = z * 0.268515f + 0.2823662f;
     q = z * q + 0.4000756f;
     q = z * q + 0.6666664f;
     return at_least(x, 0.0f) + ((s + s) + s * (z * q));
+}
+
+__device__ INLINE float softplus(float x) {
+    float t = exp_core(x < 0.0f ? x : -x);
+    return softplus_of(x, t / (2.0f + t));
 }
 
 __device__ INLINE float silu(float x) { return x / (1.0f + exp_core(-x)); }

@@ -29,7 +29,7 @@ __device__ OUTLINED void op_embed(Run run, u32 passed, const Embed& p) {
             x = (float)code * half_to_float(scales[g * 16 + r]);
         }
         x *= p.scale;
-        run.at(p.residual, row)[i] = x;
+        put(run, p.residual, row, i, x);
         if (p.embedded.start != NONE) run.at(p.embedded, row)[i] = x;
     }
 }

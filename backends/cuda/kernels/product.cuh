@@ -98,7 +98,7 @@ __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u
 #define AHEAD 6         // loads of weights under way
 
 // What a thread has asked for before the barrier after which it is used: weights of a product, and of the norm or the
-// convolution that makes its input, and what its first result is added to. What is not loaded is zero: a register that some
+// convolution that makes its input, and what its first result is added to; and after the barrier, or posted, elements of that input. What is not loaded is zero: a register that some
 // threads do not write would be kept for them from operation to operation.
 struct EarlyProduct {
     Words codes[AHEAD];
@@ -107,12 +107,30 @@ struct EarlyProduct {
         float norm[ROW_ELEMENTS];
         Taps taps[ROW_ELEMENTS];
     };
-    float y;
+    Posted x[ROW_ELEMENTS];
+    Posted y;
+    EarlyShift shift;
 };
 
 // Whether the weights of the convolution that makes a product's input come early.
 __device__ INLINE bool has_taps(const Source& s) {
     return s.kind == CONVOLVED && s.norm.kind == IDENTITY && s.conv.width <= TAPS && s.conv.factor.start == NONE;
+}
+
+// Whether elements of one row are all that a product's input is made of, which are then asked for together.
+__device__ INLINE bool is_asked_for(const Product& p) {
+    return p.input == FUSED && p.source.len <= ROW_MOST && (has_taps(p.source) || p.source.kind == PLAIN);
+}
+
+__device__ INLINE Vector asked_row(const Source& s) { return has_taps(s) ? s.conv.x : s.a; }
+
+__device__ INLINE void ask_input(Run run, const Product& p, EarlyProduct& early) {
+    if (!is_asked_for(p)) return;
+#pragma unroll
+    for (u32 k = 0; k < ROW_ELEMENTS; k++) {
+        early.x[k] = {};
+        if (row_element(run, k) < p.source.len) early.x[k] = ask(run, asked_row(p.source), run.thread, k * THREADS);
+    }
 }
 
 // How a block takes a quantized product with one row: units of 8 rows, of which a warp makes some lanes of the sum over
@@ -135,34 +153,41 @@ struct Split {
 };
 
 // What a thread loads of a product: in units `SLOTS` blocks apart, an even number, the groups of its lane, numbered one after
-// another. Each lies a distance from the first that does not depend on the thread.
+// another. Where no block has two units, all slots have the same one and a share of its lanes' groups each (`shared`). Each lies a distance
+// from the first that does not depend on the thread.
 template <u32 DTYPE>
 struct Loads {
     using S = Split<DTYPE>;
     S own;
-    u32 first, units, groups, per_unit, count;
+    u32 first, units, groups, per_unit;
+    bool shared;
+    u32 count, unit;  // the first unit of the thread
     const u8* codes;
     const u16* scales;
 
     __device__ Loads(Run run, u32 passed, const Matrix& w)
         : own(run.thread), first(first_unit(passed)), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)),
-          per_unit(div_up(groups, GROUP_LANES)), count(div_up(div_up(units, blocks()), S::SLOTS) * per_unit) {
-        u32 unit = first + own.slot * blocks();
+          per_unit(div_up(groups, GROUP_LANES)), shared(units <= blocks() && per_unit * 64 <= PARTIALS),
+          count(shared ? div_up(per_unit, S::SLOTS) : div_up(div_up(units, blocks()), S::SLOTS) * per_unit),
+          unit(shared ? first : first + own.slot * blocks()) {
         tile_row_at(run.p().model, w, unit / 2, scales, codes);
-        codes = settled(codes + own.sum_lane * S::TILE_BYTES + own.word * 64 + unit % 2 * 32 + own.four * 16);
-        scales = settled(scales + own.sum_lane * 16 + unit % 2 * 8 + own.row);
+        u32 group = own.sum_lane + (shared ? own.slot * GROUP_LANES : 0);
+        codes = settled(codes + group * S::TILE_BYTES + own.word * 64 + unit % 2 * 32 + own.four * 16);
+        scales = settled(scales + group * 16 + unit % 2 * 8 + own.row);
     }
 
     // Row of the block's result `n`.
     __device__ u32 result(u32 n) const { return (first + n / 8 * blocks()) * 8 + n % 8; }
-    __device__ u32 group(u32 n) const { return own.sum_lane + n % per_unit * GROUP_LANES; }
-    __device__ bool has_group(u32 n) const { return groups % GROUP_LANES == 0 || group(n) < groups; }
+    // Number of a group in its lane.
+    __device__ u32 step(u32 n) const { return shared ? own.slot + n * S::SLOTS : n % per_unit; }
+    __device__ u32 group(u32 n) const { return own.sum_lane + step(n) * GROUP_LANES; }
+    __device__ bool has_group(u32 n) const { return (!shared && groups % GROUP_LANES == 0) || group(n) < groups; }
 
     __device__ void load(u32 n, Words& words, u32& scale) const {
-        u32 further = n / per_unit * S::SLOTS * blocks();
+        u32 further = shared ? 0 : n / per_unit * S::SLOTS * blocks();
         words = {0, 0, 0, 0}, scale = 0;
-        if (n >= count || first + own.slot * blocks() + further >= units || !has_group(n)) return;
-        u64 tile = (u64)(further / 2) * groups + n % per_unit * GROUP_LANES;
+        if (n >= count || unit + further >= units || !has_group(n)) return;
+        u64 tile = (u64)(further / 2) * groups + (shared ? n * S::SLOTS : n % per_unit) * GROUP_LANES;
         words = load_words(codes + tile * S::TILE_BYTES);
         scale = load_half(scales + tile * 16);
     }
@@ -190,11 +215,52 @@ __device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group, u3
     return DTYPE == Q4 ? a - 8 * x.sums[(u64)group * x.stride] : a;
 }
 
+// `w · in` for one row where a block has one unit at most: what groups add to their lanes goes to shared memory `[step][lane][row]`, and one
+// warp adds it up in order.
+template <u32 DTYPE>
+__device__ INLINE void product_shared(Run run, const Product& p, const Input& in, const Loads<DTYPE>& loads, EarlyProduct& early) {
+    const Split<DTYPE>& own = loads.own;
+    float* terms = run.shared().partials;
+    for (u32 base = 0; base < loads.count; base += AHEAD) {
+#pragma unroll
+        for (u32 j = 0; j < AHEAD; j++) {
+            u32 n = base + j;
+            if (n >= loads.count) break;
+            u32 g = loads.has_group(n) ? loads.group(n) : 0;
+            int dot = group_dot<DTYPE>(early.codes[j], in.codes, g, own.word);
+            float scale = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
+            if (loads.count > AHEAD) loads.load(n + AHEAD, early.codes[j], early.scales[j]);
+            if (loads.has_group(n) && own.word < 4) terms[(loads.step(n) * GROUP_LANES + own.sum_lane) * 8 + own.row] = (float)dot * scale;
+        }
+    }
+    __syncthreads();
+    if (run.warp() > 0) return;
+    // A thread has a row and two lanes, four apart.
+    u32 r = run.thread % 8, lane = run.thread / 8;
+    float sums[2] = {};
+#pragma unroll 8
+    for (u32 n = 0; n < loads.per_unit; n++)
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            u32 l = lane + half * 4;
+            if (loads.groups % GROUP_LANES == 0 || n * GROUP_LANES + l < loads.groups) sums[half] += terms[(n * GROUP_LANES + l) * 8 + r];
+        }
+    // As `fold8`.
+    float sum = sums[0] + sums[1];
+    sum += __shfl_xor_sync(FULL, sum, 16);
+    sum += __shfl_xor_sync(FULL, sum, 8);
+    u32 i = loads.result(r);
+    if (lane > 0 || i >= p.w.rows) return;
+    if (p.settled) finish(run, p.to, 0, i, sum, come(run, p.to.before, i, 0, early.y));
+    else finish(run, p.to, 0, i, sum);
+}
+
 // `w · in` for one row; the first weights have been asked for.
 template <u32 DTYPE>
 __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const Input& in, EarlyProduct& early) {
     using S = Split<DTYPE>;
     Loads<DTYPE> loads(run, passed, p.w);
+    if (loads.shared) return product_shared(run, p, in, loads, early);
     const S& own = loads.own;
     float *partials = run.shared().partials, sum = 0.0f;
     u32 done = 0;  // rounds of units whose sums have gone where they go
@@ -223,7 +289,7 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
             u32 i = loads.result(done * S::SLOTS * 8 + n);
             if (i >= p.w.rows) continue;
             float v = fold8(partials + n / 8 * 64 + n % 8, 8);
-            if (p.settled && done == 0 && n == run.thread) finish(run, p.to, 0, i, v, early.y);
+            if (p.settled && done == 0 && n == run.thread) finish(run, p.to, 0, i, v, come(run, p.to.before, i, 0, early.y));
             else finish(run, p.to, 0, i, v);
         }
         done += rounds;
@@ -237,8 +303,8 @@ __device__ INLINE void ask_codes(Run run, u32 passed, const Product& p, EarlyPro
 #pragma unroll
     for (u32 j = 0; j < AHEAD; j++) loads.load(j, early.codes[j], early.scales[j]);
     u32 i = loads.result(run.thread);
-    early.y = 0.0f;
-    if (p.settled && i < p.w.rows) early.y = load_float(settled((const float*)run.at(p.to.y, 0)) + i);
+    early.y = {};
+    if (p.settled && i < p.w.rows) early.y = ask(run, p.to.before, 0, i);
 }
 
 // Asks for the first weights of a product with one row, and for what its input is normed with.
@@ -268,6 +334,8 @@ __device__ INLINE Input product_input(Run run, const Product& p, u32 row, Make m
     }
     RowCodes codes = shared_codes(run);
     bool quantized = is_quantized(p.w);
+    // What is posted is the input of one product.
+    if (p.source.a.is_posted() && p.w.dtype == Q8) codes.sums = nullptr;
     if (p.input == FUSED)
         make(p.head ? run.p().head_row + row : row, quantized ? &codes : nullptr, quantized ? nullptr : run.shared().row);
     return {codes, run.shared().row};
@@ -279,8 +347,9 @@ __device__ INLINE Input early_input(Run run, const Product& p, const EarlyProduc
         const Source& s = p.source;
         if (s.len > ROW_MOST) return prepare_long(run, s, from, codes, floats);
         auto raw = [&](u32 k) {
-            if (!has_taps(s)) return gather(run, s, from, run.thread, k * THREADS);
-            return apply_taps(s.conv, early.taps[k], load_float(run.at(s.conv.x, 0) + run.thread + k * THREADS));
+            if (!is_asked_for(p)) return gather(run, s, from, run.thread, k * THREADS);
+            float v = come(run, asked_row(s), run.thread, k * THREADS, early.x[k]);
+            return has_taps(s) ? apply_taps(s.conv, early.taps[k], v) : v;
         };
         prepare_short(run, s, from, codes, floats, raw, [&](u32 k) { return early.norm[k]; });
     });
@@ -442,13 +511,27 @@ __device__ INLINE void op_product(Run run, u32 passed, const Product& p, Wait wa
         if (is_quantized(p.w)) product_mma(run, passed, p, rows);
         else product_rows(run, passed, p, rows);
     } else {
+        // Blocks that have units: only they may read what is posted, for the others nobody waits, and they shift the window when all
+        // of the input has come, so that all have read it.
+        u32 units = div_up(p.w.rows, unit_rows(p.w)), owners = units < blocks() ? units : blocks();
+        bool is_owner = first_unit(passed) < owners, shifts = p.shift.window != NONE && is_owner;
+        bool early_shift = shifts && p.shift.width <= TAPS;
+        u32 channel = first_unit(passed) * THREADS + run.thread;
+        bool is_posted = p.source.a.is_posted();
         EarlyProduct early;
         ask_product(run, passed, p, early);
+        if (early_shift) ask_shift(run, p.shift, channel, early.shift);
         wait();
-        if (p.shift.window != NONE) shift_window(run, passed + div_up(p.w.rows, unit_rows(p.w)), p.shift);
+        if (is_posted && !is_owner) return;
+        ask_input(run, p, early);
         Input in = early_input(run, p, early);
+        // All that is read of what others write anew when they have this block's results, before these are there.
+        if (early_shift && channel < p.shift.channels) early.shift.x.value = come(run, p.shift.x, channel, 0, early.shift.x);
+        if (shifts) shift_window(run, p.shift, channel + (early_shift ? owners * THREADS : 0), owners * THREADS);
+        if (shifts && !is_quantized(p.w)) __syncthreads();
         if (p.w.dtype == Q8) product_one<Q8>(run, passed, p, in, early);
         else if (p.w.dtype == Q4) product_one<Q4>(run, passed, p, in, early);
         else product_units(run, passed, p, in, 0);
+        if (early_shift) shift_channel(run, p.shift, channel, early.shift);
     }
 }

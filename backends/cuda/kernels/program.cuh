@@ -46,9 +46,21 @@ struct Matrix {
     u32 data, dtype, rows, cols;
 };
 
-// Rows in scratch, row `r` at `start + r · stride`.
+// Rows in scratch, row `r` at `start + r · stride`. Or one row as `Posted` numbers: `stride` is then POSTED plus how many
+// operations before the one that reads it wrote it; who writes it has any age there.
+#define POSTED 0x80000000u
 struct Vector {
     u32 start, stride;
+
+    __device__ bool is_posted() const { return stride >= POSTED; }
+    __device__ u32 age() const { return stride - POSTED; }
+};
+
+// A number and the turn at which it was written: who reads it needs no barrier, but waits until the turn is the one it is to
+// see. Both are read and written at once.
+struct alignas(8) Posted {
+    float value;
+    u32 turn;
 };
 
 // In `groups` equal parts.
@@ -82,12 +94,12 @@ struct Codes {
     Vector floats;
 };
 
-// Where a result v goes: v += addend; v += bias; then y = v, y += scale · v, or y = scale · v.
+// Where a result v goes: v += addend; v += bias; then y = v, y = before + scale · v, or y = scale · v.
 enum { STORE, ADD, SET };
 struct Target {
     u32 kind;
     float scale;
-    Vector y;
+    Vector y, before;
     u32 bias;
     Vector addend;
 };
@@ -112,7 +124,7 @@ struct Prepare {
 };
 
 // FUSED: each block makes the input of the one row for itself; REUSED: it has it from the operation before;
-// PREPARED: it lies in scratch. `settled`: what is added to was there before the operations that the last barrier ended.
+// PREPARED: it lies in scratch. `settled`: what is added to was there before the operations that the last barrier ended, or is posted.
 // `shift`: a convolution whose window takes in the one row meanwhile.
 enum { FUSED, REUSED, PREPARED };
 struct Product {
@@ -228,5 +240,6 @@ struct Params {
     u32 sequence_count, count, steps, stop_count;
     u32 head_row, head_count;  // rows whose logits are made
     u32 shared_floats, shared_groups;  // room for one row in shared memory: floats, and groups of codes
-    u32 sampled, reserved;             // 1: not all sequences are greedy
+    u32 sampled;  // 1: not all sequences are greedy
+    u32 turn;     // of the first operation: no launch of one row has one that another had
 };

@@ -6,7 +6,7 @@
 __device__ INLINE float conv_input(Run run, const Conv& c, u32 sequence, u32 t, u32 back, u32 i) {
     if (back > t) return run.state(sequence, c.window)[(u64)(c.width - 1 + t - back) * c.channels + i];
     u64 row = (u64)sequence * run.p().count + t - back;
-    float x = run.at(c.x, row)[i];
+    float x = value_at(run, c.x, row, i);
     return c.factor.start == NONE ? x : run.at(c.factor, row)[i] * x;
 }
 
@@ -29,12 +29,17 @@ __device__ INLINE void load_taps(Run run, const Conv& c, u32 sequence, u32 i, u3
     taps.bias = c.bias == NONE ? 0.0f : load_float(settled(run.weights(c.bias) + i) + offset);
 }
 
-// The convolution of the input `x` after the window.
-__device__ INLINE float apply_taps(const Conv& c, const Taps& taps, float x) {
+// The convolution of the input `x` after the window, before its activation.
+__device__ INLINE float tap_sum(const Conv& c, const Taps& taps, float x) {
     float sum = taps.bias;
 #pragma unroll
     for (u32 j = 0; j < TAPS; j++)
         if (j < c.width) sum += taps.weight[j] * (j + 1 == c.width ? x : taps.window[j]);
+    return sum;
+}
+
+__device__ INLINE float apply_taps(const Conv& c, const Taps& taps, float x) {
+    float sum = tap_sum(c, taps, x);
     return c.silu ? silu(sum) : sum;
 }
 
@@ -55,14 +60,39 @@ __device__ OUTLINED float convolved(Run run, const Conv& c, u32 row, u32 i) {
     return c.silu ? silu(sum) : sum;
 }
 
-// The window of a convolution takes in the one row that there is.
-__device__ INLINE void shift_window(Run run, u32 passed, const Conv& c) {
-    for (u32 i = grid_thread(run, passed); i < c.channels; i += grid_threads()) {
+// The window of a convolution takes in the one row that there is: channel `i` and those `stride` further on.
+__device__ INLINE void shift_window(Run run, const Conv& c, u64 i, u64 stride) {
+    for (; i < c.channels; i += stride) {
         float* window = run.state(0, c.window) + i;
         float x = conv_input(run, c, 0, 0, 0, i);
 #pragma unroll 4
         for (u32 j = 1; j < c.width; j++) window[(u64)(j - 1) * c.channels] = j + 1 < c.width ? window[(u64)j * c.channels] : x;
     }
+}
+
+// The same of one channel, of a convolution without factor, what it takes having been asked for.
+struct EarlyShift {
+    float window[TAPS];
+    Posted x;
+};
+
+__device__ INLINE void ask_shift(Run run, const Conv& c, u32 i, EarlyShift& early) {
+    early = {};
+    if (i >= c.channels) return;
+    const float* window = settled((const float*)run.state(0, c.window) + i);
+#pragma unroll
+    for (u32 j = 1; j < TAPS; j++)
+        if (j + 1 < c.width) early.window[j] = load_float(window + (u64)j * c.channels);
+    early.x = ask(run, c.x, i);
+}
+
+// Once its input has come, as `x.value`.
+__device__ INLINE void shift_channel(Run run, const Conv& c, u32 i, const EarlyShift& early) {
+    if (i >= c.channels) return;
+    float* window = run.state(0, c.window) + i;
+#pragma unroll
+    for (u32 j = 1; j < TAPS; j++)
+        if (j < c.width) window[(u64)(j - 1) * c.channels] = j + 1 < c.width ? early.window[j] : early.x.value;
 }
 
 // Element `i` of a row before its norm.
@@ -80,7 +110,9 @@ __device__ OUTLINED float gather_any(Run run, const Source& s, u32 row, u32 i) {
 }
 
 __device__ INLINE float gather(Run run, const Source& s, u32 row, u32 i, u32 offset) {
-    return s.kind == PLAIN ? load_float(settled((const float*)run.at(s.a, row) + i) + offset) : gather_any(run, s, row, i + offset);
+    if (s.kind != PLAIN) return gather_any(run, s, row, i + offset);
+    if (s.a.is_posted()) return come(run, s.a, i, offset, ask(run, s.a, i, offset));
+    return load_float(settled((const float*)run.at(s.a, row) + i) + offset);
 }
 
 #define ROW_ELEMENTS 4  // of a row that a thread keeps in registers: rows of up to 2,048 elements
@@ -159,7 +191,7 @@ __device__ INLINE void norm_sums(Run run, const Norm& n, float* x, u32 len) {
 struct RowCodes {
     u32* codes;        // [groups][8], 4 codes each
     float* scales;     // one per group, `stride` apart, as the next
-    int* sums;
+    int* sums;         // or none
     u32 stride;
 };
 
@@ -193,12 +225,14 @@ __device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, cons
     for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < len; k++) {
         float inverse = __shfl_sync(FULL, quotient, k);
         int code = largest[k] < 1e-36f ? 0 : (int)(signed char)__float_as_uint(larger(v[k] * inverse + ROUND, NO_CODE));
-        int all = __reduce_add_sync(FULL, code);
-        if (k_own == k) sum = all;
+        if (to.sums) {
+            int all = __reduce_add_sync(FULL, code);
+            if (k_own == k) sum = all;
+        }
         if (run.warp() + k * WARPS < groups) ((signed char*)(to.codes + (run.warp() + k * WARPS) * 8))[run.lane()] = (signed char)code;
     }
     if (has && is_scale) to.scales[(u64)g_own * to.stride] = quotient;
-    if (has && !is_scale) to.sums[(u64)g_own * to.stride] = sum;
+    if (to.sums && has && !is_scale) to.sums[(u64)g_own * to.stride] = sum;
 }
 
 // `value(i)` of `[len]` as codes.
@@ -212,7 +246,7 @@ __device__ INLINE void quantize(Run run, u32 len, const RowCodes& to, Value valu
             v[k] = i < len ? value(i) : 0.0f;
         }
         u32 first = start / GROUP;
-        RowCodes part = {to.codes + first * 8, to.scales + (u64)first * to.stride, to.sums + (u64)first * to.stride, to.stride};
+        RowCodes part = {to.codes + first * 8, to.scales + (u64)first * to.stride, to.sums ? to.sums + (u64)first * to.stride : nullptr, to.stride};
         quantize_short(run, len - start < ROW_MOST ? len - start : ROW_MOST, part, v);
     }
 }
@@ -231,7 +265,7 @@ __device__ INLINE float normed(Run run, const Norm& n, const float* sums, float 
 
 __device__ INLINE float finished(Run run, const Source& s, const float* sums, u32 row, float v, u32 i, float weight) {
     v = normed(run, s.norm, sums, v, s.len, i, weight);
-    return s.after.start == NONE ? v : v * silu(run.at(s.after, row)[i]);
+    return s.after.start == NONE ? v : v * silu(value_at(run, s.after, row, i));
 }
 
 // One row of a source: normed, gated; to `codes` and to `floats`, either of which may be absent. All threads of the block;

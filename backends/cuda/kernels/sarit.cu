@@ -10,36 +10,42 @@
 
 template <bool MANY>
 __device__ INLINE void run_program(const Params& p) {
-    Run run = {threadIdx.x};
+    Run run = {threadIdx.x, p.turn};
     Shared& shared = run.shared();
     if (threadIdx.x < sizeof(Params) / 4) ((u32*)&shared.params)[threadIdx.x] = ((const u32*)&p)[threadIdx.x];
     if (threadIdx.x == 0) shared.rows = p.sequence_count * p.count, shared.step = 0;
     Grid grid = {p.control, 0};
-    // Of the two operations after the one that runs, the first is in shared memory and the second on its way: each thread
-    // holds a word of it.
-    bool has_word = threadIdx.x < sizeof(Op) / 4;
-    auto word_of = [&](u32 n) { return has_word ? ((const u32*)(p.ops + n))[threadIdx.x] : 0; };
+    // Of the two operations after the one that runs, the first is in shared memory and the second on its way: each thread of the last
+    // warps holds a word of it. The others have nothing to do with it, not even instructions.
+    constexpr u32 FETCHES = THREADS - (sizeof(Op) / 4 + 31) / 32 * 32;  // the first of these threads
+    bool has_word = threadIdx.x - FETCHES < sizeof(Op) / 4;
+    auto own_word = [](const Op* op) { return (u32*)op + threadIdx.x - FETCHES; };
+    auto word_of = [&](u32 n) { return has_word ? *own_word(p.ops + n) : 0; };
     auto after = [&](u32 n) { return n + 1 < p.last ? n + 1 : p.first; };
-    u32 turn = 0, step = 0, n = p.first, word = word_of(n);
+    u32 turn = 0, step = 0, n = p.first, word = 0;
     bool waits = false;
-    if (has_word) ((u32*)&shared.ops[0])[threadIdx.x] = word;
-    word = word_of(after(n));
+    if (has_word) {
+        *own_word(&shared.ops[0]) = word_of(n);
+        word = word_of(after(n));
+    }
     __syncthreads();
     while (true) {
         const Op &op = shared.ops[turn], &next = shared.ops[turn ^ 1];
-        if (n == p.first && threadIdx.x == 0) shared.step = step;
-        if (has_word) ((u32*)&next)[threadIdx.x] = word;
-        word = word_of(after(after(n)));
+        if (has_word) {
+            if (n == p.first && threadIdx.x == FETCHES) shared.step = step;
+            *own_word(&next) = word;
+            word = word_of(after(after(n)));
+        }
         bool skipped = op.kind >= OP_HISTOGRAM && !p.sampled;
         if (!skipped) {
-            run_op<MANY>({thread_in(turn)}, turn, {grid, waits});
+            run_op<MANY>({thread_in(turn), run.turn}, turn, {grid, waits});
             waits = op.barrier;
         }
         bool ends_step = n + 1 == p.last;
         if (ends_step && step + 1 == p.steps) break;
         if (waits && !skipped) grid.arrive();
         else __syncthreads();
-        n = after(n), step += ends_step, turn ^= 1;
+        n = after(n), step += ends_step, turn ^= 1, run.turn++;
         if (!ends_step) continue;
         // All have read the number of the step, and the word that says whether to stop has been written.
         if (waits) grid.wait();

@@ -656,9 +656,13 @@ template <bool MANY, class Wait>
 __device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, Wait wait) {
     if constexpr (!MANY) {
         EarlyScan early = {};
-        ask_scan(run, passed, p, early);
+        ScanInput input = {};
+        u32 most = scan_channels(p);
+        bool has_unit = first_unit(passed) < unit_count(p, most);
+        if (has_unit) ask_scan(run, passed, p, early);
         wait();
-        scan_one(run, passed, p, early);
+        if (has_unit) input = ask_input(run, p, unit_of(p, most, first_unit(passed)), true);
+        scan_one(run, passed, p, early, input);
     } else {
         wait();
         if (run.p().count == 1) return;

@@ -42,7 +42,7 @@ __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
 // The last inputs of the convolution become its window.
 template <bool MANY>
 __device__ OUTLINED void op_window(Run run, u32 passed, const Convolve& p) {
-    if constexpr (!MANY) return shift_window(run, passed, p.conv);
+    if constexpr (!MANY) return shift_window(run, p.conv, grid_thread(run, passed), grid_threads());
     u64 all = (u64)run.p().sequence_count * p.conv.channels;
     for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
         u32 sequence = n / p.conv.channels, i = n % p.conv.channels, before = p.conv.width - 1;
@@ -54,6 +54,26 @@ __device__ OUTLINED void op_window(Run run, u32 passed, const Convolve& p) {
     }
 }
 
+// `step`, softplus of the raw time step, as dt within its bounds, and the decay.
+__device__ INLINE void bound_step(const TimeStep& p, float step, float a_log2, float& dt, float& decay) {
+    dt = step < p.min ? p.min : step;
+    dt = dt > p.max ? p.max : dt;
+    decay = p.per_element ? 0.0f : exp2_core(dt * a_log2);
+}
+
+// silu(x), silu(z) and softplus(raw) for a half-warp: a quarter of its threads makes the exponential and the quotient of each, which
+// all get.
+__device__ INLINE void activate_together(Run run, float& x, float& z, float& raw) {
+    u32 part = run.half_lane() % 4, first = run.lane() & 16;
+    float v = part == 0 ? x : part == 1 ? z : raw;
+    bool is_step = part >= 2;
+    float t = exp_core(is_step && v < 0.0f ? v : -v);
+    float quotient = (is_step ? t : v) / ((is_step ? 2.0f : 1.0f) + t);
+    x = __shfl_sync(FULL, quotient, first);
+    z = __shfl_sync(FULL, quotient, first + 1);
+    raw = softplus_of(raw, __shfl_sync(FULL, quotient, first + 2));
+}
+
 // A raw time step as dt, and the decay where it is one per head; `bias` and `a_log2` are the head's, if it has them.
 __device__ INLINE void time_step(const TimeStep& p, float raw, float bias, float a_log2, float& dt, float& decay) {
     if (p.sigmoid) {
@@ -61,10 +81,7 @@ __device__ INLINE void time_step(const TimeStep& p, float raw, float bias, float
         dt = 1.0f;
         return;
     }
-    dt = softplus(raw + bias);
-    dt = dt < p.min ? p.min : dt;
-    dt = dt > p.max ? p.max : dt;
-    decay = p.per_element ? 0.0f : exp2_core(dt * a_log2);
+    bound_step(p, softplus(raw + bias), a_log2, dt, decay);
 }
 
 __device__ OUTLINED void op_times(Run run, u32 passed, const Times& p) {
@@ -77,13 +94,13 @@ __device__ OUTLINED void op_times(Run run, u32 passed, const Times& p) {
     }
 }
 
-// Normed `[dt | B | C]` of Mamba-1 in shared memory, and the codes of dt. All threads of the block.
-__device__ INLINE void scan_select(Run run, const Scan& p) {
+// Normed `[dt | B | C]` of Mamba-1 in shared memory, and the codes of dt; the thread's first element has been asked for. All threads of
+// the block.
+__device__ INLINE void scan_select(Run run, const Scan& p, Posted first) {
     u32 bc = p.n_groups * p.d_state, starts[3] = {0, p.rank, p.rank + bc}, lens[3] = {p.rank, bc, bc};
     const Norm* norms[3] = {&p.dt_norm, &p.b_norm, &p.c_norm};
-    const float* raw = run.at(p.select, 0);
     float* row = run.shared().row;
-    for (u32 i = run.thread; i < p.rank + 2 * bc; i += THREADS) row[i] = raw[i];
+    for (u32 i = run.thread; i < p.rank + 2 * bc; i += THREADS) row[i] = i == run.thread ? come(run, p.select, i, 0, first) : value_at(run, p.select, 0, i);
     __syncthreads();
 #pragma unroll
     for (u32 part = 0; part < 3; part++) {
@@ -260,9 +277,10 @@ __device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyS
     bool has_channel = !has_token && unit.first + run.half_warp() < unit.end;
     if (!has_channel && !has_token) return;
     const float* a_log2 = run.weights(p.time.a_log2) + (u64)head * n;
-    for_elements(run, n, [&](int e, u32 i) {
-        early.row[e] = load_float(row + i);
-        if (e < EARLY_DECAYS && p.time.per_element) early.decay[e] = load_float(a_log2 + i);
+    row = settled(row + run.half_lane()), a_log2 = settled(a_log2 + run.half_lane());
+    for_elements(run, n, [&](int e, u32) {
+        early.row[e] = load_float(row + 16 * e);
+        if (e < EARLY_DECAYS && p.time.per_element) early.decay[e] = load_float(a_log2 + 16 * e);
     });
     if (!has_channel) return;
     if (p.conv.width <= TAPS) load_taps(run, p.conv, 0, channel, 0, early.x);
@@ -276,9 +294,32 @@ __device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyS
 // A thread's number among those that convolve B and C: first come those of the half-warps that have no channel.
 __device__ INLINE u32 mixer(Run run) { return (run.thread + THREADS / 2) % THREADS; }
 
+// What the operations before have made for a unit: a thread's x, z and raw dt, of the first unit its element of B or C too, or of the
+// row that these come from.
+struct ScanInput {
+    Posted x, z, dt, mixed;
+};
+
+// Whether a warp has channels of a unit.
+__device__ INLINE bool scans(Run run, const Scan& p) { return run.warp() * 2 < scan_channels(p); }
+
+__device__ INLINE ScanInput ask_input(Run run, const Scan& p, const Unit& unit, bool is_first) {
+    u32 channel = unit.channel(run.half_warp()), bc = p.n_groups * p.d_state;
+    bool has_select = p.dt_proj.data != NONE;
+    ScanInput input = {};
+    if (scans(run, p)) {
+        input.x = ask(run, p.conv.x, channel);
+        if (p.z.start != NONE) input.z = ask(run, p.z, channel);
+        if (!has_select) input.dt = ask(run, p.dt, channel / p.head_dim);
+    }
+    if (is_first && has_select && run.thread < p.rank + 2 * bc) input.mixed = ask(run, p.select, run.thread);
+    if (is_first && !has_select && p.conv.width <= TAPS && mixer(run) < 2 * bc)
+        input.mixed = ask(run, p.conv.x, p.heads * p.head_dim + mixer(run));
+    return input;
+}
+
 __device__ INLINE void ask_scan(Run run, u32 passed, const Scan& p, EarlyScan& early) {
     u32 bc = p.n_groups * p.d_state, first = p.heads * p.head_dim, most = scan_channels(p);
-    if (first_unit(passed) >= unit_count(p, most)) return;
     Unit unit = unit_of(p, most, first_unit(passed));
     ask_unit(run, p, unit, early);
     if (p.dt_proj.data == NONE && p.conv.width <= TAPS && mixer(run) < 2 * bc)
@@ -287,11 +328,10 @@ __device__ INLINE void ask_scan(Run run, u32 passed, const Scan& p, EarlyScan& e
 
 // The scan of one row: what is read between two barriers is asked for first. With a decay per head a half-warp makes
 // `C · h` of a channel or `C · B` of a token, and the row becomes a held token: its place is read by nobody meanwhile.
-__device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& early) {
+__device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& early, ScanInput input) {
     u32 channels = p.heads * p.head_dim, most = scan_channels(p), units = unit_count(p, most), n = p.d_state;
     u32 bc = p.n_groups * n, place = run.position(0) % HELD;
     bool has_select = p.dt_proj.data != NONE, few_taps = p.conv.width <= TAPS, by_head = !p.time.per_element;
-    const float *input = run.at(p.conv.x, 0), *raw = run.at(p.dt, 0);
     Tokens& tokens = tokens_of(run);
     for (u32 round = 0; round < div_up(units, blocks()); round++) {
         u32 index = first_unit(passed) + round * blocks();
@@ -299,24 +339,34 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         bool is_first = round == 0, has_token = by_head && run.half_warp() >= SCAN_CHANNELS;
         Unit unit = unit_of(p, most, index);
         if (!is_first) {
+            input = ask_input(run, p, unit, false);
             ask_unit(run, p, unit, early);
             // The tokens of the unit before have been read.
             __syncthreads();
         }
         u32 channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
         bool has_channel = !has_token && unit.first + run.half_warp() < unit.end;
-        float x = load_float(input + channel), z = 0.0f, dt = 0.0f, decay = 0.0f, bc_raw = 0.0f;
-        if (p.z.start != NONE) z = load_float(run.at(p.z, 0) + channel);
-        if (!has_select) dt = load_float(raw + head);
-        bool has_bc = is_first && !has_select && few_taps && mixer(run) < 2 * bc;
-        if (has_bc) bc_raw = load_float(input + channels + mixer(run));
-        if (is_first && has_select) scan_select(run, p);
+        bool has_bc = is_first && !has_select && few_taps && mixer(run) < 2 * bc, has_z = p.z.start != NONE;
+        float x = 0.0f, z = 0.0f, dt = 0.0f, decay = 0.0f, bc_raw = 0.0f;
+        if (scans(run, p)) {
+            x = come(run, p.conv.x, channel, 0, input.x);
+            if (has_z) z = come(run, p.z, channel, 0, input.z);
+            if (!has_select) dt = come(run, p.dt, head, 0, input.dt);
+        }
+        if (has_bc) bc_raw = come(run, p.conv.x, channels + mixer(run), 0, input.mixed);
+        if (is_first && has_select) scan_select(run, p, input.mixed);
         // Warps without a channel have nothing to do with dt and x.
-        if (run.warp() * 2 < most) {
+        if (scans(run, p)) {
             if (has_select) dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, head);
-            x = few_taps ? apply_taps(p.conv, early.x, x) : convolved(run, p.conv, 0, channel);
-            time_step(p.time, dt, early.bias, early.a_log2, dt, decay);
-            if (p.z.start != NONE) z = silu(z);
+            if (few_taps && p.conv.silu && has_z && !p.time.sigmoid) {
+                x = tap_sum(p.conv, early.x, x), dt += early.bias;
+                activate_together(run, x, z, dt);
+                bound_step(p.time, dt, early.a_log2, dt, decay);
+            } else {
+                x = few_taps ? apply_taps(p.conv, early.x, x) : convolved(run, p.conv, 0, channel);
+                time_step(p.time, dt, early.bias, early.a_log2, dt, decay);
+                if (has_z) z = silu(z);
+            }
         }
         float u = dt * x;
         if (by_head && !has_token) {
@@ -334,19 +384,20 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         const float* b = run.shared().row + (has_select ? p.rank : 0) + unit.group * n;
         const float* c = b + bc;
         float sum = 0.0f;
-        float* state = run.state(0, p.state) + (u64)channel * n;
+        auto state = [&] { return run.state(0, p.state) + (u64)channel * n; };
         bool is_new = has_token && run.half_warp() - SCAN_CHANNELS == place, takes_in = by_head && place == HELD - 1;
         // B of all tokens, for the state that takes them in.
         float* held_b = run.shared().row + (has_select ? p.rank : 0) + 2 * bc;
+        if (is_new) for_elements(run, n, [&](int e, u32 i) { early.row[e] = b[i]; });
+        if (takes_in && has_token)
+            for_elements(run, n, [&](int e, u32 i) { held_b[(run.half_warp() - SCAN_CHANNELS) * n + i] = early.row[e]; });
         for_elements(run, n, [&](int e, u32 i) {
             float& h = early.row[e];
-            if (is_new) h = b[i];
             if (!by_head) {
                 float a = e < EARLY_DECAYS ? early.decay[e] : run.weights(p.time.a_log2)[(u64)head * n + i];
                 h = exp2_core(dt * a) * h + u * b[i];
-                if (has_channel) state[i] = h;
+                if (has_channel) state()[i] = h;
             }
-            if (takes_in && has_token) held_b[(run.half_warp() - SCAN_CHANNELS) * n + i] = h;
             sum += c[i] * h;
         });
         sum = fold16(sum);
@@ -357,11 +408,13 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
                 if (run.half_lane() == 0) tokens.sums[place][run.half_warp()] = sum;
             } else {
                 own_u = tokens.u[run.half_lane()][run.half_warp()];
+                float keep[HELD];
+#pragma unroll
+                for (u32 j = 0; j < HELD; j++) keep[j] = tokens.keep[j][run.half_warp()];
 #pragma unroll
                 for (int j = HELD - 1; j >= 0; j--) {
-                    if (j > (int)place) continue;
                     if (j == (int)run.half_lane()) own_left = left;
-                    left *= tokens.keep[j][run.half_warp()];
+                    if (j <= (int)place) left *= keep[j];
                 }
             }
             __syncthreads();
@@ -378,27 +431,29 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
                     tokens.left_u[run.half_lane()][run.half_warp()] = own_left * own_u;
                 }
             }
-            HeldToken own = held_token(run, p, 0, place);
+        }
+        if (has_channel && run.half_lane() == 0) {
+            float y = sum + early.d * x;
+            if (has_z) y *= z;
+            put(run, p.y, 0, channel, y);
+        }
+        if (by_head) {
             if (has_channel && run.half_lane() == 0) {
+                HeldToken own = held_token(run, p, 0, place);
                 own.u[channel] = u;
                 if (channel % p.head_dim == 0) own.decay[head] = decay;
             }
             if (unit.first % group_channels(p) == 0)
-                for (u32 i = run.thread; i < n; i += THREADS) own.b[unit.group * n + i] = b[i];
+                for (u32 i = run.thread; i < n; i += THREADS) held_token(run, p, 0, place).b[unit.group * n + i] = b[i];
             if (takes_in) {
                 __syncthreads();
                 if (has_channel) {
                     take_in(run, tokens, run.half_warp(), n, early.row, [&](u32 j, float(&own_b)[ELEMENTS_MOST]) {
                         for_elements(run, n, [&](int e, u32 i) { own_b[e] = held_b[j * n + i]; });
                     });
-                    for_elements(run, n, [&](int e, u32 i) { state[i] = early.row[e]; });
+                    for_elements(run, n, [&](int e, u32 i) { state()[i] = early.row[e]; });
                 }
             }
-        }
-        if (has_channel && run.half_lane() == 0) {
-            float y = sum + early.d * x;
-            if (p.z.start != NONE) y *= z;
-            run.at(p.y, 0)[channel] = y;
         }
     }
 }

@@ -146,6 +146,8 @@ pub struct Streams<'m, D: Device> {
     /// Messages as they go out and come back.
     letter: Vec<u64>,
     positions: Vec<u64>,
+    /// Operations of all launches of one row so far.
+    turn: u32,
     chunk: usize,
     rows: usize,
     logit_rows: usize,
@@ -187,7 +189,8 @@ impl<'m, D: Device> Streams<'m, D> {
         };
         let mut states = device.allocate(memory.state_bytes.max(64))?;
         device.clear(&mut states, 0, memory.state_bytes)?;
-        let scratch = device.allocate(programs.scratch_bytes)?;
+        let mut scratch = device.allocate(programs.scratch_bytes)?;
+        device.clear(&mut scratch, programs.posted_bytes.start, programs.posted_bytes.len())?;
         let mut mail = device.allocate(mail_layout.end)?;
         device.clear(&mut mail, 0, mail_layout.end)?;
         let mut code_buffer = device.allocate(code.len())?;
@@ -195,6 +198,7 @@ impl<'m, D: Device> Streams<'m, D> {
         Ok(Self {
             letter: vec![0; mail_layout.best / 8],
             positions: vec![0; streams],
+            turn: 1,
             logits: vec![0.0; logit_rows * model.vocab_len()],
             code: code_buffer,
             device,
@@ -503,8 +507,11 @@ impl<'m, D: Device> Streams<'m, D> {
             shared_floats: self.programs.shared.0 as u32,
             shared_groups: self.programs.shared.1 as u32,
             sampled: l.sampled.into(),
-            reserved: 0,
+            turn: self.turn,
         };
+        if !many {
+            self.turn = self.turn.wrapping_add((l.ops.len() * l.steps) as u32);
+        }
         // SAFETY: the buffers were made for these programs, and the launch has no more rows and streams than they hold.
         // `drop` waits for it.
         unsafe { self.device.run(many, self.grids[usize::from(many)], self.programs.shared_bytes(), &params) }

@@ -67,6 +67,7 @@ inline void __syncwarp() {
     emulator::exchange(&nothing, 1);
 }
 inline void relax() { emulator::yield(); }
+inline void pause() { emulator::yield(); }
 inline u32 load_acquire(const u32* p) { return *(const volatile u32*)p; }
 inline u8* shared_memory() { return emulator::block_memory(); }
 
@@ -84,6 +85,11 @@ inline Words load_words(const u8* p) { return *(const Words*)p; }
 inline u32 load_half(const u16* p) { return *p; }
 inline float load_float(const float* p) { return *p; }
 inline Floats load_floats(const float* p) { return *(const Floats*)p; }
+inline Posted load_posted(const Posted* p) { return {*(const volatile float*)&p->value, *(const volatile u32*)&p->turn}; }
+inline void store_posted(Posted* p, Posted v) {
+    emulator::progress();
+    *p = v;
+}
 
 inline void copy_async(void* to, const void* from) { memcpy(to, from, 16); }
 inline void await_copies() {}

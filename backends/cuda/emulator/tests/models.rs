@@ -73,13 +73,32 @@ fn kernels_made_for_a_model_have_the_bits_of_scalar() {
     }
 }
 
-/// Mamba-2 with states of `d_state` elements, two groups, heads of 12 channels and units that are not full.
-fn mamba2(d_state: usize) -> AlignedBytes {
-    let (d_model, d_inner, heads, bc, vocab) = (24, 48, 4, 2 * 2 * d_state, 31);
+/// More blocks than units: some read nothing that others post, and none has two units of a product, whose groups all its warps share.
+#[test]
+fn blocks_without_units_leave_the_bits_alone() {
+    let golden =
+        ["mamba-tiny", "mamba2-groups"].map(|name| converted_with_window(&golden(name), DType::F32, None));
+    // Two and three groups for a lane of the sum over groups.
+    for file in golden.into_iter().chain([mamba2(9, 288), mamba2(16, 576)]) {
+        let model = Model::from_bytes(&file).unwrap();
+        let ids = tokens(5, model.vocab_len());
+        let want = run(model, Scalar, &ids, 1);
+        for seed in [0, 3] {
+            let got = emulated(Emulator::new(12, seed), &model, &ids, 1);
+            assert_same_bits(&got.0, &want.0, &format!("vocabulary {}, {seed}: logits", model.vocab_len()));
+            assert_eq!(got.1, want.1, "vocabulary {}, {seed}: state", model.vocab_len());
+        }
+    }
+}
+
+/// Mamba-2 with states of `d_state` elements, two groups, four heads and, with 48 channels, units that are not full.
+fn mamba2(d_state: usize, d_inner: usize) -> AlignedBytes {
+    let (d_model, heads, bc, vocab) = (24, 4, 2 * 2 * d_state, 31);
+    let (head_dim, expand) = (d_inner / heads, d_inner / d_model);
     let config = format!(
         r#"{{"model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"], "hidden_size": {d_model},
-        "num_hidden_layers": 1, "vocab_size": {vocab}, "state_size": {d_state}, "expand": 2, "conv_kernel": 4,
-        "n_groups": 2, "head_dim": 12, "num_heads": {heads}, "rms_norm": true, "use_bias": false,
+        "num_hidden_layers": 1, "vocab_size": {vocab}, "state_size": {d_state}, "expand": {expand}, "conv_kernel": 4,
+        "n_groups": 2, "head_dim": {head_dim}, "num_heads": {heads}, "rms_norm": true, "use_bias": false,
         "use_conv_bias": true, "hidden_act": "silu", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": true,
         "time_step_limit": [0.0, {{"__float__": "Infinity"}}]}}"#
     );
@@ -106,7 +125,7 @@ fn mamba2(d_state: usize) -> AlignedBytes {
 fn tokens_are_held_and_taken_in_as_by_scalar() {
     // One for each number of elements that a thread may have.
     for d_state in [9, 24, 72, 136] {
-        let file = mamba2(d_state);
+        let file = mamba2(d_state, 48);
         let model = Model::from_bytes(&file).unwrap();
         let ids = tokens(37, model.vocab_len());
         let want = run(model, Scalar, &ids, 1);

@@ -1,6 +1,6 @@
 //! The operations of each kind of block; `sarit-core`'s `engine` has the same steps.
 
-use super::builder::{Buffer, Builder, Map, THREADS, map};
+use super::builder::{Buffer, Builder, Map, ROW_MOST, Residual, THREADS, map};
 use super::records::{
     AttendOf, Combine, ConvOf, Convolve, Experts, Kind, Mat, NONE, NormOf, Route, ScanOf, Source, Target,
     TimeOf, Times, Vector, source, target,
@@ -55,15 +55,23 @@ fn activation(activation: Activation) -> u32 {
     }
 }
 
+/// What a block posts of what it writes: between its operations, and the residual.
+#[derive(Debug, Clone, Copy)]
+struct Posting {
+    within: bool,
+    residual: bool,
+}
+
 impl<'m> Builder<'m> {
     /// A block whose state begins at float `state` and whose normed input has `input_len` elements; `shares` says whether
-    /// the block after it reads the same input.
+    /// the block after it reads the same input, `next_takes_posted` whether what comes after it takes a posted residual.
     pub(super) fn block(
         &mut self,
         block: &Block<'m>,
         state: usize,
         input_len: usize,
         shares: bool,
+        next_takes_posted: bool,
     ) -> Result<(), CudaError> {
         let mut parts = [0; BLOCK_PARTS];
         let mut place = state;
@@ -71,20 +79,20 @@ impl<'m> Builder<'m> {
             *part = u32::try_from(place).map_err(|_| CudaError::TooLarge)?;
             place += len.next_multiple_of(ALIGN / 4);
         }
+        let posts = self.takes_posted(block, shares);
         let input = self.input(block.join(), input_len, shares)?;
         let output = self.output(block.join());
         match block {
-            Block::Ssm(p) => self.ssm(p, &input, output, parts),
+            Block::Ssm(p) => {
+                let posting = Posting { within: posts, residual: posts && next_takes_posted };
+                self.ssm(p, &input, output, parts, posting)
+            }
             Block::Attention(p) => self.attention(p, &input, output, parts),
             Block::Mlp(p) => self.mlp(p, &input, output),
             Block::Moe(p) => self.moe(p, &input, output),
             Block::ShortConv(p) => self.short_conv(p, &input, output, parts[0]),
             Block::Linear(p) => self.linear_block(p, &input, output),
         }
-    }
-
-    fn residual(&mut self) -> Vector {
-        self.buffer(Buffer::Residual, self.model.d_model())
     }
 
     fn branch(&mut self) -> Vector {
@@ -121,19 +129,30 @@ impl<'m> Builder<'m> {
     /// Where a block's output goes.
     fn output(&mut self, join: &Join<'m>) -> Target {
         let (kind, y) = match join.output {
-            BlockOutput::Residual => (target::ADD, self.residual()),
-            BlockOutput::Replace => (target::SET, self.residual()),
+            BlockOutput::Residual => (target::ADD, self.buffer(Buffer::Residual, self.model.d_model())),
+            BlockOutput::Replace => (target::SET, self.buffer(Buffer::Residual, self.model.d_model())),
             BlockOutput::Branch => (target::SET, self.branch()),
         };
-        Target { kind, scale: join.scale, ..Target::store(y) }
+        Target { kind, scale: join.scale, before: y, ..Target::store(y) }
+    }
+
+    /// Whether a block posts what passes between its operations, and takes a posted residual; `shares` as in
+    /// [`block`](Self::block).
+    pub(super) fn takes_posted(&self, block: &Block<'m>, shares: bool) -> bool {
+        let Block::Ssm(p) = block else { return false };
+        let joins =
+            (block.join().input, block.join().output) == (BlockInput::Residual, BlockOutput::Residual);
+        let has_adapter = p.in_proj.adapter.is_some() || p.out_proj.adapter.is_some();
+        self.one && joins && !shares && !has_adapter && self.model.d_model().max(p.d_inner()) <= ROW_MOST
     }
 
     fn ssm(
         &mut self,
         p: &Ssm<'m>,
         input: &Source,
-        output: Target,
+        mut output: Target,
         [window, state, _, held]: [u32; BLOCK_PARTS],
+        posting: Posting,
     ) -> Result<(), CudaError> {
         let (d_inner, channels) = (p.d_inner(), p.conv_channels());
         if p.d_state > D_STATE_MOST {
@@ -142,11 +161,14 @@ impl<'m> Builder<'m> {
         if p.n_groups > NORM_PARTS_MOST {
             return Err(CudaError::Groups(p.n_groups));
         }
-        let proj = self.buffer(Buffer::Proj, p.in_proj.matrix.rows());
-        let to = map(self, &p.in_proj, Target::store(proj));
+        let written = self.row(posting, [Buffer::Proj, Buffer::PostedProj], p.in_proj.matrix.rows());
+        let to = map(self, &p.in_proj, Target::store(written));
         self.products(input, &[to])?;
+        self.posts_if(posting.within);
+        let projected = self.ops.len() - 1;
 
-        let conv = ConvOf {
+        let proj = self.read(written, projected);
+        let mut conv = ConvOf {
             x: proj.columns(d_inner),
             factor: Vector::NONE,
             window,
@@ -158,7 +180,7 @@ impl<'m> Builder<'m> {
         };
         let has_norm = p.gate_norm.kind != NormKind::Identity;
         let late_gate = has_norm && p.norm_before_gate;
-        let inner = self.buffer(Buffer::Inner, d_inner);
+        let inner = self.row(posting, [Buffer::Inner, Buffer::PostedInner], d_inner);
         let mut scan = ScanOf {
             heads: p.heads as u32,
             head_dim: p.head_dim as u32,
@@ -192,18 +214,20 @@ impl<'m> Builder<'m> {
             }
             scan.rank = select.dt_proj.cols() as u32;
             scan.dt_proj = self.mat(&select.dt_proj);
-            scan.select = self.buffer(Buffer::Select, select.x_proj.rows());
+            scan.select = self.row(posting, [Buffer::Select, Buffer::PostedSelect], select.x_proj.rows());
         }
         if self.one {
-            self.scan_one(p, scan)?
+            self.scan_one(p, scan, projected, posting)?
         } else {
             self.scan_many(p, scan)?
         }
 
-        let mut gated = Source::plain(inner, d_inner);
+        let mut gated = Source::plain(self.read(inner, self.ops.len() - 1), d_inner);
         if has_norm {
             gated.norm = NormOf { bias: NONE, ..self.norm(&p.gate_norm, p.n_groups) };
         }
+        let proj = self.read(written, projected);
+        conv.x = proj.columns(d_inner);
         if late_gate {
             gated.after = proj;
         }
@@ -214,12 +238,40 @@ impl<'m> Builder<'m> {
             self.op(Kind::Window, channels.div_ceil(THREADS), &Convolve { conv, y: Vector::NONE });
             self.no_barrier();
         }
+        if posting.within {
+            output.before = self.residual();
+        }
+        if posting.residual {
+            output.y = self.posted(Buffer::PostedResidual, self.model.d_model());
+        }
         let to = map(self, &p.out_proj, output);
-        self.products(&gated, &[to])
+        self.products(&gated, &[to])?;
+        self.posts_if(posting.residual);
+        self.residual =
+            if posting.residual { Residual::PostedBy(self.ops.len() - 1) } else { Residual::Plain };
+        Ok(())
     }
 
-    /// Convolution, projections of Mamba-1 and scan of one row: what a block needs it makes for itself.
-    fn scan_one(&mut self, p: &Ssm<'m>, scan: ScanOf) -> Result<(), CudaError> {
+    /// A row for who writes it, plain or posted.
+    fn row(&mut self, posting: Posting, [plain, posted]: [Buffer; 2], len: usize) -> Vector {
+        if posting.within { self.posted(posted, len) } else { self.buffer(plain, len) }
+    }
+
+    fn posts_if(&mut self, posts: bool) {
+        if posts {
+            self.posts();
+        }
+    }
+
+    /// Convolution, projections of Mamba-1 and scan of one row: what a block needs it makes for itself. Operation `projected` has
+    /// made what it reads.
+    fn scan_one(
+        &mut self,
+        p: &Ssm<'m>,
+        mut scan: ScanOf,
+        projected: usize,
+        posting: Posting,
+    ) -> Result<(), CudaError> {
         // B and C, and B of the held tokens.
         let len = 2 * p.bc_len() + if p.decays_by_head() { HELD * p.d_state } else { 0 };
         if let Some(select) = &p.select {
@@ -230,11 +282,17 @@ impl<'m> Builder<'m> {
             };
             let to = Map { matrix: &select.x_proj, adapter: None, to: Target::store(scan.select) };
             self.products(&x, &[to])?;
+            self.posts_if(posting.within);
+            scan.select = self.read(scan.select, self.ops.len() - 1);
             self.shared(scan.rank as usize + len, (scan.rank as usize).div_ceil(GROUP))?;
         } else {
             self.shared(len, 0)?;
         }
+        for row in [&mut scan.conv.x, &mut scan.dt, &mut scan.z] {
+            *row = self.read(*row, projected);
+        }
         self.op(Kind::Scan, scan_units(p), &scan);
+        self.posts_if(posting.within);
         Ok(())
     }
 

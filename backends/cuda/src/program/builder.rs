@@ -8,6 +8,7 @@ use crate::error::CudaError;
 use bytemuck::Pod;
 use sarit_core::plan::{Adapter, Linear, Norm, NormKind};
 use sarit_core::{ALIGN, GROUP, Matrix, Model, TILE_ROWS};
+use std::ops::Range;
 
 /// Bytes of shared memory of a block up to which blocks make inputs for themselves; and those that every device since
 /// compute capability 8.0 has.
@@ -24,7 +25,7 @@ const MMA_FLOATS: usize = 13312;
 const PREPARE_ROWS: usize = 4;
 
 /// Elements of a short row.
-const ROW_MOST: usize = 4 * THREADS;
+pub(super) const ROW_MOST: usize = 4 * THREADS;
 
 /// Bytes of a group in shared memory: codes, scale, sum of codes.
 const SHARED_GROUP_BYTES: usize = GROUP + 8;
@@ -71,9 +72,17 @@ pub(super) enum Buffer {
     Logits,
     /// Attention scores: one row for each block of the grid.
     Scores,
+    /// One row of each as posted numbers.
+    PostedResidual,
+    PostedProj,
+    PostedInner,
+    PostedSelect,
 }
 
-const BUFFERS: usize = Buffer::Scores as usize + 1;
+const BUFFERS: usize = Buffer::PostedSelect as usize + 1;
+
+/// Floats that a posted number takes.
+const POSTED_FLOATS: usize = 2;
 
 /// Two sets of codes: of inputs, and of the low-rank parts of adapters.
 const CODE_SETS: usize = 2;
@@ -128,6 +137,7 @@ impl Layout {
                 match i {
                     _ if i == Buffer::Scores as usize => extent.grid,
                     _ if i == Buffer::Logits as usize => extent.logit_rows,
+                    _ if i >= Buffer::PostedResidual as usize => 1,
                     _ => extent.rows,
                 },
             );
@@ -146,6 +156,12 @@ impl Layout {
         self.starts[buffer as usize]
     }
 
+    /// Where posted numbers lie, in bytes.
+    pub(super) fn posted_bytes(&self) -> Range<usize> {
+        let last = Buffer::PostedSelect as usize;
+        4 * self.start(Buffer::PostedResidual)..4 * (self.starts[last] + self.lens[last])
+    }
+
     /// Bytes of all buffers.
     pub(super) fn bytes(&self) -> usize {
         4 * self.floats
@@ -160,6 +176,14 @@ pub(super) struct Map<'a, 'm> {
     pub(super) to: Target,
 }
 
+/// How the residual lies in scratch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Residual {
+    Plain,
+    /// Posted by the operation of this number.
+    PostedBy(usize),
+}
+
 pub(super) struct Builder<'m> {
     pub(super) model: Model<'m>,
     pub(super) layout: Layout,
@@ -170,6 +194,8 @@ pub(super) struct Builder<'m> {
     pub(super) tables: Vec<u32>,
     /// A convolution whose window the next product shifts, of one row.
     pub(super) shift: ConvOf,
+    /// The residual as who reads it next has it.
+    pub(super) residual: Residual,
     /// Where rows were written that products may add to: their start, and the number of barriers before.
     written: Vec<(u32, usize)>,
     /// Units since the last barrier.
@@ -188,6 +214,7 @@ impl<'m> Builder<'m> {
             ops: Vec::new(),
             tables: Vec::new(),
             shift: ConvOf::NONE,
+            residual: Residual::Plain,
             written: Vec::new(),
             units: 0,
             last_units: 0,
@@ -200,6 +227,28 @@ impl<'m> Builder<'m> {
         self.layout.lens[i] = self.layout.lens[i].max(len);
         // Rows are as far apart as this use needs.
         Vector { start: self.layout.starts[i] as u32, stride: len as u32 }
+    }
+
+    /// A row of `len` posted numbers, for who writes it.
+    pub(super) fn posted(&mut self, buffer: Buffer, len: usize) -> Vector {
+        Vector::posted(self.buffer(buffer, POSTED_FLOATS * len).start)
+    }
+
+    /// `v`, written by operation `op`, for the operation that comes next.
+    pub(super) fn read(&self, v: Vector, op: usize) -> Vector {
+        if v.is_posted() { v.aged(self.ops.len() - op) } else { v }
+    }
+
+    /// The residual, for the operation that comes next.
+    pub(super) fn residual(&mut self) -> Vector {
+        let len = self.model.d_model();
+        match self.residual {
+            Residual::Plain => self.buffer(Buffer::Residual, len),
+            Residual::PostedBy(op) => {
+                let posted = self.posted(Buffer::PostedResidual, len);
+                self.read(posted, op)
+            }
+        }
     }
 
     /// A set of codes for `multiple` rows of `len` elements for each row.
@@ -284,6 +333,15 @@ impl<'m> Builder<'m> {
         let last = self.ops.last_mut().expect("there is one");
         last.barrier = 0;
         self.units = last.first as usize + self.last_units;
+    }
+
+    /// All that the last operation writes and others of this step read is posted: who reads it waits for it alone.
+    ///
+    /// A posted number is written anew when all have read it: each block that writes has first read, directly or by way of
+    /// others, something from all blocks that read it.
+    pub(super) fn posts(&mut self) {
+        self.ops.last_mut().expect("there is one").barrier = 0;
+        self.units = 0;
     }
 
     /// Room in shared memory for a row of floats and one of codes.
@@ -416,7 +474,8 @@ impl<'m> Builder<'m> {
         }
         *held = Some(quantized);
         let w = self.mat(matrix);
-        let settled = (self.one && to.kind == target::ADD && self.is_settled(to.y)).into();
+        let settled = to.before.is_posted() || self.is_settled(to.before);
+        let settled = (self.one && to.kind == target::ADD && settled).into();
         self.writes(to.y);
         let codes = codes.unwrap_or(none);
         let shift = std::mem::replace(&mut self.shift, ConvOf::NONE);

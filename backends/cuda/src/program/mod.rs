@@ -1,8 +1,10 @@
 //! From a model's plan to the list of operations that the kernels run. Nothing here needs a device.
 //!
 //! There are two programs. That for one row (a decoded token) has as few barriers as the arithmetic allows: each block
-//! norms and quantizes the input of a product for itself, and convolves what it scans: 3 barriers for a Mamba-2 block,
-//! 4 for a Mamba-1 block, 2 for an MLP. That for many rows (a prompt, or several streams) does each thing once.
+//! norms and quantizes the input of a product for itself, and convolves what it scans. In and between Mamba blocks there is
+//! none, if rows are at most 2,048 long: numbers are posted together with the turn of the operation that made them, and who
+//! reads one asks until it has that turn ([`Builder::posts`]). An MLP has 2 barriers. The program for many rows (a prompt, or
+//! several streams) does each thing once, with a barrier after it.
 //!
 //! Places are relative: to the model, the state, the scratch. So a program is the same on every device.
 
@@ -12,10 +14,11 @@ mod records;
 mod shapes;
 
 use crate::error::CudaError;
-use builder::{Buffer, Builder, Extent, Layout, map, shared_bytes};
+use builder::{Buffer, Builder, Extent, Layout, ROW_MOST, Residual, map, shared_bytes};
 use records::{Choose, Embed, Kind, Op, Source, Target, Vector, target};
 use sarit_core::plan::{BlockInput, Input};
 use sarit_core::{Block, Model};
+use std::ops::Range;
 
 pub(crate) use builder::THREADS;
 pub use records::{Params, SIZES};
@@ -39,6 +42,8 @@ pub(crate) struct Programs {
     pub(crate) one: Program,
     pub(crate) many: Program,
     pub(crate) scratch_bytes: usize,
+    /// What has to be zero before the first launch, in scratch.
+    pub(crate) posted_bytes: Range<usize>,
     /// Logits in scratch, in floats: their start.
     pub(crate) logits: usize,
     /// Room for a row in shared memory: floats, groups of codes.
@@ -71,6 +76,7 @@ impl Programs {
             one,
             many,
             scratch_bytes: layout.bytes(),
+            posted_bytes: layout.posted_bytes(),
             logits: layout.start(Buffer::Logits),
             shared: (layout.shared_floats, layout.shared_groups),
         })
@@ -105,21 +111,33 @@ fn program(
         |(block, _): &(Block<'_>, usize)| block.join().input == BlockInput::ResidualAndEmbedding;
     let embedded =
         if blocks.iter().any(reads_embedding) { b.buffer(Buffer::Embedded, d_model) } else { Vector::NONE };
-    let residual = b.buffer(Buffer::Residual, d_model);
+    let (output, vocab) = (model.output(), model.vocab_len());
+    let shares = |i: usize| blocks.get(i + 1).is_some_and(|(next, _)| next.join().input == BlockInput::Same);
+    let head_takes_posted = one && output.head.adapter.is_none() && d_model <= ROW_MOST;
+    let takes_posted = |b: &Builder<'_>, i: usize| {
+        blocks.get(i).map_or(head_takes_posted, |(block, _)| b.takes_posted(block, shares(i)))
+    };
     let Input::Tokens { embedding, scale } = model.input() else { return Err(CudaError::Frames) };
+    let posts = embedded == Vector::NONE && takes_posted(&b, 0);
+    let residual =
+        if posts { b.posted(Buffer::PostedResidual, d_model) } else { b.buffer(Buffer::Residual, d_model) };
     let embed = Embed { w: b.mat(embedding), scale: *scale, residual, embedded };
     b.writes(residual);
     b.op(Kind::Embed, 1, &embed);
+    if posts {
+        b.posts();
+        b.residual = Residual::PostedBy(0);
+    }
 
     let mut input_len = 0;
     for (i, (block, state)) in blocks.iter().enumerate() {
         input_len = block.join().input.len(d_model, input_len);
-        let shares = blocks.get(i + 1).is_some_and(|(next, _)| next.join().input == BlockInput::Same);
-        b.block(block, *state / 4, input_len, shares)?;
+        let next_takes_posted = takes_posted(&b, i + 1);
+        b.block(block, *state / 4, input_len, shares(i), next_takes_posted)?;
     }
     let body = b.ops.len();
 
-    let (output, vocab) = (model.output(), model.vocab_len());
+    let residual = b.residual();
     let logits = b.buffer(Buffer::Logits, vocab);
     let source = Source { norm: b.norm(&output.norm, 1), ..Source::plain(residual, d_model) };
     let kind = if output.scale == 1.0 { target::STORE } else { target::SET };

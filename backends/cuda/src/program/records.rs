@@ -7,6 +7,9 @@ use bytemuck::{Pod, Zeroable};
 /// "Nothing" where a place would stand.
 pub(crate) const NONE: u32 = u32::MAX;
 
+/// Stride of a row of posted numbers that no operation has written yet: `program.cuh` has more.
+const POSTED: u32 = 1 << 31;
+
 /// What the words of a record are.
 pub(crate) trait Words: Pod {
     /// Adds for each 4-byte word whether it is a place or depends on how many rows there are: what operations of one shape
@@ -57,7 +60,7 @@ records! {
         conv: ConvOf,
     }
     Codes { codes: u32 [place], scales: u32 [place], sums: u32 [place], stride: u32 [place], floats: Vector }
-    Target { kind: u32, scale: f32, y: Vector, bias: u32 [place], addend: Vector }
+    Target { kind: u32, scale: f32, y: Vector, before: Vector, bias: u32 [place], addend: Vector }
     TimeOf { sigmoid: u32, bias: u32 [place], min: f32, max: f32, a_log2: u32 [place], per_element: u32 }
     Embed { w: Mat, scale: f32, residual: Vector, embedded: Vector }
     Prepare { source: Source, multiple: u32, head: u32, to: Codes }
@@ -86,9 +89,25 @@ records! {
 impl Vector {
     pub(crate) const NONE: Self = Self { start: NONE, stride: 0 };
 
+    /// One row of posted numbers at `start`, as who writes it has it.
+    pub(crate) fn posted(start: u32) -> Self {
+        Self { start, stride: POSTED }
+    }
+
+    /// The same for an operation so many after the one that writes it.
+    pub(crate) fn aged(self, age: usize) -> Self {
+        debug_assert!(self.is_posted() && age > 0);
+        Self { stride: POSTED + age as u32, ..self }
+    }
+
+    pub(crate) fn is_posted(self) -> bool {
+        self.stride >= POSTED
+    }
+
     /// The columns from `i` on.
     pub(crate) fn columns(self, i: usize) -> Self {
-        Self { start: self.start + i as u32, ..self }
+        let floats = if self.is_posted() { 2 * i } else { i };
+        Self { start: self.start + floats as u32, ..self }
     }
 }
 
@@ -148,7 +167,7 @@ pub(crate) mod target {
 
 impl Target {
     pub(crate) fn store(y: Vector) -> Self {
-        Self { kind: target::STORE, scale: 1.0, y, bias: NONE, addend: Vector::NONE }
+        Self { kind: target::STORE, scale: 1.0, y, before: Vector::NONE, bias: NONE, addend: Vector::NONE }
     }
 }
 
@@ -261,7 +280,7 @@ pub struct Params {
     pub shared_floats: u32,
     pub shared_groups: u32,
     pub sampled: u32,
-    pub reserved: u32,
+    pub turn: u32,
 }
 
 /// Sizes in bytes of the records, in the order in which the emulator lists those of the kernels, and of what stands in
