@@ -11,6 +11,7 @@ Inside a text: (a|b) one of the alternatives, (=a|b) alternatives that mean the 
 span `label` (its text may hold alternatives too). A digit after a filler or label ties them: {item2} belongs to <p2 ...>, and a question about <p2>
 fills its {item} from {item2}.
 """
+import itertools
 import re
 import zlib
 from pathlib import Path
@@ -91,6 +92,9 @@ class Language:
         self.lang, self.lists, self.scenes, self.notes = lang, {}, {}, {}
         self.read(HERE / "grammar" / f"{lang}.txt", self.scenes)
         self.read(HERE / "grammar" / "notes" / f"{lang}.txt", self.notes)
+        # A note is drawn as often as it has questions, summed up from the first one on.
+        counts = (sum(map(len, note.questions.values())) for note in self.notes.values())
+        self.note_weights = list(self.notes), list(itertools.accumulate(counts))
 
     def read(self, path, scenes):
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -187,7 +191,9 @@ class Draw:
         return (comma.join(texts[:-1]) + last + texts[-1] if len(texts) > 1 else texts[0]) + STOP.get(self.lang, ".")
 
     def context(self, sentences):
-        kept = [s for i, s in enumerate(sentences) if i == 0 or self.rng.random() < 0.75]
+        """Half of the time whole, so that much else stands beside an answer; else without some of the sentences after the first."""
+        share = self.rng.choice((0.7, 1.0))
+        kept = [s for i, s in enumerate(sentences) if i == 0 or self.rng.random() < share]
         return " ".join(self.flat(s, self.slot, self.spans.__setitem__) for s in kept).strip()
 
     def slot(self, name):
@@ -313,8 +319,12 @@ NOTES = 0.85    # share of the notes among scenes
 
 def sample(rng, lang, questions, text, split="train"):
     """(context, [(kind, question, answer)]) of one scene; split "dev" asks in held-out wordings only."""
-    scenes = GRAMMAR[lang].notes if rng.random() < NOTES else GRAMMAR[lang].scenes
-    name, scene = rng.choice(list(scenes.items()))
+    if rng.random() < NOTES:
+        names, weights = GRAMMAR[lang].note_weights
+        name = rng.choices(names, cum_weights=weights)[0]
+        scene = GRAMMAR[lang].notes[name]
+    else:
+        name, scene = rng.choice(list(GRAMMAR[lang].scenes.items()))
     draw = Draw(rng, lang, text, split)
     context = draw.items(rng.choice(scene.lists)) if scene.lists and rng.random() < 0.6 else draw.context(rng.choice(scene.contexts))
     digits = NATIVE_DIGITS[lang] if lang in NATIVE_DIGITS and rng.random() < 0.35 else {}
