@@ -10,6 +10,12 @@ __device__ INLINE Words load_words(const u8* p) {
     return v;
 }
 
+__device__ INLINE u32 load_codes(const u8* p) {
+    u32 v;
+    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(p));
+    return v;
+}
+
 __device__ INLINE u32 load_half(const u16* p) {
     u16 v;
     asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(v) : "l"(p));

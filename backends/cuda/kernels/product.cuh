@@ -517,12 +517,11 @@ __device__ INLINE void op_product(Run run, u32 passed, const Product& p, Wait wa
         bool is_owner = first_unit(passed) < owners, shifts = p.shift.window != NONE && is_owner;
         bool early_shift = shifts && p.shift.width <= TAPS;
         u32 channel = first_unit(passed) * THREADS + run.thread;
-        bool is_posted = p.source.a.is_posted();
+        if (p.source.a.is_posted() && !is_owner) return wait();
         EarlyProduct early;
         ask_product(run, passed, p, early);
         if (early_shift) ask_shift(run, p.shift, channel, early.shift);
         wait();
-        if (is_posted && !is_owner) return;
         ask_input(run, p, early);
         Input in = early_input(run, p, early);
         // All that is read of what others write anew when they have this block's results, before these are there.

@@ -210,6 +210,7 @@ __device__ INLINE RowCodes scratch_codes(Run run, const Codes& c, u32 len, u64 r
 // NaN has code 0.
 __device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, const float (&v)[ROW_ELEMENTS]) {
     u32 groups = div_up(len, GROUP), k_own = run.lane() % 16, g_own = run.warp() + k_own * WARPS;
+    if (run.warp() >= groups) return;
     float largest[ROW_ELEMENTS], most = 0.0f;
     int sum = 0;
 #pragma unroll

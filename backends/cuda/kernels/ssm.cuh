@@ -118,8 +118,29 @@ __device__ INLINE void scan_select(Run run, const Scan& p, Posted first) {
     }
 }
 
-// One row of `w · in` by a half-warp; all its threads get it. Every thread of the warp takes part, with a row each half.
-__device__ INLINE float row_product(Run run, const Matrix& w, const Input& in, u32 row) {
+// What a thread has of some groups of one row of quantized weights, one for each lane of the sum over groups: two threads have half the
+// words of a group each.
+struct EarlyRow {
+    u32 words[4], scale;
+};
+
+__device__ INLINE void ask_row(Run run, const Matrix& w, u32 row, u32 first_group, EarlyRow& early) {
+    early = {};
+    u32 g = first_group + run.half_lane() / 2, count = w.dtype == Q8 ? 4 : 2;
+    if (!is_quantized(w) || g >= div_up(w.cols, GROUP)) return;
+    const u16* scales;
+    const u8* codes;
+    tile_row_at(run.p().model, w, row / 16, scales, codes);
+    codes = settled(codes + (u64)g * tile_bytes(w) + row % 16 * 4 + run.half_lane() % 2 * count * 64);
+#pragma unroll
+    for (u32 j = 0; j < 4; j++)
+        if (j < count) early.words[j] = load_codes(codes + j * 64);
+    early.scale = load_half(scales + g * 16 + row % 16);
+}
+
+// One row of `w · in` by a half-warp; all its threads get it. Every thread of the warp takes part, with a row each half, whose first
+// groups have been asked for.
+__device__ INLINE float row_product(Run run, const Matrix& w, const Input& in, u32 row, EarlyRow early) {
     float sum = 0.0f;
     if (!is_quantized(w)) {
         const u8* weights = run.p().model + (u64)w.data * 64;
@@ -131,30 +152,26 @@ __device__ INLINE float row_product(Run run, const Matrix& w, const Input& in, u
         }
         return fold16(sum);
     }
-    // Two threads a lane of the sum over groups, each with half the words of a group.
     u32 groups = div_up(w.cols, GROUP), k = run.half_lane() / 2, part = run.half_lane() % 2;
-    const u16* scales;
-    const u8* codes;
-    tile_row_at(run.p().model, w, row / 16, scales, codes);
     for (u32 base = 0; base < groups; base += GROUP_LANES) {
         bool has = base + k < groups;
         u32 g = has ? base + k : 0;
-        const u32* x = in.codes.codes + g * 8;
-        const u8* tile = codes + (u64)g * tile_bytes(w) + row % 16 * 4;
+        const u32* x = in.codes.codes + g * 8 + part * 4;
         int dot = 0;
-        if (w.dtype == Q8) {
-            for (u32 j = part * 4; j < part * 4 + 4; j++) dot = __dp4a((int)load_word(tile + j * 64), (int)x[j], dot);
-        } else {
-            for (u32 j = part * 2; j < part * 2 + 2; j++) {
-                u32 both = load_word(tile + j * 64);
-                dot = __dp4a((int)(both & 0x0f0f0f0fu), (int)x[2 * j], dot);
-                dot = __dp4a((int)(both >> 4 & 0x0f0f0f0fu), (int)x[2 * j + 1], dot);
+#pragma unroll
+        for (u32 j = 0; j < 4; j++) {
+            if (w.dtype == Q8) {
+                dot = __dp4a((int)early.words[j], (int)x[j], dot);
+            } else if (j < 2) {
+                dot = __dp4a((int)(early.words[j] & 0x0f0f0f0fu), (int)x[2 * j], dot);
+                dot = __dp4a((int)(early.words[j] >> 4 & 0x0f0f0f0fu), (int)x[2 * j + 1], dot);
             }
         }
         dot += __shfl_xor_sync(FULL, dot, 1);
         if (w.dtype == Q4) dot -= 8 * in.codes.sums[(u64)g * in.codes.stride];
-        float scale = half_to_float(__ldg(scales + g * 16 + row % 16)) * in.codes.scales[(u64)g * in.codes.stride];
+        float scale = half_to_float((u16)early.scale) * in.codes.scales[(u64)g * in.codes.stride];
         if (has) sum += (float)dot * scale;
+        if (base + GROUP_LANES < groups) ask_row(run, w, row, base + GROUP_LANES, early);
     }
     // The lanes as `fold8` adds them.
     for (int half = 8; half > 1; half /= 2) sum += __shfl_xor_sync(FULL, sum, half);
@@ -238,11 +255,12 @@ __device__ INLINE void take_in(Run run, const Tokens& tokens, u32 channel, u32 n
 
 #define EARLY_DECAYS 4  // of a thread's elements
 
-// What a thread has asked for before the barrier: a row of the state or of the held tokens, and the convolutions. Zeros as in
-// `EarlyProduct`.
+// What a thread has asked for before the barrier: a row of the state or of the held tokens, the convolutions, and weights of its dt.
+// Zeros as in `EarlyProduct`.
 struct EarlyScan {
     float row[16], decay[EARLY_DECAYS], u, keep;
     Taps x, bc;
+    EarlyRow step;
     float bias, a_log2, d;
 };
 
@@ -283,6 +301,7 @@ __device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyS
         if (e < EARLY_DECAYS && p.time.per_element) early.decay[e] = load_float(a_log2 + 16 * e);
     });
     if (!has_channel) return;
+    if (p.dt_proj.data != NONE) ask_row(run, p.dt_proj, head, 0, early.step);
     if (p.conv.width <= TAPS) load_taps(run, p.conv, 0, channel, 0, early.x);
     if (!p.time.sigmoid) {
         early.bias = load_float(run.weights(p.time.bias) + head);
@@ -357,7 +376,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         if (is_first && has_select) scan_select(run, p, input.mixed);
         // Warps without a channel have nothing to do with dt and x.
         if (scans(run, p)) {
-            if (has_select) dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, head);
+            if (has_select) dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, head, early.step);
             if (few_taps && p.conv.silu && has_z && !p.time.sigmoid) {
                 x = tap_sum(p.conv, early.x, x), dt += early.bias;
                 activate_together(run, x, z, dt);

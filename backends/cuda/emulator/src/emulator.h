@@ -82,6 +82,7 @@ inline const T* settled(const T* p) {
 inline u32 thread_in(u32) { return threadIdx.x; }
 inline u32 load_word(const u8* p) { return *(const u32*)p; }
 inline Words load_words(const u8* p) { return *(const Words*)p; }
+inline u32 load_codes(const u8* p) { return *(const u32*)p; }
 inline u32 load_half(const u16* p) { return *p; }
 inline float load_float(const float* p) { return *p; }
 inline Floats load_floats(const float* p) { return *(const Floats*)p; }
