@@ -271,9 +271,11 @@ __device__ INLINE u32 channels_at_once(const Scan& p, u32 sequences, u32 most) {
     return few < most ? few : most;
 }
 
-// Those of one row. With a decay per head the other half-warps have a held token each.
+// Those of one row: not fewer than half the half-warps have, so that fewer blocks ask for the same numbers. With a decay per head
+// the other half-warps have a held token each.
 __device__ INLINE u32 scan_channels(const Scan& p) {
-    return channels_at_once(p, 1, p.time.per_element ? HALVES : SCAN_CHANNELS);
+    u32 few = channels_at_once(p, 1, p.time.per_element ? HALVES : SCAN_CHANNELS);
+    return few < SCAN_CHANNELS ? SCAN_CHANNELS : few;
 }
 
 // Asks for what a unit of the scan of one row needs and no operation before it makes. What is held in the place of the

@@ -282,7 +282,10 @@ impl<'m> Builder<'m> {
             };
             let to = Map { matrix: &select.x_proj, adapter: None, to: Target::store(scan.select) };
             self.products(&x, &[to])?;
-            self.posts_if(posting.within);
+            if posting.within {
+                self.posts();
+                self.passes();
+            }
             scan.select = self.read(scan.select, self.ops.len() - 1);
             self.shared(scan.rank as usize + len, (scan.rank as usize).div_ceil(GROUP))?;
         } else {

@@ -344,6 +344,11 @@ impl<'m> Builder<'m> {
         self.units = 0;
     }
 
+    /// The next operation's units go to the blocks after those that the last one keeps longer.
+    pub(super) fn passes(&mut self) {
+        self.units = self.last_units;
+    }
+
     /// Room in shared memory for a row of floats and one of codes.
     pub(super) fn shared(&mut self, floats: usize, groups: usize) -> Result<(), CudaError> {
         self.layout.shared_floats = self.layout.shared_floats.max(floats);
