@@ -215,6 +215,18 @@ __device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group, u3
     return DTYPE == Q4 ? a - 8 * x.sums[(u64)group * x.stride] : a;
 }
 
+// What the `n`th group of a thread adds to its lane, from the registers where it was loaded, which get the one `AHEAD` further on.
+template <u32 DTYPE>
+__device__ INLINE float group_term(const Loads<DTYPE>& loads, const Input& in, u32 n, Words& codes, u32& scale) {
+    // What was not loaded, and units beyond the last, come to nothing that is used.
+    u32 g = loads.has_group(n) ? loads.group(n) : 0;
+    int dot = group_dot<DTYPE>(codes, in.codes, g, loads.own.word);
+    float scales = half_to_float((u16)scale) * in.codes.scales[(u64)g * in.codes.stride];
+    float term = (float)dot * scales;
+    if (loads.count > AHEAD) loads.load(n + AHEAD, codes, scale);
+    return term;
+}
+
 // `w · in` for one row where a block has one unit at most: what groups add to their lanes goes to shared memory `[step][lane][row]`, and one
 // warp adds it up in order.
 template <u32 DTYPE>
@@ -226,11 +238,8 @@ __device__ INLINE void product_shared(Run run, const Product& p, const Input& in
         for (u32 j = 0; j < AHEAD; j++) {
             u32 n = base + j;
             if (n >= loads.count) break;
-            u32 g = loads.has_group(n) ? loads.group(n) : 0;
-            int dot = group_dot<DTYPE>(early.codes[j], in.codes, g, own.word);
-            float scale = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
-            if (loads.count > AHEAD) loads.load(n + AHEAD, early.codes[j], early.scales[j]);
-            if (loads.has_group(n) && own.word < 4) terms[(loads.step(n) * GROUP_LANES + own.sum_lane) * 8 + own.row] = (float)dot * scale;
+            float term = group_term(loads, in, n, early.codes[j], early.scales[j]);
+            if (loads.has_group(n) && own.word < 4) terms[(loads.step(n) * GROUP_LANES + own.sum_lane) * 8 + own.row] = term;
         }
     }
     __syncthreads();
@@ -269,12 +278,8 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
         for (u32 j = 0; j < AHEAD; j++) {
             u32 n = base + j;
             if (n >= loads.count) break;
-            // What was not loaded, and units beyond the last, come to nothing that is used.
-            u32 g = loads.has_group(n) ? loads.group(n) : 0;
-            int dot = group_dot<DTYPE>(early.codes[j], in.codes, g, own.word);
-            float scale = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
-            if (loads.has_group(n)) sum += (float)dot * scale;
-            if (loads.count > AHEAD) loads.load(n + AHEAD, early.codes[j], early.scales[j]);
+            float term = group_term(loads, in, n, early.codes[j], early.scales[j]);
+            if (loads.has_group(n)) sum += term;
             if (n % loads.per_unit == loads.per_unit - 1) {
                 u32 round = n / loads.per_unit - done;
                 if (own.word < 4) partials[(round * S::SLOTS + own.slot) * 64 + own.sum_lane * 8 + own.row] = sum;
