@@ -66,18 +66,6 @@ __device__ INLINE u32 thread_in(u32 turn) {
 
 __device__ INLINE u32 load_word(const u8* p) { return __ldg((const u32*)p); }
 
-// a / b, rounded as division rounds, if neither is so large or small that its steps need more care; else says so. These are the steps
-// of the compiler's division, which branches after each.
-__device__ INLINE bool quick_quotient(float a, float b, float& quotient) {
-    auto is_medium = [](float x) { return (__float_as_uint(x) >> 23 & 255) - 64 <= 126; };
-    float inverse;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
-    inverse = __fmaf_rn(inverse, __fmaf_rn(-b, inverse, 1.0f), inverse);
-    quotient = __fmaf_rn(a, inverse, 0.0f);
-    quotient = __fmaf_rn(inverse, __fmaf_rn(-b, quotient, a), quotient);
-    return is_medium(a) && is_medium(b);
-}
-
 __device__ INLINE float half_to_float(u16 bits) {
     float x;
     asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));

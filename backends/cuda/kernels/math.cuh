@@ -54,25 +54,6 @@ __device__ INLINE float softplus(float x) {
 
 __device__ INLINE float silu(float x) { return x / (1.0f + exp_core(-x)); }
 
-// silu of the first `count` of several numbers, whose quotients do not wait for each other.
-template <u32 N>
-__device__ INLINE void silu_together(float (&x)[N], u32 count) {
-    float below[N], quotients[N];
-    bool all = true;
-#pragma unroll
-    for (u32 k = 0; k < N; k++)
-        if (k < count) below[k] = 1.0f + exp_core(-x[k]);
-#pragma unroll
-    for (u32 k = 0; k < N; k++)
-        if (k < count) all &= quick_quotient(x[k], below[k], quotients[k]);
-#pragma unroll
-    for (u32 k = 0; k < N; k++) {
-        if (k >= count) break;
-        if (all) x[k] = quotients[k];
-        else x[k] = x[k] / below[k];
-    }
-}
-
 __device__ INLINE float sigmoid(float x) { return 1.0f / (1.0f + exp_core(-x)); }
 
 // 1 / sqrt(x)

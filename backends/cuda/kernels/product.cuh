@@ -351,17 +351,12 @@ __device__ INLINE Input early_input(Run run, const Product& p, const EarlyProduc
     return product_input(run, p, 0, [&](u32 from, const RowCodes* codes, float* floats) {
         const Source& s = p.source;
         if (s.len > ROW_MOST) return prepare_long(run, s, from, codes, floats);
-        float own[ROW_ELEMENTS];
-#pragma unroll
-        for (u32 k = 0; k < ROW_ELEMENTS; k++) {
-            own[k] = 0.0f;
-            if (row_element(run, k) >= s.len) continue;
-            own[k] = is_asked_for(p) ? come(run, asked_row(s), run.thread, k * THREADS, early.x[k])
-                                     : gather(run, s, from, run.thread, k * THREADS);
-            if (has_taps(s)) own[k] = tap_sum(s.conv, early.taps[k], own[k]);
-        }
-        if (has_taps(s) && s.conv.silu) silu_together(own, div_up(s.len, THREADS));
-        prepare_short(run, s, from, codes, floats, [&](u32 k) { return own[k]; }, [&](u32 k) { return early.norm[k]; });
+        auto raw = [&](u32 k) {
+            if (!is_asked_for(p)) return gather(run, s, from, run.thread, k * THREADS);
+            float v = come(run, asked_row(s), run.thread, k * THREADS, early.x[k]);
+            return has_taps(s) ? apply_taps(s.conv, early.taps[k], v) : v;
+        };
+        prepare_short(run, s, from, codes, floats, raw, [&](u32 k) { return early.norm[k]; });
     });
 }
 

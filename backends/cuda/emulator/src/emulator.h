@@ -158,10 +158,6 @@ inline void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2], int start)
     }
 }
 
-inline bool quick_quotient(float a, float b, float& quotient) {
-    quotient = a / b;
-    return true;
-}
 inline float half_to_float(u16 bits) {
     u32 sign = (u32)(bits >> 15) << 31, exponent = bits >> 10 & 31, fraction = bits & 1023;
     if (exponent == 0) {
