@@ -98,8 +98,8 @@ __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u
 #define AHEAD 6         // loads of weights under way
 
 // What a thread has asked for before the barrier after which it is used: weights of a product, and of the norm or the
-// convolution that makes its input, and what its first result is added to; and after the barrier, or posted, elements of that input. What is not loaded is zero: a register that some
-// threads do not write would be kept for them from operation to operation.
+// convolution that makes its input, and what its first result is added to; and after the barrier, elements of that input. What is
+// not loaded is zero: a register that some threads do not write would be kept for them from operation to operation.
 struct EarlyProduct {
     Words codes[AHEAD];
     u32 scales[AHEAD];
@@ -215,16 +215,21 @@ __device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group, u3
     return DTYPE == Q4 ? a - 8 * x.sums[(u64)group * x.stride] : a;
 }
 
-// What the `n`th group of a thread adds to its lane, from the registers where it was loaded, which get the one `AHEAD` further on.
-template <u32 DTYPE>
-__device__ INLINE float group_term(const Loads<DTYPE>& loads, const Input& in, u32 n, Words& codes, u32& scale) {
-    // What was not loaded, and units beyond the last, come to nothing that is used.
-    u32 g = loads.has_group(n) ? loads.group(n) : 0;
-    int dot = group_dot<DTYPE>(codes, in.codes, g, loads.own.word);
-    float scales = half_to_float((u16)scale) * in.codes.scales[(u64)g * in.codes.stride];
-    float term = (float)dot * scales;
-    if (loads.count > AHEAD) loads.load(n + AHEAD, codes, scale);
-    return term;
+// `each(n, term)` for the loaded groups of a thread from the `base`th on: what a group adds to its lane. Its registers get the one
+// `AHEAD` further on.
+template <u32 DTYPE, class Each>
+__device__ INLINE void group_terms(const Loads<DTYPE>& loads, const Input& in, u32 base, EarlyProduct& early, Each each) {
+#pragma unroll
+    for (u32 j = 0; j < AHEAD; j++) {
+        u32 n = base + j;
+        if (n >= loads.count) break;
+        // What was not loaded, and units beyond the last, come to nothing that is used.
+        u32 g = loads.has_group(n) ? loads.group(n) : 0;
+        int dot = group_dot<DTYPE>(early.codes[j], in.codes, g, loads.own.word);
+        float scales = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
+        if (loads.count > AHEAD) loads.load(n + AHEAD, early.codes[j], early.scales[j]);
+        each(n, (float)dot * scales);
+    }
 }
 
 // `w · in` for one row where a block has one unit at most: what groups add to their lanes goes to shared memory `[step][lane][row]`, and one
@@ -233,15 +238,10 @@ template <u32 DTYPE>
 __device__ INLINE void product_shared(Run run, const Product& p, const Input& in, const Loads<DTYPE>& loads, EarlyProduct& early) {
     const Split<DTYPE>& own = loads.own;
     float* terms = run.shared().partials;
-    for (u32 base = 0; base < loads.count; base += AHEAD) {
-#pragma unroll
-        for (u32 j = 0; j < AHEAD; j++) {
-            u32 n = base + j;
-            if (n >= loads.count) break;
-            float term = group_term(loads, in, n, early.codes[j], early.scales[j]);
+    for (u32 base = 0; base < loads.count; base += AHEAD)
+        group_terms(loads, in, base, early, [&](u32 n, float term) {
             if (loads.has_group(n) && own.word < 4) terms[(loads.step(n) * GROUP_LANES + own.sum_lane) * 8 + own.row] = term;
-        }
-    }
+        });
     __syncthreads();
     if (run.warp() > 0) return;
     // A thread has a row and two lanes, four apart.
@@ -274,18 +274,14 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
     float *partials = run.shared().partials, sum = 0.0f;
     u32 done = 0;  // rounds of units whose sums have gone where they go
     for (u32 base = 0; base < loads.count; base += AHEAD) {
-#pragma unroll
-        for (u32 j = 0; j < AHEAD; j++) {
-            u32 n = base + j;
-            if (n >= loads.count) break;
-            float term = group_term(loads, in, n, early.codes[j], early.scales[j]);
+        group_terms(loads, in, base, early, [&](u32 n, float term) {
             if (loads.has_group(n)) sum += term;
             if (n % loads.per_unit == loads.per_unit - 1) {
                 u32 round = n / loads.per_unit - done;
                 if (own.word < 4) partials[(round * S::SLOTS + own.slot) * 64 + own.sum_lane * 8 + own.row] = sum;
                 sum = 0.0f;
             }
-        }
+        });
         bool ends = base + AHEAD >= loads.count;
         u32 rounds = (ends ? loads.count : base + AHEAD) / loads.per_unit - done;
         if (!ends && rounds + AHEAD <= S::ROUNDS) continue;

@@ -20,7 +20,7 @@ __device__ INLINE void run_program(const Params& p) {
     constexpr u32 FETCHES = THREADS - (sizeof(Op) / 4 + 31) / 32 * 32;  // the first of these threads
     bool has_word = threadIdx.x - FETCHES < sizeof(Op) / 4;
     auto own_word = [](const Op* op) { return (u32*)op + threadIdx.x - FETCHES; };
-    auto word_of = [&](u32 n) { return has_word ? *own_word(p.ops + n) : 0; };
+    auto word_of = [&](u32 n) { return *own_word(p.ops + n); };
     auto after = [&](u32 n) { return n + 1 < p.last ? n + 1 : p.first; };
     u32 turn = 0, step = 0, n = p.first, word = 0;
     bool waits = false;

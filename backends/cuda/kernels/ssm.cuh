@@ -315,6 +315,11 @@ __device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyS
 // A thread's number among those that convolve B and C: first come those of the half-warps that have no channel.
 __device__ INLINE u32 mixer(Run run) { return (run.thread + THREADS / 2) % THREADS; }
 
+// Whether a thread convolves an element of B or C whose taps come early.
+__device__ INLINE bool mixes(Run run, const Scan& p) {
+    return p.dt_proj.data == NONE && p.conv.width <= TAPS && mixer(run) < 2 * p.n_groups * p.d_state;
+}
+
 // What the operations before have made for a unit: a thread's x, z and raw dt, of the first unit its element of B or C too, or of the
 // row that these come from.
 struct ScanInput {
@@ -334,17 +339,13 @@ __device__ INLINE ScanInput ask_input(Run run, const Scan& p, const Unit& unit, 
         if (!has_select) input.dt = ask(run, p.dt, channel / p.head_dim);
     }
     if (is_first && has_select && run.thread < p.rank + 2 * bc) input.mixed = ask(run, p.select, run.thread);
-    if (is_first && !has_select && p.conv.width <= TAPS && mixer(run) < 2 * bc)
-        input.mixed = ask(run, p.conv.x, p.heads * p.head_dim + mixer(run));
+    if (is_first && mixes(run, p)) input.mixed = ask(run, p.conv.x, p.heads * p.head_dim + mixer(run));
     return input;
 }
 
 __device__ INLINE void ask_scan(Run run, u32 passed, const Scan& p, EarlyScan& early) {
-    u32 bc = p.n_groups * p.d_state, first = p.heads * p.head_dim, most = scan_channels(p);
-    Unit unit = unit_of(p, most, first_unit(passed));
-    ask_unit(run, p, unit, early);
-    if (p.dt_proj.data == NONE && p.conv.width <= TAPS && mixer(run) < 2 * bc)
-        load_taps(run, p.conv, 0, mixer(run), first, early.bc);
+    ask_unit(run, p, unit_of(p, scan_channels(p), first_unit(passed)), early);
+    if (mixes(run, p)) load_taps(run, p.conv, 0, mixer(run), p.heads * p.head_dim, early.bc);
 }
 
 // The scan of one row: what is read between two barriers is asked for first. With a decay per head a half-warp makes
@@ -367,7 +368,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         }
         u32 channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
         bool has_channel = !has_token && unit.first + run.half_warp() < unit.end;
-        bool has_bc = is_first && !has_select && few_taps && mixer(run) < 2 * bc, has_z = p.z.start != NONE;
+        bool has_bc = is_first && mixes(run, p), has_z = p.z.start != NONE;
         float x = 0.0f, z = 0.0f, dt = 0.0f, decay = 0.0f, bc_raw = 0.0f;
         if (scans(run, p)) {
             x = come(run, p.conv.x, channel, 0, input.x);
