@@ -33,8 +33,16 @@ struct Gpu {
 
 impl From<Info> for Gpu {
     fn from(info: Info) -> Self {
-        let Info { index, name, arch, multiprocessors, memory_bytes, free_bytes, is_integrated: integrated } =
-            info;
+        let Info {
+            index,
+            name,
+            arch,
+            multiprocessors,
+            memory_bytes,
+            free_bytes,
+            is_integrated: integrated,
+            ..
+        } = info;
         Self { index, name, arch, multiprocessors, memory_bytes, free_bytes, integrated }
     }
 }

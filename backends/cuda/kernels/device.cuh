@@ -72,6 +72,15 @@ __device__ INLINE float half_to_float(u16 bits) {
     return x;
 }
 
+// Weights `[bytes]`, a multiple of 64, come to the L2 cache. All threads of the block.
+__device__ INLINE void fetch_ahead(const u8* p, u32 bytes) {
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x == THREADS - 1) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes));
+#else
+    for (u32 i = threadIdx.x * 64; i < bytes; i += THREADS * 64) asm volatile("prefetch.global.L2 [%0];" ::"l"(p + i));
+#endif
+}
+
 // 16 bytes into shared memory, while the thread goes on; `await_copies` waits for all copies of a thread.
 __device__ INLINE void copy_async(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");

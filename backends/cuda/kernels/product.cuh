@@ -96,6 +96,7 @@ __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u
 }
 
 #define AHEAD 6         // loads of weights under way
+#define EARLY_TAPS 4    // of the elements of a row, whose convolution comes early
 
 // What a thread has asked for before the barrier after which it is used: weights of a product, and of the norm or the
 // convolution that makes its input, and what its first result is added to; and after the barrier, elements of that input. What is
@@ -105,7 +106,7 @@ struct EarlyProduct {
     u32 scales[AHEAD];
     union {
         float norm[ROW_ELEMENTS];
-        Taps taps[ROW_ELEMENTS];
+        Taps taps[EARLY_TAPS];
     };
     Posted x[ROW_ELEMENTS];
     Posted y;
@@ -316,11 +317,10 @@ __device__ INLINE void ask_product(Run run, u32 passed, const Product& p, EarlyP
 #pragma unroll
     for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < p.source.len; k++) {
         bool has = row_element(run, k) < p.source.len;
-        if (has_taps(p.source)) early.taps[k] = {};
-        else early.norm[k] = 0.0f;
-        if (!has) continue;
-        if (has_taps(p.source)) load_taps(run, p.source.conv, 0, run.thread, k * THREADS, early.taps[k]);
-        else early.norm[k] = norm_weight(run, p.source.norm, run.thread, k * THREADS);
+        if (!has_taps(p.source)) early.norm[k] = has ? norm_weight(run, p.source.norm, run.thread, k * THREADS) : 0.0f;
+        if (!has_taps(p.source) || k >= EARLY_TAPS) continue;
+        early.taps[k] = {};
+        if (has) load_taps(run, p.source.conv, 0, run.thread, k * THREADS, early.taps[k]);
     }
 }
 
@@ -350,7 +350,11 @@ __device__ INLINE Input early_input(Run run, const Product& p, const EarlyProduc
         auto raw = [&](u32 k) {
             if (!is_asked_for(p)) return gather(run, s, from, run.thread, k * THREADS);
             float v = come(run, asked_row(s), run.thread, k * THREADS, early.x[k]);
-            return has_taps(s) ? apply_taps(s.conv, early.taps[k], v) : v;
+            if (!has_taps(s)) return v;
+            if (k < EARLY_TAPS) return apply_taps(s.conv, early.taps[k], v);
+            Taps taps;
+            load_taps(run, s.conv, 0, run.thread, k * THREADS, taps);
+            return apply_taps(s.conv, taps, v);
         };
         prepare_short(run, s, from, codes, floats, raw, [&](u32 k) { return early.norm[k]; });
     });

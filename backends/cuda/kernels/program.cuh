@@ -198,10 +198,11 @@ enum {
 
 #define PAYLOAD_WORDS 63
 // `shape` is the number of the kind's case in the kernels made for a model. `first`: units of the operations before it with
-// no barrier between; its own go to the blocks after those.
+// no barrier between; its own go to the blocks after those. While it runs, weights of later ones come to the cache that all blocks share:
+// from `ahead` on a part of `ahead_share` for each block, both in units of 64 bytes.
 struct Op {
     u16 kind, shape;
-    u32 barrier, first;
+    u32 barrier, first, ahead, ahead_share;
     u32 payload[PAYLOAD_WORDS];
 };
 

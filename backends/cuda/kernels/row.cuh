@@ -115,7 +115,7 @@ __device__ INLINE float gather(Run run, const Source& s, u32 row, u32 i, u32 off
     return load_float(settled((const float*)run.at(s.a, row) + i) + offset);
 }
 
-#define ROW_ELEMENTS 4  // of a row that a thread keeps in registers: rows of up to 2,048 elements
+#define ROW_ELEMENTS 10  // of a row that a thread keeps in registers: rows of up to 5,120 elements
 #define ROW_MOST (ROW_ELEMENTS * THREADS)
 
 // The elements of a thread in rows of up to `ROW_MOST`: a warp has whole groups.
@@ -144,13 +144,13 @@ __device__ INLINE u32 lane_stride(u32 len) { return (len / 64 | 1) * 4; }
 __device__ INLINE bool is_one_sum(const Source& s) { return s.norm.kind == RMS && s.norm.groups == 1 && s.len % 64 == 0; }
 
 // 1 / sqrt(mean(x²) + eps) of rows whose elements, a thread's `own`, are in registers: into `sums`. All threads of the block.
-template <u32 ROWS>
-__device__ INLINE void inverse_rms_short(Run run, u32 len, float eps, const float (&own)[ROWS][ROW_ELEMENTS]) {
+template <u32 ROWS, u32 ELEMENTS>
+__device__ INLINE void inverse_rms_short(Run run, u32 len, float eps, const float (&own)[ROWS][ELEMENTS]) {
     float* squares = run.shared().row;    // [ROWS][16 lanes][lane_stride]
 #pragma unroll
     for (u32 r = 0; r < ROWS; r++)
 #pragma unroll
-        for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < len; k++)
+        for (u32 k = 0; k < ELEMENTS && k * THREADS < len; k++)
             if (row_element(run, k) < len)
                 squares[(r * 16 + run.half_lane()) * lane_stride(len) + run.thread / 16 + k * HALVES] = own[r][k] * own[r][k];
     __syncthreads();
@@ -208,13 +208,14 @@ __device__ INLINE RowCodes scratch_codes(Run run, const Codes& c, u32 len, u64 r
 
 // Codes of a row of `len` of which a thread has elements `v`; a warp has every sixteenth group. Ties round to even,
 // NaN has code 0.
-__device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, const float (&v)[ROW_ELEMENTS]) {
+template <u32 ELEMENTS>
+__device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, const float (&v)[ELEMENTS]) {
     u32 groups = div_up(len, GROUP), k_own = run.lane() % 16, g_own = run.warp() + k_own * WARPS;
     if (run.warp() >= groups) return;
-    float largest[ROW_ELEMENTS], most = 0.0f;
+    float largest[ELEMENTS], most = 0.0f;
     int sum = 0;
 #pragma unroll
-    for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < len; k++) {
+    for (u32 k = 0; k < ELEMENTS && k * THREADS < len; k++) {
         // Bits of numbers that are not negative are in the order of the numbers.
         largest[k] = __uint_as_float(__reduce_max_sync(FULL, __float_as_uint(larger(v[k] < 0.0f ? -v[k] : v[k], 0.0f))));
         if (k_own == k) most = largest[k];
@@ -223,7 +224,7 @@ __device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, cons
     bool is_scale = run.lane() >= 16, has = k_own * THREADS < len && g_own < groups;
     float quotient = most < 1e-36f ? 0.0f : (is_scale ? most : 127.0f) / (is_scale ? 127.0f : most);
 #pragma unroll
-    for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < len; k++) {
+    for (u32 k = 0; k < ELEMENTS && k * THREADS < len; k++) {
         float inverse = __shfl_sync(FULL, quotient, k);
         int code = largest[k] < 1e-36f ? 0 : (int)(signed char)__float_as_uint(larger(v[k] * inverse + ROUND, NO_CODE));
         if (to.sums) {
@@ -329,13 +330,14 @@ __device__ INLINE void prepare_row(Run run, const Source& s, u32 row, const RowC
                   [&](u32 k) { return norm_weight(run, s.norm, run.thread, k * THREADS); });
 }
 
-#define PREPARE_ROWS 4  // short ones, that a block prepares at once
+#define PREPARE_ROWS 4      // that a block prepares at once
+#define PREPARE_ELEMENTS 4  // of each that a thread has: rows of up to 2,048 elements
 
 __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
     const Source& s = p.source;
     u32 rows = p.head ? run.p().head_count : run.shared().rows * p.multiple, row_start = p.head ? run.p().head_row : 0;
     auto floats_of = [&](u32 row) { return p.to.floats.start == NONE ? nullptr : run.at(p.to.floats, row); };
-    if (rows == 1 || !is_one_sum(s) || s.len > ROW_MOST) {
+    if (rows == 1 || !is_one_sum(s) || s.len > PREPARE_ELEMENTS * THREADS) {
         for (u32 row = first_unit(passed); row < rows; row += blocks()) {
             RowCodes codes = scratch_codes(run, p.to, s.len, row);
             prepare_row(run, s, row_start + row, p.to.codes == NONE ? nullptr : &codes, floats_of(row));
@@ -343,13 +345,13 @@ __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
         return;
     }
     for (u32 first = first_unit(passed) * PREPARE_ROWS; first < rows; first += blocks() * PREPARE_ROWS) {
-        float own[PREPARE_ROWS][ROW_ELEMENTS];
+        float own[PREPARE_ROWS][PREPARE_ELEMENTS];
         // Where there is no row, the last one again.
         auto row_at = [&](u32 r) { return first + r < rows ? first + r : rows - 1; };
 #pragma unroll
         for (u32 r = 0; r < PREPARE_ROWS; r++)
 #pragma unroll
-            for (u32 k = 0; k < ROW_ELEMENTS; k++)
+            for (u32 k = 0; k < PREPARE_ELEMENTS; k++)
                 own[r][k] = row_element(run, k) < s.len ? gather(run, s, row_start + row_at(r), run.thread, k * THREADS) : 0.0f;
         inverse_rms_short(run, s.len, s.norm.eps, own);
 #pragma unroll
@@ -357,7 +359,7 @@ __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
             if (first + r >= rows) break;
             float* floats = floats_of(first + r);
 #pragma unroll
-            for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < s.len; k++) {
+            for (u32 k = 0; k < PREPARE_ELEMENTS && k * THREADS < s.len; k++) {
                 u32 i = row_element(run, k);
                 if (i >= s.len) continue;
                 float weight = norm_weight(run, s.norm, run.thread, k * THREADS);

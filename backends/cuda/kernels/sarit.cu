@@ -36,6 +36,7 @@ __device__ INLINE void run_program(const Params& p) {
             *own_word(&next) = word;
             word = word_of(after(after(n)));
         }
+        if (op.ahead_share > 0) fetch_ahead(run.p().model + (u64)(op.ahead + blockIdx.x * op.ahead_share) * 64, op.ahead_share * 64);
         bool skipped = op.kind >= OP_HISTOGRAM && !p.sampled;
         if (!skipped) {
             run_op<MANY>({thread_in(turn), run.turn}, turn, {grid, waits});

@@ -78,8 +78,8 @@ fn kernels_made_for_a_model_have_the_bits_of_scalar() {
 fn blocks_without_units_leave_the_bits_alone() {
     let golden =
         ["mamba-tiny", "mamba2-groups"].map(|name| converted_with_window(&golden(name), DType::F32, None));
-    // Two and three groups for a lane of the sum over groups.
-    for file in golden.into_iter().chain([mamba2(9, 288), mamba2(16, 576)]) {
+    // Two, three and nine groups for a lane of the sum over groups.
+    for file in golden.into_iter().chain([mamba2(9, 288), mamba2(16, 576), mamba2(4, 2304)]) {
         let model = Model::from_bytes(&file).unwrap();
         let ids = tokens(5, model.vocab_len());
         let want = run(model, Scalar, &ids, 1);

@@ -1,5 +1,6 @@
 //! Puts a program together: buffers in scratch, places in the model, inputs of products, barriers.
 
+use super::ahead::Weights;
 use super::records::{
     Codes, ConvOf, Kind, Mat, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source, Target, Vector,
     input, target,
@@ -21,11 +22,12 @@ const NORM_PAD: usize = 64;
 /// Floats that the lanes of a product with many rows take in shared memory beyond the place of partial sums.
 const MMA_FLOATS: usize = 13312;
 
-/// Rows that a block prepares at once, if there are several: as the kernels have it.
+/// Rows of up to so many elements that a block prepares at once, if there are several: as the kernels have it.
 const PREPARE_ROWS: usize = 4;
+const PREPARE_MOST: usize = 4 * THREADS;
 
-/// Elements of a short row.
-pub(super) const ROW_MOST: usize = 4 * THREADS;
+/// Elements of a row that the threads of a block keep in registers.
+pub(super) const ROW_MOST: usize = 10 * THREADS;
 
 /// Bytes of a group in shared memory: codes, scale, sum of codes.
 const SHARED_GROUP_BYTES: usize = GROUP + 8;
@@ -192,6 +194,8 @@ pub(super) struct Builder<'m> {
     pub(super) one: bool,
     pub(super) ops: Vec<Op>,
     pub(super) tables: Vec<u32>,
+    /// What products read, in their order.
+    pub(super) weights: Vec<Weights>,
     /// A convolution whose window the next product shifts, of one row.
     pub(super) shift: ConvOf,
     /// The residual as who reads it next has it.
@@ -213,6 +217,7 @@ impl<'m> Builder<'m> {
             one,
             ops: Vec::new(),
             tables: Vec::new(),
+            weights: Vec::new(),
             shift: ConvOf::NONE,
             residual: Residual::Plain,
             written: Vec::new(),
@@ -288,6 +293,17 @@ impl<'m> Builder<'m> {
             Matrix::Q4(t) => (3, self.place(t.scales)),
         };
         Mat { data, dtype, rows: matrix.rows() as u32, cols: matrix.cols() as u32 }
+    }
+
+    /// Where a matrix lies in the model.
+    fn bytes_of(&self, matrix: &Matrix<'m>) -> Range<usize> {
+        let start = self.mat(matrix).data as usize * ALIGN;
+        let end = match matrix {
+            Matrix::F32(d) => d.data.as_ptr_range().end.addr(),
+            Matrix::F16(d) => d.data.as_ptr_range().end.addr(),
+            Matrix::Q8(t) | Matrix::Q4(t) => t.codes.as_ptr_range().end.addr(),
+        };
+        start..end - self.model.bytes().as_ptr().addr()
     }
 
     pub(super) fn norm(&self, norm: &Norm<'m>, groups: usize) -> NormOf {
@@ -371,7 +387,7 @@ impl<'m> Builder<'m> {
 
     /// Floats in shared memory of rows that are prepared together: long ones are prepared one by one.
     fn prepared_floats(&self, source: &Source) -> usize {
-        let rows = if self.one || source.len as usize > ROW_MOST { 1 } else { PREPARE_ROWS };
+        let rows = if self.one || source.len as usize > PREPARE_MOST { 1 } else { PREPARE_ROWS };
         rows * row_floats(source, false)
     }
 
@@ -486,6 +502,7 @@ impl<'m> Builder<'m> {
         let shift = std::mem::replace(&mut self.shift, ConvOf::NONE);
         let record = Product { input, head: head.into(), settled, source: *source, codes, w, to, shift };
         let unit_rows = if quantized { TILE_ROWS / 2 } else { HALF_WARPS };
+        self.weights.push(Weights { op: self.ops.len(), bytes: self.bytes_of(matrix) });
         self.op(Kind::Product, matrix.rows().div_ceil(unit_rows), &record);
         Ok(())
     }
