@@ -2,16 +2,17 @@
 #pragma once
 #include "math.cuh"
 
-#define PARTIALS 4096  // lanes of sums of a product's units, or tokens of a scan
+#define PARTIALS 4096  // lanes of sums of a product's units, or tokens of a scan of many rows
+#define TOKENS 1296    // floats of the tokens of a scan of one row
 
-// Shared memory: what a launch is asked for, the operation that runs and the next, by turns; sums; one row as floats and
-// as codes.
+// Shared memory: what a launch is asked for; the operation that runs, the next, and the one before, which some threads may still be at,
+// by turns; sums; tokens; one row as floats and as codes.
 struct Shared {
     Params params;
     u32 rows, step;  // rows of this launch; steps done
-    Op ops[2];
+    Op ops[3];
     float sums[256];
-    alignas(16) float partials[PARTIALS];
+    alignas(16) float partials[PARTIALS], tokens[TOKENS];
     float row[1];  // [shared_floats], then int codes [groups][8], float scales [groups], int sums [groups]
 };
 

@@ -522,7 +522,11 @@ __device__ INLINE void op_product(Run run, u32 passed, const Product& p, Wait wa
         bool is_owner = first_unit(passed) < owners, shifts = p.shift.window != NONE && is_owner;
         bool early_shift = shifts && p.shift.width <= TAPS;
         u32 channel = first_unit(passed) * THREADS + run.thread;
-        if (p.source.a.is_posted() && !is_owner) return wait();
+        if (p.source.a.is_posted() && !is_owner) {
+            // Whatever comes next, all threads of a block are at one operation or at two side by side.
+            __syncthreads();
+            return wait();
+        }
         EarlyProduct early;
         ask_product(run, passed, p, early);
         if (early_shift) ask_shift(run, p.shift, channel, early.shift);

@@ -30,23 +30,24 @@ __device__ INLINE void run_program(const Params& p) {
     }
     __syncthreads();
     while (true) {
-        const Op &op = shared.ops[turn], &next = shared.ops[turn ^ 1];
+        const Op& op = shared.ops[turn];
+        u32 next_turn = turn == 2 ? 0 : turn + 1;
         if (has_word) {
             if (n == p.first && threadIdx.x == FETCHES) shared.step = step;
-            *own_word(&next) = word;
+            *own_word(&shared.ops[next_turn]) = word;
             word = word_of(after(after(n)));
         }
         if (op.ahead_share > 0) fetch_ahead(run.p().model + (u64)(op.ahead + blockIdx.x * op.ahead_share) * 64, op.ahead_share * 64);
         bool skipped = op.kind >= OP_HISTOGRAM && !p.sampled;
         if (!skipped) {
             run_op<MANY>({thread_in(turn), run.turn}, turn, {grid, waits});
-            waits = op.barrier;
+            waits = op.wait == WAIT_GRID;
         }
         bool ends_step = n + 1 == p.last;
         if (ends_step && step + 1 == p.steps) break;
         if (waits && !skipped) grid.arrive();
-        else __syncthreads();
-        n = after(n), step += ends_step, turn ^= 1, run.turn++;
+        else if (op.wait != WAIT_NONE) __syncthreads();
+        n = after(n), step += ends_step, turn = next_turn, run.turn++;
         if (!ends_step) continue;
         // All have read the number of the step, and the word that says whether to stop has been written.
         if (waits) grid.wait();

@@ -236,8 +236,8 @@ struct Tokens {
 };
 
 __device__ INLINE Tokens& tokens_of(Run run) {
-    static_assert(sizeof(Tokens) <= PARTIALS * sizeof(float), "no room for tokens");
-    return *(Tokens*)run.shared().partials;
+    static_assert(sizeof(Tokens) == TOKENS * sizeof(float), "no room for tokens");
+    return *(Tokens*)run.shared().tokens;
 }
 
 // The state of a channel takes in a whole block; `b(j, own_b)` loads the thread's elements of B of token `j`.

@@ -56,10 +56,10 @@ void yield() {
 
 void await(Barrier& barrier) {
     u32 generation = barrier.generation;
+    progress();
     if (++barrier.arrived == barrier.expected) {
         barrier.arrived = 0;
         barrier.generation++;
-        progress();
         return;
     }
     self->waiting = &barrier;

@@ -3,7 +3,7 @@
 use super::ahead::Weights;
 use super::records::{
     Codes, ConvOf, Kind, Mat, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source, Target, Vector,
-    input, target,
+    input, target, wait,
 };
 use crate::error::CudaError;
 use bytemuck::Pod;
@@ -204,8 +204,9 @@ pub(super) struct Builder<'m> {
     written: Vec<(u32, usize)>,
     /// Units since the last barrier.
     units: usize,
-    /// Of the last operation.
+    /// Of the last operation; and whether that is a quantized product.
     last_units: usize,
+    last_folds: bool,
 }
 
 impl<'m> Builder<'m> {
@@ -223,6 +224,7 @@ impl<'m> Builder<'m> {
             written: Vec::new(),
             units: 0,
             last_units: 0,
+            last_folds: false,
         }
     }
 
@@ -326,11 +328,12 @@ impl<'m> Builder<'m> {
         self.units = 0;
         // Until `no_barrier` says otherwise.
         self.last_units = units;
+        self.last_folds = false;
     }
 
     /// Barriers so far.
     fn barriers(&self) -> usize {
-        self.ops.iter().filter(|op| op.barrier == 1).count()
+        self.ops.iter().filter(|op| op.wait == wait::GRID).count()
     }
 
     /// Says that the next operation writes rows at `y`.
@@ -347,16 +350,18 @@ impl<'m> Builder<'m> {
     /// The operation that comes next neither reads what the last one writes nor writes what it reads.
     pub(super) fn no_barrier(&mut self) {
         let last = self.ops.last_mut().expect("there is one");
-        last.barrier = 0;
+        last.wait = wait::BLOCK;
         self.units = last.first as usize + self.last_units;
     }
 
     /// All that the last operation writes and others of this step read is posted: who reads it waits for it alone.
     ///
     /// A posted number is written anew when all have read it: each block that writes has first read, directly or by way of
-    /// others, something from all blocks that read it.
+    /// others, something from all blocks that read it. After a quantized product not even the threads of a block wait: a product or a scan
+    /// follows, which first writes to other parts of shared memory than what the last warps of that one still fold.
     pub(super) fn posts(&mut self) {
-        self.ops.last_mut().expect("there is one").barrier = 0;
+        self.ops.last_mut().expect("there is one").wait =
+            if self.last_folds { wait::NONE } else { wait::BLOCK };
         self.units = 0;
     }
 
@@ -504,6 +509,7 @@ impl<'m> Builder<'m> {
         let unit_rows = if quantized { TILE_ROWS / 2 } else { HALF_WARPS };
         self.weights.push(Weights { op: self.ops.len(), bytes: self.bytes_of(matrix) });
         self.op(Kind::Product, matrix.rows().div_ceil(unit_rows), &record);
+        self.last_folds = quantized;
         Ok(())
     }
 }

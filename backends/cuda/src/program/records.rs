@@ -204,6 +204,13 @@ pub(crate) enum Kind {
     Histogram,
 }
 
+/// Who waits for whom after an operation: `kernels/program.cuh` says when it can be nobody.
+pub(crate) mod wait {
+    pub(crate) const BLOCK: u32 = 0;
+    pub(crate) const GRID: u32 = 1;
+    pub(crate) const NONE: u32 = 2;
+}
+
 /// Words of a payload: those of the largest, [`ScanOf`].
 pub(crate) const PAYLOAD_WORDS: usize = 63;
 
@@ -214,8 +221,8 @@ pub(crate) struct Op {
     pub(crate) kind: u16,
     /// Number of its case in the kernels made for the model.
     pub(crate) shape: u16,
-    /// 1: all blocks wait for each other afterwards.
-    pub(crate) barrier: u32,
+    /// Who waits for whom afterwards: of [`wait`].
+    pub(crate) wait: u32,
     /// Units of the operations since the last barrier.
     pub(crate) first: u32,
     /// Weights of later operations that come to the cache meanwhile: where they begin, and each block's part, in units of
@@ -230,7 +237,7 @@ impl Op {
         let mut payload = [0; PAYLOAD_WORDS];
         let words: &[u32] = bytemuck::cast_slice(bytemuck::bytes_of(record));
         payload[..words.len()].copy_from_slice(words);
-        Self { kind, shape: 0, barrier: 1, first, ahead: 0, ahead_share: 0, payload }
+        Self { kind, shape: 0, wait: wait::GRID, first, ahead: 0, ahead_share: 0, payload }
     }
 }
 
@@ -309,9 +316,9 @@ pub const SIZES: [usize; 16] = [
     SHARED_START_BYTES,
 ];
 
-/// Bytes of shared memory before the row, `Shared` of the kernels: parameters, two numbers, two operations, 256 sums, 4,096
-/// partial results.
+/// Bytes of shared memory before the row, `Shared` of the kernels: parameters, two numbers, three operations, 256 sums, 4,096
+/// partial results, 1,296 floats of tokens.
 pub(crate) const SHARED_START_BYTES: usize =
-    (size_of::<Params>() + 8 + 2 * size_of::<Op>() + 4 * 256).next_multiple_of(16) + 4 * 4096;
+    (size_of::<Params>() + 8 + 3 * size_of::<Op>() + 4 * 256).next_multiple_of(16) + 4 * (4096 + 1296);
 
 const _: () = assert!(size_of::<ScanOf>() <= 4 * PAYLOAD_WORDS);
