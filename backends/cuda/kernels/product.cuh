@@ -153,23 +153,24 @@ struct Split {
     }
 };
 
-// What a thread loads of a product: in units `SLOTS` blocks apart, an even number, the groups of its lane, numbered one after
-// another. Where no block has two units, all slots have the same one and a share of its lanes' groups each (`shared`). Each lies a distance
-// from the first that does not depend on the thread.
+// What a thread loads of a product: in units `SLOTS` blocks apart, an even number, the groups of its lane, one after another. Where no
+// block has two units, all slots have the same one and a share of its lanes' groups each (`shared`).
 template <u32 DTYPE>
 struct Loads {
     using S = Split<DTYPE>;
     S own;
     u32 first, units, groups, per_unit;
     bool shared;
-    u32 count, unit;  // the first unit of the thread
+    u32 of_unit, count;  // loads of a unit, and of all
+    u32 unit;            // the first unit of the thread
     const u8* codes;
     const u16* scales;
 
     __device__ Loads(Run run, u32 passed, const Matrix& w)
         : own(run.thread), first(first_unit(passed)), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)),
           per_unit(div_up(groups, GROUP_LANES)), shared(units <= blocks() && per_unit * 64 <= PARTIALS),
-          count(shared ? div_up(per_unit, S::SLOTS) : div_up(div_up(units, blocks()), S::SLOTS) * per_unit),
+          of_unit(shared ? div_up(per_unit, S::SLOTS) : per_unit),
+          count(shared ? of_unit : div_up(div_up(units, blocks()), S::SLOTS) * per_unit),
           unit(shared ? first : first + own.slot * blocks()) {
         tile_row_at(run.p().model, w, unit / 2, scales, codes);
         u32 group = own.sum_lane + (shared ? own.slot * GROUP_LANES : 0);
@@ -179,18 +180,47 @@ struct Loads {
 
     // Row of the block's result `n`.
     __device__ u32 result(u32 n) const { return (first + n / 8 * blocks()) * 8 + n % 8; }
-    // Number of a group in its lane.
-    __device__ u32 step(u32 n) const { return shared ? own.slot + n * S::SLOTS : n % per_unit; }
+    // Number in its lane of the group that load `n` of a unit brings; and among all.
+    __device__ u32 step(u32 n) const { return shared ? own.slot + n * S::SLOTS : n; }
     __device__ u32 group(u32 n) const { return own.sum_lane + step(n) * GROUP_LANES; }
     __device__ bool has_group(u32 n) const { return (!shared && groups % GROUP_LANES == 0) || group(n) < groups; }
+};
 
-    __device__ void load(u32 n, Words& words, u32& scale) const {
-        u32 further = shared ? 0 : n / per_unit * S::SLOTS * blocks();
+// Goes through the loads of a thread by steps of constant length.
+template <u32 DTYPE>
+struct Cursor {
+    using S = Split<DTYPE>;
+    const u8* codes;
+    const u16* scales;
+    u32 unit, n;  // load of the unit
+
+    // At load `at` of all.
+    __device__ Cursor(const Loads<DTYPE>& loads, u32 at)
+        : codes(loads.codes), scales(loads.scales), unit(loads.unit), n(0) {
+        for (u32 round = 0; round < at / loads.of_unit; round++) next_unit(loads);
+        n = at % loads.of_unit;
+        codes += n * stride(loads) * S::TILE_BYTES, scales += n * stride(loads) * 16;
+    }
+
+    __device__ static u32 stride(const Loads<DTYPE>& loads) { return (loads.shared ? S::SLOTS : 1) * GROUP_LANES; }
+
+    __device__ void next_unit(const Loads<DTYPE>& loads) {
+        u64 tiles = (u64)(S::SLOTS * blocks() / 2) * loads.groups;
+        codes += tiles * S::TILE_BYTES, scales += tiles * 16, unit += S::SLOTS * blocks();
+    }
+
+    __device__ void load(const Loads<DTYPE>& loads, Words& words, u32& scale) const {
         words = {0, 0, 0, 0}, scale = 0;
-        if (n >= count || unit + further >= units || !has_group(n)) return;
-        u64 tile = (u64)(further / 2) * groups + (shared ? n * S::SLOTS : n % per_unit) * GROUP_LANES;
-        words = load_words(codes + tile * S::TILE_BYTES);
-        scale = load_half(scales + tile * 16);
+        if (unit >= loads.units || !loads.has_group(n)) return;
+        words = load_words(codes);
+        scale = load_half(scales);
+    }
+
+    __device__ void advance(const Loads<DTYPE>& loads) {
+        codes += stride(loads) * S::TILE_BYTES, scales += stride(loads) * 16;
+        if (++n < loads.of_unit) return;
+        codes -= loads.of_unit * stride(loads) * S::TILE_BYTES, scales -= loads.of_unit * stride(loads) * 16, n = 0;
+        next_unit(loads);
     }
 };
 
@@ -216,20 +246,30 @@ __device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group, u3
     return DTYPE == Q4 ? a - 8 * x.sums[(u64)group * x.stride] : a;
 }
 
-// `each(n, term)` for the loaded groups of a thread from the `base`th on: what a group adds to its lane. Its registers get the one
-// `AHEAD` further on.
-template <u32 DTYPE, class Each>
-__device__ INLINE void group_terms(const Loads<DTYPE>& loads, const Input& in, u32 base, EarlyProduct& early, Each each) {
+// `each(n, term, ends)` for what the groups of a thread add to their lanes, in order: load `n` of a unit brought the group, and it may
+// be the unit's last; `pause(last)` for all threads of the block after at most `AHEAD` of them, the last time with `last`. The first
+// have been asked for; registers of those that are done get the one `AHEAD` further on.
+template <u32 DTYPE, class Each, class Pause>
+__device__ INLINE void group_terms(const Loads<DTYPE>& loads, const Input& in, EarlyProduct& early, Each each, Pause pause) {
+    Cursor<DTYPE> next(loads, AHEAD);
+    u32 n = 0;
+    for (u32 base = 0; base < loads.count; base += AHEAD) {
 #pragma unroll
-    for (u32 j = 0; j < AHEAD; j++) {
-        u32 n = base + j;
-        if (n >= loads.count) break;
-        // What was not loaded, and units beyond the last, come to nothing that is used.
-        u32 g = loads.has_group(n) ? loads.group(n) : 0;
-        int dot = group_dot<DTYPE>(early.codes[j], in.codes, g, loads.own.word);
-        float scales = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
-        if (loads.count > AHEAD) loads.load(n + AHEAD, early.codes[j], early.scales[j]);
-        each(n, (float)dot * scales);
+        for (u32 j = 0; j < AHEAD; j++) {
+            if (base + j >= loads.count) break;
+            // What was not loaded, and units beyond the last, come to nothing that is used.
+            u32 g = loads.has_group(n) ? loads.group(n) : 0;
+            int dot = group_dot<DTYPE>(early.codes[j], in.codes, g, loads.own.word);
+            float scales = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
+            if (loads.count > AHEAD) {
+                if (base + j + AHEAD < loads.count) next.load(loads, early.codes[j], early.scales[j]);
+                next.advance(loads);
+            }
+            bool ends = n + 1 == loads.of_unit;
+            each(n, (float)dot * scales, ends);
+            n = ends ? 0 : n + 1;
+        }
+        pause(base + AHEAD >= loads.count);
     }
 }
 
@@ -239,10 +279,9 @@ template <u32 DTYPE>
 __device__ INLINE void product_shared(Run run, const Product& p, const Input& in, const Loads<DTYPE>& loads, EarlyProduct& early) {
     const Split<DTYPE>& own = loads.own;
     float* terms = run.shared().partials;
-    for (u32 base = 0; base < loads.count; base += AHEAD)
-        group_terms(loads, in, base, early, [&](u32 n, float term) {
-            if (loads.has_group(n) && own.word < 4) terms[(loads.step(n) * GROUP_LANES + own.sum_lane) * 8 + own.row] = term;
-        });
+    group_terms(loads, in, early, [&](u32 n, float term, bool) {
+        if (loads.has_group(n) && own.word < 4) terms[(loads.step(n) * GROUP_LANES + own.sum_lane) * 8 + own.row] = term;
+    }, [](bool) {});
     __syncthreads();
     if (run.warp() > 0) return;
     // A thread has a row and two lanes, four apart.
@@ -273,37 +312,36 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
     if (loads.shared) return product_shared(run, p, in, loads, early);
     const S& own = loads.own;
     float *partials = run.shared().partials, sum = 0.0f;
-    u32 done = 0;  // rounds of units whose sums have gone where they go
-    for (u32 base = 0; base < loads.count; base += AHEAD) {
-        group_terms(loads, in, base, early, [&](u32 n, float term) {
-            if (loads.has_group(n)) sum += term;
-            if (n % loads.per_unit == loads.per_unit - 1) {
-                u32 round = n / loads.per_unit - done;
-                if (own.word < 4) partials[(round * S::SLOTS + own.slot) * 64 + own.sum_lane * 8 + own.row] = sum;
-                sum = 0.0f;
-            }
-        });
-        bool ends = base + AHEAD >= loads.count;
-        u32 rounds = (ends ? loads.count : base + AHEAD) / loads.per_unit - done;
-        if (!ends && rounds + AHEAD <= S::ROUNDS) continue;
+    u32 round = 0, done = 0;  // rounds of units: since the last pause with results, and before it
+    group_terms(loads, in, early, [&](u32 n, float term, bool ends) {
+        if (loads.has_group(n)) sum += term;
+        if (!ends) return;
+        if (own.word < 4) partials[(round * S::SLOTS + own.slot) * 64 + own.sum_lane * 8 + own.row] = sum;
+        sum = 0.0f, round++;
+    }, [&](bool last) {
+        // While there is room for those that come until the next pause.
+        if (!last && round + AHEAD / loads.of_unit + 1 <= S::ROUNDS) return;
         __syncthreads();
-        for (u32 n = run.thread; n < rounds * S::SLOTS * 8; n += THREADS) {
+        for (u32 n = run.thread; n < round * S::SLOTS * 8; n += THREADS) {
             u32 i = loads.result(done * S::SLOTS * 8 + n);
             if (i >= p.w.rows) continue;
             float v = fold8(partials + n / 8 * 64 + n % 8, 8);
             if (p.settled && done == 0 && n == run.thread) finish(run, p.to, 0, i, v, come(run, p.to.before, i, 0, early.y));
             else finish(run, p.to, 0, i, v);
         }
-        done += rounds;
-        if (!ends) __syncthreads();
-    }
+        done += round, round = 0;
+        if (!last) __syncthreads();
+    });
 }
 
 template <u32 DTYPE>
 __device__ INLINE void ask_codes(Run run, u32 passed, const Product& p, EarlyProduct& early) {
     Loads<DTYPE> loads(run, passed, p.w);
 #pragma unroll
-    for (u32 j = 0; j < AHEAD; j++) loads.load(j, early.codes[j], early.scales[j]);
+    for (u32 j = 0; j < AHEAD; j++) {
+        early.codes[j] = {0, 0, 0, 0}, early.scales[j] = 0;
+        if (j < loads.count) Cursor<DTYPE>(loads, j).load(loads, early.codes[j], early.scales[j]);
+    }
     u32 i = loads.result(run.thread);
     early.y = {};
     if (p.settled && i < p.w.rows) early.y = ask(run, p.to.before, 0, i);
