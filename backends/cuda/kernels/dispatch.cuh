@@ -3,11 +3,13 @@
 #pragma once
 #include "operations.cuh"
 
-// Runs operation `turn` of those in shared memory.
+// Runs the operation at which the walk is.
 template <bool MANY>
-__device__ INLINE void run_op(Run run, u32 turn, Wait wait) {
-    const Op& op = run.shared().ops[turn];
+__device__ INLINE void run_op(Walk& walk) {
+    const Op& op = walk.op();
     const void* p = op.payload;
+    Run run = walk.run();
+    Wait wait = walk.wait();
     if (op.kind == OP_PRODUCT) return op_product<MANY>(run, op.first, *(const Product*)p, wait);
     if (op.kind == OP_SCAN) return op_scan<MANY>(run, op.first, *(const Scan*)p, wait);
     wait();

@@ -2,9 +2,9 @@
 #pragma once
 #include "attention.cuh"
 #include "choose.cuh"
-#include "grid.cuh"
 #include "moe.cuh"
 #include "scan.cuh"
+#include "walk.cuh"
 
 // `token` of each row through the embedding.
 __device__ OUTLINED void op_embed(Run run, u32 passed, const Embed& p) {

@@ -73,7 +73,7 @@ impl Programs {
         layout.place(extent)?;
         let (mut one, mut many, mut layout) = build(layout)?;
         layout.place(extent)?;
-        let dispatch = shapes::dispatch(&mut one.ops, &mut many.ops);
+        let dispatch = shapes::dispatch(&mut one, &mut many);
         Ok(Self {
             dispatch,
             one,

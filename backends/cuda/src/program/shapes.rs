@@ -3,6 +3,7 @@
 //! A model has few shapes, as its layers are alike: the compiler then knows every length and every branch of the code
 //! that runs. Places stay numbers of the operation, so that models of one architecture share their kernels.
 
+use super::Program;
 use super::records::{
     AttendOf, Choose, Combine, Convolve, Embed, Experts, Kind, NONE, Op, Prepare, Product, Route, ScanOf,
     Times, Words,
@@ -53,6 +54,7 @@ impl Call {
 #[derive(PartialEq)]
 struct Shape {
     kind: u16,
+    wait: u32,
     /// With many rows it depends on their number.
     first: Option<u32>,
     /// The record's words, where they are constants.
@@ -65,7 +67,7 @@ impl Shape {
         (Call::of_kind(op.kind).differ)(&mut differ);
         let words = op.payload.iter().zip(differ);
         let words = words.map(|(&word, differs)| (!differs || word == NONE).then_some(word)).collect();
-        Self { kind: op.kind, first: (!many).then_some(op.first), words }
+        Self { kind: op.kind, wait: op.wait, first: (!many).then_some(op.first), words }
     }
 
     /// The statements that run such an operation.
@@ -78,12 +80,12 @@ impl Shape {
         let first = self.first.map_or("op.first".to_owned(), |first| format!("{first}u"));
         let last = match self.kind.checked_sub(Kind::Histogram as u16) {
             Some(byte) => format!(", {byte}"),
-            None if call.waits => ", wait".to_owned(),
+            None if call.waits => ", walk.wait()".to_owned(),
             None => String::new(),
         };
-        let before = if call.waits { "" } else { "wait(); " };
+        let before = if call.waits { "" } else { "walk.wait()(); " };
         let (function, record, words) = (call.function, call.record, words.join(", "));
-        format!("{before}{function}(run, {first}, record<{record}>({{{words}}}){last})")
+        format!("{before}{function}(walk.run(), {first}, record<{record}>({{{words}}}){last})")
     }
 }
 
@@ -101,26 +103,38 @@ fn number(ops: &mut [Op], many: bool) -> Vec<Shape> {
     shapes
 }
 
-fn switch(shapes: &[Shape], many: bool, text: &mut String) {
-    text.push_str("switch (op.shape) {\n");
+/// A case for each shape of the `program`'s operations, which get the numbers of their cases. A shape that is always followed by the
+/// one of the next number runs on into its case.
+fn switch(program: &mut Program, many: bool, text: &mut String) {
+    let shapes = number(&mut program.ops, many);
+    let follows = |number: usize| {
+        let mut own = (0..program.ops.len()).filter(|&i| usize::from(program.ops[i].shape) == number);
+        own.all(|i| i + 1 < program.body && usize::from(program.ops[i + 1].shape) == number + 1)
+    };
+    text.push_str("switch (walk.op().shape) {\n");
     for (number, shape) in shapes.iter().enumerate() {
         // As the general file has them.
         let run = shape.run().replace("MANY", if many { "true" } else { "false" });
-        writeln!(text, "        case {number}: {run}; break;").expect("a string takes all");
+        let end = if follows(number) {
+            format!("walk.pass({}u); [[fallthrough]]", shape.wait)
+        } else {
+            "break".to_owned()
+        };
+        writeln!(text, "        case {number}: {{ const Op& op = walk.op(); {run}; }} {end};")
+            .expect("a string takes all");
     }
     text.push_str("    }\n");
 }
 
-/// `dispatch.cuh` of the kernels for one row and for many, whose operations get the numbers of their cases.
-pub(super) fn dispatch(one: &mut [Op], many: &mut [Op]) -> String {
+/// `dispatch.cuh` of the kernels for one row and for many.
+pub(super) fn dispatch(one: &mut Program, many: &mut Program) -> String {
     let mut text = String::from(
         "#pragma once\n#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
-         __device__ INLINE void run_op(Run run, u32 turn, Wait wait) {\n    \
-         const Op& op = run.shared().ops[turn];\n    if constexpr (MANY) ",
+         __device__ INLINE void run_op(Walk& walk) {\n    if constexpr (MANY) ",
     );
-    switch(&number(many, true), true, &mut text);
+    switch(many, true, &mut text);
     text.push_str("    else ");
-    switch(&number(one, false), false, &mut text);
+    switch(one, false, &mut text);
     text.push_str("}\n");
     text
 }

@@ -1,0 +1,68 @@
+// A block's way through the program.
+#pragma once
+#include "grid.cuh"
+
+// Of the two operations after the one that runs, the first is in shared memory and the second on its way: each thread of the last
+// warps holds a word of it. The others have nothing to do with it, not even instructions.
+#define OP_WORDS (sizeof(Op) / 4)
+#define FETCHES (THREADS - (OP_WORDS + 31) / 32 * 32)  // the first of these threads
+
+struct Walk {
+    Grid grid;
+    u32 n, step;       // the operation, and the step, that runs
+    u32 slot, turn;    // its place in shared memory; see `Run`
+    u32 word;          // of the operation after the next one
+    bool waits;        // the operations before it have a barrier after them
+
+    __device__ Walk(const Params& p) : grid{p.control, 0}, n(p.first), step(0), slot(0), turn(p.turn), word(0), waits(false) {}
+
+    __device__ Run run() const { return {thread_in(slot), turn}; }
+    __device__ const Op& op() const { return shared().ops[slot]; }
+    __device__ Wait wait() const { return {grid, waits}; }
+    __device__ bool ends_step() const { return n + 1 == params().last; }
+
+    // Brings the first operation to shared memory.
+    __device__ void begin() {
+        if (has_word()) {
+            own_word(shared().ops) = word_of(n);
+            word = word_of(after(n));
+        }
+        __syncthreads();
+    }
+    // Brings what comes after the operation that runs.
+    __device__ void fetch() {
+        if (threadIdx.x < FETCHES) return;
+        if (n == params().first && threadIdx.x == FETCHES) shared().step = step;
+        if (has_word()) {
+            own_word(shared().ops + next_slot()) = word;
+            word = word_of(after(after(n)));
+        }
+        if (op().ahead_share > 0)
+            fetch_ahead(params().model + (u64)(op().ahead + blockIdx.x * op().ahead_share) * 64, op().ahead_share * 64, threadIdx.x - FETCHES, THREADS - FETCHES);
+    }
+    // The operation has run: waits for whom `WAIT` says.
+    __device__ void end(u32 whom) {
+        waits = whom == WAIT_GRID;
+        if (waits) grid.arrive();
+        else if (whom != WAIT_NONE) __syncthreads();
+    }
+    __device__ void advance() {
+        step += ends_step();
+        n = after(n), slot = next_slot(), turn++;
+    }
+    // On to the next operation of the same step.
+    __device__ void pass(u32 whom) {
+        end(whom);
+        n++, slot = next_slot(), turn++;
+        fetch();
+    }
+
+private:
+    __device__ static Shared& shared() { return *(Shared*)shared_memory(); }
+    __device__ static const Params& params() { return shared().params; }
+    __device__ static bool has_word() { return threadIdx.x - FETCHES < OP_WORDS; }
+    __device__ static u32& own_word(Op* op) { return ((u32*)op)[threadIdx.x - FETCHES]; }
+    __device__ static u32 word_of(u32 n) { return ((const u32*)(params().ops + n))[threadIdx.x - FETCHES]; }
+    __device__ static u32 after(u32 n) { return n + 1 < params().last ? n + 1 : params().first; }
+    __device__ u32 next_slot() const { return slot == 2 ? 0 : slot + 1; }
+};
