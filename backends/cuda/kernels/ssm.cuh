@@ -355,14 +355,15 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
     u32 bc = p.n_groups * n, place = run.position(0) % HELD;
     bool has_select = p.dt_proj.data != NONE, few_taps = p.conv.width <= TAPS, by_head = !p.time.per_element;
     Tokens& tokens = tokens_of(run);
+    // With the last of `HELD` tokens a unit's rows are needed to its end; else the next unit's are asked for before.
+    bool takes_in = by_head && place == HELD - 1;
     for (u32 round = 0; round < div_up(units, blocks()); round++) {
         u32 index = first_unit(passed) + round * blocks();
         if (index >= units) break;
         bool is_first = round == 0, has_token = by_head && run.half_warp() >= SCAN_CHANNELS;
         Unit unit = unit_of(p, most, index);
         if (!is_first) {
-            input = ask_input(run, p, unit, false);
-            ask_unit(run, p, unit, early);
+            if (takes_in) input = ask_input(run, p, unit, false), ask_unit(run, p, unit, early);
             // The tokens of the unit before have been read.
             __syncthreads();
         }
@@ -407,7 +408,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         const float* c = b + bc;
         float sum = 0.0f;
         auto state = [&] { return run.state(0, p.state) + (u64)channel * n; };
-        bool is_new = has_token && run.half_warp() - SCAN_CHANNELS == place, takes_in = by_head && place == HELD - 1;
+        bool is_new = has_token && run.half_warp() - SCAN_CHANNELS == place;
         // B of all tokens, for the state that takes them in.
         float* held_b = run.shared().row + (has_select ? p.rank : 0) + 2 * bc;
         if (is_new) for_elements(run, n, [&](int e, u32 i) { early.row[e] = b[i]; });
@@ -423,6 +424,11 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
             sum += c[i] * h;
         });
         sum = fold16(sum);
+        float d = early.d;
+        if (!takes_in && round + 1 < div_up(units, blocks()) && index + blocks() < units) {
+            Unit next = unit_of(p, most, index + blocks());
+            input = ask_input(run, p, next, false), ask_unit(run, p, next, early);
+        }
         if (by_head) {
             // What is left, after this row, of the state and of the token whose number is the lane's; as `read_held` has it.
             float left = 1.0f, own_left = 0.0f, own_u = 0.0f;
@@ -455,7 +461,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
             }
         }
         if (has_channel && run.half_lane() == 0) {
-            float y = sum + early.d * x;
+            float y = sum + d * x;
             if (has_z) y *= z;
             put(run, p.y, 0, channel, y);
         }
