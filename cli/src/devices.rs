@@ -33,16 +33,8 @@ struct Gpu {
 
 impl From<Info> for Gpu {
     fn from(info: Info) -> Self {
-        let Info {
-            index,
-            name,
-            arch,
-            multiprocessors,
-            memory_bytes,
-            free_bytes,
-            is_integrated: integrated,
-            ..
-        } = info;
+        let Info { index, name, arch, multiprocessors, memory_bytes, free_bytes, is_integrated: integrated } =
+            info;
         Self { index, name, arch, multiprocessors, memory_bytes, free_bytes, integrated }
     }
 }

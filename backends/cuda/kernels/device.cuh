@@ -72,15 +72,6 @@ __device__ INLINE float half_to_float(u16 bits) {
     return x;
 }
 
-// Weights `[bytes]`, a multiple of 64, come to the L2 cache; called by `threads` threads, of which this is the `thread`th.
-__device__ INLINE void fetch_ahead(const u8* p, u32 bytes, u32 thread, u32 threads) {
-#if __CUDA_ARCH__ >= 900
-    if (thread == 0) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes));
-#else
-    for (u32 i = thread * 64; i < bytes; i += threads * 64) asm volatile("prefetch.global.L2 [%0];" ::"l"(p + i));
-#endif
-}
-
 // 16 bytes into shared memory, while the thread goes on; `await_copies` waits for all copies of a thread.
 __device__ INLINE void copy_async(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");

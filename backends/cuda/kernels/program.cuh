@@ -202,11 +202,10 @@ enum {
 enum { WAIT_BLOCK, WAIT_GRID, WAIT_NONE };
 
 // `shape` is the number of the kind's case in the kernels made for a model. `first`: units of the operations before it with
-// no barrier between; its own go to the blocks after those. While it runs, weights of later ones come to the cache that all blocks share:
-// from `ahead` on a part of `ahead_share` for each block, both in units of 64 bytes.
+// no barrier between; its own go to the blocks after those.
 struct Op {
     u16 kind, shape;
-    u32 wait, first, ahead, ahead_share;
+    u32 wait, first;
     u32 payload[PAYLOAD_WORDS];
 };
 

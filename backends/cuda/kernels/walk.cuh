@@ -31,14 +31,10 @@ struct Walk {
     }
     // Brings what comes after the operation that runs.
     __device__ void fetch() {
-        if (threadIdx.x < FETCHES) return;
+        if (!has_word()) return;
         if (n == params().first && threadIdx.x == FETCHES) shared().step = step;
-        if (has_word()) {
-            own_word(shared().ops + next_slot()) = word;
-            word = word_of(after(after(n)));
-        }
-        if (op().ahead_share > 0)
-            fetch_ahead(params().model + (u64)(op().ahead + blockIdx.x * op().ahead_share) * 64, op().ahead_share * 64, threadIdx.x - FETCHES, THREADS - FETCHES);
+        own_word(shared().ops + next_slot()) = word;
+        word = word_of(after(after(n)));
     }
     // The operation has run: waits for whom `WAIT` says.
     __device__ void end(u32 whom) {

@@ -34,8 +34,6 @@ pub struct Info {
     pub arch: String,
     /// Multiprocessors.
     pub multiprocessors: usize,
-    /// Bytes of the cache that they share.
-    pub cache_bytes: usize,
     /// Memory in bytes, and how much of it is free.
     pub memory_bytes: usize,
     /// See `memory_bytes`.
@@ -89,7 +87,6 @@ fn info(context: &CudaContext, index: usize) -> Result<Info, CudaError> {
         name: context.name().map_err(&ask)?,
         arch: format!("sm_{major}{minor}"),
         multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
-        cache_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,
         memory_bytes,
         free_bytes,
         is_integrated: attribute(Attribute::CU_DEVICE_ATTRIBUTE_INTEGRATED)? != 0,
@@ -232,10 +229,6 @@ impl Device for Cuda {
             .occupancy_max_active_blocks_per_multiprocessor(THREADS as u32, shared_bytes, None)
             .map_err(&ask)?;
         if blocks == 0 { Err(CudaError::RowTooLong) } else { Ok(self.info.multiprocessors) }
-    }
-
-    fn cache_bytes(&self) -> usize {
-        self.info.cache_bytes
     }
 
     fn model<'m>(&self, bytes: &'m [u8]) -> Result<DeviceModel<'m>, CudaError> {

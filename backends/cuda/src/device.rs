@@ -24,9 +24,6 @@ pub trait Device {
     /// If not even one does.
     fn grid(&self, many: bool, shared_bytes: usize) -> Result<usize, CudaError>;
 
-    /// Bytes of the cache that all blocks share.
-    fn cache_bytes(&self) -> usize;
-
     /// Brings a model where the device can read it.
     ///
     /// # Errors

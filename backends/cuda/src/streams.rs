@@ -178,8 +178,7 @@ impl<'m, D: Device> Streams<'m, D> {
         let shared_bytes = any_grid.shared_bytes();
         let grids = [device.grid(false, shared_bytes)?, device.grid(true, shared_bytes)?];
         let grid = grids[0].max(grids[1]);
-        let mut programs = Programs::new(&model, rows, logit_rows, grid)?;
-        programs.fetch_ahead(grids[0], device.cache_bytes());
+        let programs = Programs::new(&model, rows, logit_rows, grid)?;
         let mail_layout = Mail::new(streams, rows);
 
         let (code, code_starts) = code(&programs);

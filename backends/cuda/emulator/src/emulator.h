@@ -92,8 +92,6 @@ inline void store_posted(Posted* p, Posted v) {
     *p = v;
 }
 
-// It touches the last byte: there must be one.
-inline void fetch_ahead(const u8* p, u32 bytes, u32, u32) { (void)*(const volatile u8*)(p + bytes - 1); }
 inline void copy_async(void* to, const void* from) { memcpy(to, from, 16); }
 inline void await_copies() {}
 

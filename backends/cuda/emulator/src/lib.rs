@@ -101,9 +101,6 @@ fn compiled(dispatch: &str, grid: usize) -> Run {
     }
 }
 
-/// So few that models do not stay in the cache.
-const CACHE_BYTES: usize = 48 << 10;
-
 /// Bytes on each side of a buffer.
 const GUARD_BYTES: usize = 256;
 const GUARD: u64 = 0xa5a5_a5a5_a5a5_a5a5;
@@ -172,10 +169,6 @@ impl Device for Emulator {
 
     fn grid(&self, _: bool, _: usize) -> Result<usize, CudaError> {
         Ok(self.grid)
-    }
-
-    fn cache_bytes(&self) -> usize {
-        CACHE_BYTES
     }
 
     fn model<'m>(&self, bytes: &'m [u8]) -> Result<Mapped<'m>, CudaError> {

@@ -1,6 +1,5 @@
 //! Puts a program together: buffers in scratch, places in the model, inputs of products, barriers.
 
-use super::ahead::Weights;
 use super::records::{
     Codes, ConvOf, Kind, Mat, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source, Target, Vector,
     input, target, wait,
@@ -194,8 +193,6 @@ pub(super) struct Builder<'m> {
     pub(super) one: bool,
     pub(super) ops: Vec<Op>,
     pub(super) tables: Vec<u32>,
-    /// What products read, in their order.
-    pub(super) weights: Vec<Weights>,
     /// A convolution whose window the next product shifts, of one row.
     pub(super) shift: ConvOf,
     /// The residual as who reads it next has it.
@@ -218,7 +215,6 @@ impl<'m> Builder<'m> {
             one,
             ops: Vec::new(),
             tables: Vec::new(),
-            weights: Vec::new(),
             shift: ConvOf::NONE,
             residual: Residual::Plain,
             written: Vec::new(),
@@ -295,17 +291,6 @@ impl<'m> Builder<'m> {
             Matrix::Q4(t) => (3, self.place(t.scales)),
         };
         Mat { data, dtype, rows: matrix.rows() as u32, cols: matrix.cols() as u32 }
-    }
-
-    /// Where a matrix lies in the model.
-    fn bytes_of(&self, matrix: &Matrix<'m>) -> Range<usize> {
-        let start = self.mat(matrix).data as usize * ALIGN;
-        let end = match matrix {
-            Matrix::F32(d) => d.data.as_ptr_range().end.addr(),
-            Matrix::F16(d) => d.data.as_ptr_range().end.addr(),
-            Matrix::Q8(t) | Matrix::Q4(t) => t.codes.as_ptr_range().end.addr(),
-        };
-        start..end - self.model.bytes().as_ptr().addr()
     }
 
     pub(super) fn norm(&self, norm: &Norm<'m>, groups: usize) -> NormOf {
@@ -507,7 +492,6 @@ impl<'m> Builder<'m> {
         let shift = std::mem::replace(&mut self.shift, ConvOf::NONE);
         let record = Product { input, head: head.into(), settled, source: *source, codes, w, to, shift };
         let unit_rows = if quantized { TILE_ROWS / 2 } else { HALF_WARPS };
-        self.weights.push(Weights { op: self.ops.len(), bytes: self.bytes_of(matrix) });
         self.op(Kind::Product, matrix.rows().div_ceil(unit_rows), &record);
         self.last_folds = quantized;
         Ok(())

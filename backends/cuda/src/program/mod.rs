@@ -8,14 +8,12 @@
 //!
 //! Places are relative: to the model, the state, the scratch. So a program is the same on every device.
 
-mod ahead;
 mod blocks;
 mod builder;
 mod records;
 mod shapes;
 
 use crate::error::CudaError;
-use ahead::Weights;
 use builder::{Buffer, Builder, Extent, Layout, ROW_MOST, Residual, map, shared_bytes};
 use records::{Choose, Embed, Kind, Op, Source, Target, Vector, target};
 use sarit_core::plan::{BlockInput, Input};
@@ -34,7 +32,6 @@ pub(crate) const TOP_K_MOST: usize = 256;
 pub(crate) struct Program {
     pub(crate) ops: Vec<Op>,
     pub(crate) tables: Vec<u32>,
-    weights: Vec<Weights>,
     pub(crate) body: usize,
     pub(crate) head: usize,
 }
@@ -83,11 +80,6 @@ impl Programs {
             logits: layout.start(Buffer::Logits),
             shared: (layout.shared_floats, layout.shared_groups),
         })
-    }
-
-    /// Lets the operations of one row fetch weights ahead to a cache of `cache_bytes` that `grid` blocks share.
-    pub(crate) fn fetch_ahead(&mut self, grid: usize, cache_bytes: usize) {
-        ahead::plan(&mut self.one, grid, cache_bytes);
     }
 
     /// Bytes of shared memory of a block.
@@ -161,6 +153,6 @@ fn program(
     }
     b.op(Kind::Argmax, 1, &choose);
     b.op(Kind::Choose, 1, &choose);
-    let Builder { ops, tables, weights, layout, .. } = b;
-    Ok((Program { ops, tables, weights, body, head }, layout))
+    let Builder { ops, tables, layout, .. } = b;
+    Ok((Program { ops, tables, body, head }, layout))
 }

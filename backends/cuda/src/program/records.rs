@@ -225,10 +225,6 @@ pub(crate) struct Op {
     pub(crate) wait: u32,
     /// Units of the operations since the last barrier.
     pub(crate) first: u32,
-    /// Weights of later operations that come to the cache meanwhile: where they begin, and each block's part, in units of
-    /// 64 bytes.
-    pub(crate) ahead: u32,
-    pub(crate) ahead_share: u32,
     pub(crate) payload: [u32; PAYLOAD_WORDS],
 }
 
@@ -237,7 +233,7 @@ impl Op {
         let mut payload = [0; PAYLOAD_WORDS];
         let words: &[u32] = bytemuck::cast_slice(bytemuck::bytes_of(record));
         payload[..words.len()].copy_from_slice(words);
-        Self { kind, shape: 0, wait: wait::GRID, first, ahead: 0, ahead_share: 0, payload }
+        Self { kind, shape: 0, wait: wait::GRID, first, payload }
     }
 }
 
