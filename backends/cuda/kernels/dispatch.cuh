@@ -3,16 +3,17 @@
 #pragma once
 #include "operations.cuh"
 
-// Runs the operation at which the walk is.
+// An operation that asks for what the ones before it do not make, and then waits for them.
 template <bool MANY>
-__device__ INLINE void run_op(Walk& walk) {
-    const Op& op = walk.op();
+__device__ INLINE void run_early(Run run, const Op& op, Wait wait) {
+    if (op.kind == OP_PRODUCT) op_product<MANY>(run, op.first, *(const Product*)op.payload, wait);
+    else op_scan<MANY>(run, op.first, *(const Scan*)op.payload, wait);
+}
+
+// Any other.
+template <bool MANY>
+__device__ INLINE void run_late(Run run, const Op& op) {
     const void* p = op.payload;
-    Run run = walk.run();
-    Wait wait = walk.wait();
-    if (op.kind == OP_PRODUCT) return op_product<MANY>(run, op.first, *(const Product*)p, wait);
-    if (op.kind == OP_SCAN) return op_scan<MANY>(run, op.first, *(const Scan*)p, wait);
-    wait();
     switch (op.kind) {
         case OP_EMBED: return op_embed(run, op.first, *(const Embed*)p);
         case OP_PREPARE: return op_prepare(run, op.first, *(const Prepare*)p);
@@ -32,4 +33,18 @@ __device__ INLINE void run_op(Walk& walk) {
         case OP_CHOOSE: return op_choose(run, op.first, *(const Choose*)p);
         default: return op_histogram(run, op.first, *(const Choose*)p, op.kind - OP_HISTOGRAM);
     }
+}
+
+// Runs the operation at which the walk is, to its end.
+template <bool MANY>
+__device__ INLINE void run_ops(Walk& walk) {
+    const Op& op = walk.op();
+    if (op.kind >= OP_HISTOGRAM && walk.skips()) return;
+    if (op.kind == OP_PRODUCT || op.kind == OP_SCAN) {
+        run_early<MANY>(walk.run(), op, walk.wait());
+    } else {
+        walk.wait()();
+        run_late<MANY>(walk.run(), op);
+    }
+    walk.end(op.wait);
 }

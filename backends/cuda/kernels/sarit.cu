@@ -18,12 +18,9 @@ __device__ INLINE void run_program(const Params& p) {
     walk.begin();
     while (true) {
         walk.fetch();
-        bool skipped = walk.op().kind >= OP_HISTOGRAM && !p.sampled;
-        if (!skipped) run_op<MANY>(walk);
+        run_ops<MANY>(walk);
         bool ends_step = walk.ends_step();
         if (ends_step && walk.step + 1 == p.steps) break;
-        if (skipped) __syncthreads();
-        else walk.end(walk.op().wait);
         walk.advance();
         if (!ends_step) continue;
         // All have read the number of the step, and the word that says whether to stop has been written.

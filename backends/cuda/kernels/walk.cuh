@@ -36,19 +36,24 @@ struct Walk {
         own_word(shared().ops + next_slot()) = word;
         word = word_of(after(after(n)));
     }
-    // The operation has run: waits for whom `WAIT` says.
+    // The operation has run: waits for `whom`, one of `WAIT_…`.
     __device__ void end(u32 whom) {
         waits = whom == WAIT_GRID;
         if (waits) grid.arrive();
         else if (whom != WAIT_NONE) __syncthreads();
+    }
+    // The operation does not run, for it serves sequences that are not greedy and there is none.
+    __device__ bool skips() const {
+        if (params().sampled) return false;
+        __syncthreads();
+        return true;
     }
     __device__ void advance() {
         step += ends_step();
         n = after(n), slot = next_slot(), turn++;
     }
     // On to the next operation of the same step.
-    __device__ void pass(u32 whom) {
-        end(whom);
+    __device__ void pass() {
         n++, slot = next_slot(), turn++;
         fetch();
     }

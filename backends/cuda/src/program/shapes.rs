@@ -103,38 +103,39 @@ fn number(ops: &mut [Op], many: bool) -> Vec<Shape> {
     shapes
 }
 
-/// A case for each shape of the `program`'s operations, which get the numbers of their cases. A shape that is always followed by the
-/// one of the next number runs on into its case.
+/// A case for each shape of the `program`'s operations, which get the numbers of their cases. Of one row a shape that is always followed
+/// by the one of the next number runs on into its case.
 fn switch(program: &mut Program, many: bool, text: &mut String) {
     let shapes = number(&mut program.ops, many);
     let follows = |number: usize| {
         let mut own = (0..program.ops.len()).filter(|&i| usize::from(program.ops[i].shape) == number);
         own.all(|i| i + 1 < program.body && usize::from(program.ops[i + 1].shape) == number + 1)
     };
-    text.push_str("switch (walk.op().shape) {\n");
+    text.push_str("        switch (walk.op().shape) {\n");
     for (number, shape) in shapes.iter().enumerate() {
         // As the general file has them.
         let run = shape.run().replace("MANY", if many { "true" } else { "false" });
-        let end = if follows(number) {
-            format!("walk.pass({}u); [[fallthrough]]", shape.wait)
+        let skips = if shape.kind >= Kind::Histogram as u16 { "if (walk.skips()) return; " } else { "" };
+        let next = if !many && follows(number) {
+            format!("walk.end({}u); walk.pass(); [[fallthrough]]", shape.wait)
         } else {
             "break".to_owned()
         };
-        writeln!(text, "        case {number}: {{ const Op& op = walk.op(); {run}; }} {end};")
+        writeln!(text, "            case {number}: {{ {skips}const Op& op = walk.op(); {run}; }} {next};")
             .expect("a string takes all");
     }
-    text.push_str("    }\n");
+    text.push_str("        }\n");
 }
 
 /// `dispatch.cuh` of the kernels for one row and for many.
 pub(super) fn dispatch(one: &mut Program, many: &mut Program) -> String {
     let mut text = String::from(
         "#pragma once\n#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
-         __device__ INLINE void run_op(Walk& walk) {\n    if constexpr (MANY) ",
+         __device__ INLINE void run_ops(Walk& walk) {\n    if constexpr (MANY) {\n",
     );
     switch(many, true, &mut text);
-    text.push_str("    else ");
+    text.push_str("    } else {\n");
     switch(one, false, &mut text);
-    text.push_str("}\n");
+    text.push_str("    }\n    walk.end(walk.op().wait);\n}\n");
     text
 }
