@@ -2,7 +2,7 @@
 //!
 //! There are two programs. That for one row (a decoded token) has as few barriers as the arithmetic allows: each block
 //! norms and quantizes the input of a product for itself, and convolves what it scans. In and between Mamba blocks there is
-//! none, if rows are at most 2,048 long: numbers are posted together with the turn of the operation that made them, and who
+//! none, if rows are at most 5,120 long: numbers are posted together with the turn of the operation that made them, and who
 //! reads one asks until it has that turn ([`Builder::posts`]). An MLP has 2 barriers. The program for many rows (a prompt, or
 //! several streams) does each thing once, with a barrier after it.
 //!
