@@ -6,6 +6,7 @@
 //! error wins (the search of llama.cpp's quantizers, without importance weights).
 
 use half::f16;
+use sarit_core::math::ROUND;
 use sarit_core::{DType, GROUP, TILE_ROWS};
 
 /// Squared error and squared magnitude of what was quantized so far.
@@ -64,7 +65,7 @@ pub fn tile_row(
             let scale = tile_scales[r].to_f32();
             let (low, high) = if dtype == DType::Q8 { (-127.0, 127.0) } else { (-8.0, 7.0) };
             for (code, w) in tile[r].iter_mut().zip(group) {
-                *code = if scale == 0.0 { 0 } else { (w / scale).round_ties_even().clamp(low, high) as i8 };
+                *code = if scale == 0.0 { 0 } else { rounded(w / scale).clamp(low, high) as i8 };
                 loss.add(w, f32::from(*code) * scale);
             }
         }
@@ -94,6 +95,12 @@ pub fn to_f16(weights: &[f32], out: &mut Vec<u8>, loss: &mut Loss) -> Result<(),
     Ok(())
 }
 
+/// The nearest integer, the even one of two, for magnitudes below 2^22; larger ones stay beyond all codes. Without a call for each
+/// weight, which `f32::round_ties_even` is where the build is for any processor.
+fn rounded(x: f32) -> f32 {
+    x + ROUND - ROUND
+}
+
 fn scale_q8(group: &[f32; GROUP]) -> f32 {
     group.iter().fold(0.0f32, |m, w| m.max(w.abs())) / 127.0
 }
@@ -109,7 +116,7 @@ fn scale_q4(group: &[f32; GROUP]) -> f32 {
             let inverse = (level + level.signum() * 0.1 * step as f32) / extreme;
             let (mut product, mut square) = (0.0f32, 0.0f32);
             for w in group {
-                let code = (w * inverse).round_ties_even().clamp(-8.0, 7.0);
+                let code = rounded(w * inverse).clamp(-8.0, 7.0);
                 product += w * code;
                 square += code * code;
             }
@@ -138,5 +145,24 @@ fn pack_q4(tile: &[[i8; GROUP]; TILE_ROWS], out: &mut Vec<u8>) {
         for row in tile {
             out.extend((column..column + 4).map(|c| nibble(row[c]) | nibble(row[c + 4]) << 4));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_that_of_the_standard_library() {
+        for eighths in -2048..=2048 {
+            let x = eighths as f32 / 8.0;
+            for x in [x, x.next_up(), x.next_down()] {
+                assert_eq!(rounded(x), x.round_ties_even(), "{x}");
+            }
+        }
+        for x in [4_194_303.5, -4_194_303.5, f32::MIN_POSITIVE, 1e38, -1e38, f32::INFINITY] {
+            assert_eq!(rounded(x).clamp(-8.0, 7.0), x.round_ties_even().clamp(-8.0, 7.0), "{x}");
+        }
+        assert!(rounded(f32::NAN).is_nan());
     }
 }
