@@ -32,7 +32,7 @@ def config(shape):
 
 def tensors(shape, seed=0):
     """Name -> f16 array. Matrices are normal with deviation 1/sqrt(columns), so that activations stay near 1; decays
-    and steps lie where trained models have them."""
+    and steps lie where trained models have them. All layers are the same one, so that 2.7 billion numbers take seconds."""
     rng = np.random.default_rng(seed)
     d, n, k = shape["hidden_size"], shape["state_size"], shape["conv_kernel"]
     inner = shape["expand"] * d
@@ -48,32 +48,32 @@ def tensors(shape, seed=0):
         return np.ones(size, np.float16)
 
     out = {"backbone.embeddings.weight": matrix(shape["vocab_size"], d), "backbone.norm_f.weight": ones(d)}
+    if shape["model_type"] == "mamba":
+        rank, channels = shape["time_step_rank"], inner
+        mixer = {
+            "in_proj.weight": matrix(2 * inner, d),
+            "x_proj.weight": matrix(rank + 2 * n, inner),
+            "dt_proj.weight": matrix(inner, rank),
+            "dt_proj.bias": steps(inner),
+            "A_log": np.tile(np.log(np.arange(1, n + 1)), (inner, 1)).astype(np.float16),
+            "D": ones(inner),
+        }
+    else:
+        heads, channels = shape["num_heads"], inner + 2 * shape["n_groups"] * n
+        mixer = {
+            "in_proj.weight": matrix(inner + channels + heads, d),
+            "dt_bias": steps(heads),
+            "A_log": np.log(rng.uniform(1, 16, heads)).astype(np.float16),
+            "D": ones(heads),
+            "norm.weight": ones(inner),
+        }
+    mixer |= {
+        "conv1d.weight": matrix(channels, k).reshape(channels, 1, k),
+        "conv1d.bias": rng.uniform(-0.1, 0.1, channels).astype(np.float16),
+        "out_proj.weight": matrix(d, inner),
+    }
     for i in range(shape["num_hidden_layers"]):
         layer = f"backbone.layers.{i}"
-        if shape["model_type"] == "mamba":
-            rank, channels = shape["time_step_rank"], inner
-            mixer = {
-                "in_proj.weight": matrix(2 * inner, d),
-                "x_proj.weight": matrix(rank + 2 * n, inner),
-                "dt_proj.weight": matrix(inner, rank),
-                "dt_proj.bias": steps(inner),
-                "A_log": np.tile(np.log(np.arange(1, n + 1)), (inner, 1)).astype(np.float16),
-                "D": ones(inner),
-            }
-        else:
-            heads, channels = shape["num_heads"], inner + 2 * shape["n_groups"] * n
-            mixer = {
-                "in_proj.weight": matrix(inner + channels + heads, d),
-                "dt_bias": steps(heads),
-                "A_log": np.log(rng.uniform(1, 16, heads)).astype(np.float16),
-                "D": ones(heads),
-                "norm.weight": ones(inner),
-            }
-        mixer |= {
-            "conv1d.weight": matrix(channels, k).reshape(channels, 1, k),
-            "conv1d.bias": rng.uniform(-0.1, 0.1, channels).astype(np.float16),
-            "out_proj.weight": matrix(d, inner),
-        }
         out[f"{layer}.norm.weight"] = ones(d)
         out |= {f"{layer}.mixer.{name}": tensor for name, tensor in mixer.items()}
     return out

@@ -123,7 +123,7 @@ pub enum ConvertError {
 
 /// Converts the checkpoint at `source` (a folder, or a weights file in one) and writes `out`.
 ///
-/// Memory is bounded by the largest matrix row times 16, its scales, and the small tensors; `progress` is called
+/// Memory is bounded by the largest matrix row times 16 for each processor, its scales, and the small tensors; `progress` is called
 /// for every few rows and can stop the conversion.
 ///
 /// # Errors

@@ -5,6 +5,8 @@
 //! rounded, the best scale for those codes follows by least squares, and the candidate with the least squared
 //! error wins (the search of llama.cpp's quantizers, without importance weights).
 
+use std::ops::AddAssign;
+
 use half::f16;
 use sarit_core::math::ROUND;
 use sarit_core::{DType, GROUP, TILE_ROWS};
@@ -27,6 +29,13 @@ impl Loss {
     fn add(&mut self, w: f32, quantized: f32) {
         self.error += (f64::from(w) - f64::from(quantized)).powi(2);
         self.energy += f64::from(w).powi(2);
+    }
+}
+
+impl AddAssign for Loss {
+    fn add_assign(&mut self, other: Self) {
+        self.error += other.error;
+        self.energy += other.energy;
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::num::NonZero;
+use std::thread;
 
 use bytemuck::Zeroable;
 use half::f16;
@@ -11,7 +13,7 @@ use sarit_core::format::{
 use sarit_core::{ALIGN, DType, Hasher, TILE_ROWS};
 
 use crate::convert::{ConvertError, TensorReport};
-use crate::quantize::{self, Loss};
+use crate::quantize::{self, Loss, TooLarge};
 use crate::recipe::{Recipe, Source, TensorRecipe};
 
 /// Reads elements of a checkpoint tensor: name, first element, where to.
@@ -130,7 +132,27 @@ fn write_at(out: &mut BufWriter<&mut File>, offset: u64, bytes: &[u8]) -> Result
     Ok(out.write_all(bytes)?)
 }
 
-/// Writes one tensor's data. Only a tile row of weights, and the scales, are in memory.
+/// A tile row of weights as it goes into the file.
+#[derive(Default)]
+struct Encoded {
+    scales: Vec<f16>,
+    bytes: Vec<u8>,
+    loss: Loss,
+}
+
+fn encode(dtype: DType, weights: &[f32], cols: usize) -> Result<Encoded, TooLarge> {
+    let mut to = Encoded::default();
+    match dtype {
+        DType::F32 => to.bytes.extend_from_slice(bytemuck::cast_slice(weights)),
+        DType::F16 => quantize::to_f16(weights, &mut to.bytes, &mut to.loss)?,
+        DType::Q8 | DType::Q4 => {
+            quantize::tile_row(dtype, weights, cols, &mut to.scales, &mut to.bytes, &mut to.loss)?
+        }
+    }
+    Ok(to)
+}
+
+/// Writes one tensor's data. A tile row of weights for each processor, and the scales, are in memory.
 fn write_tensor(
     out: &mut BufWriter<&mut File>,
     tensor: &TensorRecipe,
@@ -153,12 +175,13 @@ fn write_tensor(
     };
     out.seek(SeekFrom::Start(codes_offset))?;
     let mut loss = Loss::default();
-    let (mut scales, mut bytes): (Vec<f16>, Vec<u8>) = (Vec::new(), Vec::new());
+    let mut scales: Vec<f16> = Vec::new();
     let mut rows = pieces.iter().flat_map(|p| (0..p.rows).map(move |r| (p, r))).peekable();
-    let mut block = vec![0.0; TILE_ROWS * cols];
+    let at_once = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut block = vec![0.0; at_once * TILE_ROWS * cols];
     while rows.peek().is_some() {
         let mut filled = 0;
-        for (piece, row) in rows.by_ref().take(TILE_ROWS) {
+        for (piece, row) in rows.by_ref().take(at_once * TILE_ROWS) {
             let out = &mut block[filled * cols..(filled + 1) * cols];
             read(&piece.tensor, piece.start + row * piece.stride, out)?;
             if piece.factor != 1.0 {
@@ -166,19 +189,18 @@ fn write_tensor(
             }
             filled += 1;
         }
-        let weights = &block[..filled * cols];
-        bytes.clear();
-        match dtype {
-            DType::F32 => bytes.extend_from_slice(bytemuck::cast_slice(weights)),
-            DType::F16 => {
-                quantize::to_f16(weights, &mut bytes, &mut loss).map_err(|e| tensor.too_large(e))?
-            }
-            DType::Q8 | DType::Q4 => {
-                quantize::tile_row(dtype, weights, cols, &mut scales, &mut bytes, &mut loss)
-                    .map_err(|e| tensor.too_large(e))?;
-            }
+        let tile_rows = block[..filled * cols].chunks(TILE_ROWS * cols);
+        let encoded: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> =
+                tile_rows.map(|weights| scope.spawn(move || encode(dtype, weights, cols))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("encoding does not panic")).collect()
+        });
+        for tile_row in encoded {
+            let tile_row = tile_row.map_err(|e| tensor.too_large(e))?;
+            scales.extend_from_slice(&tile_row.scales);
+            loss += tile_row.loss;
+            out.write_all(&tile_row.bytes)?;
         }
-        out.write_all(&bytes)?;
     }
     if !scales.is_empty() {
         write_at(out, offset, bytemuck::cast_slice(&scales))?;
@@ -187,7 +209,7 @@ fn write_tensor(
 }
 
 impl TensorRecipe {
-    fn too_large(&self, weight: quantize::TooLarge) -> ConvertError {
+    fn too_large(&self, weight: TooLarge) -> ConvertError {
         ConvertError::WeightSize { tensor: self.name.clone(), weight: weight.0 }
     }
 }
