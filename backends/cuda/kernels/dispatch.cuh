@@ -35,16 +35,16 @@ __device__ INLINE void run_late(Run run, const Op& op) {
     }
 }
 
-// Runs the operation at which the walk is, to its end.
+// Runs the operation at which the walk is; false if it is skipped.
 template <bool MANY>
-__device__ INLINE void run_ops(Walk& walk) {
+__device__ INLINE bool run_ops(Walk& walk) {
     const Op& op = walk.op();
-    if (op.kind >= OP_HISTOGRAM && walk.skips()) return;
+    if (op.kind >= OP_HISTOGRAM && walk.skips()) return false;
     if (op.kind == OP_PRODUCT || op.kind == OP_SCAN) {
         run_early<MANY>(walk.run(), op, walk.wait());
     } else {
         walk.wait()();
         run_late<MANY>(walk.run(), op);
     }
-    walk.end(op.wait);
+    return true;
 }

@@ -196,11 +196,11 @@ enum {
     OP_RING, OP_ROUTE, OP_EXPERTS, OP_COMBINE, OP_ARGMAX, OP_CHOOSE, OP_HISTOGRAM /* and three more: one a byte */
 };
 
-#define PAYLOAD_WORDS 63
 // Who waits for whom after an operation: the threads of a block for each other; all blocks; nobody, where what comes next touches nothing
 // in shared memory that this one still reads before all have come to a barrier within it.
 enum { WAIT_BLOCK, WAIT_GRID, WAIT_NONE };
 
+#define PAYLOAD_WORDS 63
 // `shape` is the number of the kind's case in the kernels made for a model. `first`: units of the operations before it with
 // no barrier between; its own go to the blocks after those.
 struct Op {

@@ -18,9 +18,11 @@ __device__ INLINE void run_program(const Params& p) {
     walk.begin();
     while (true) {
         walk.fetch();
-        run_ops<MANY>(walk);
+        bool has_run = run_ops<MANY>(walk);
         bool ends_step = walk.ends_step();
+        // Nobody arrives at a barrier for which nobody waits: the last block to leave might set the counter back before that is seen.
         if (ends_step && walk.step + 1 == p.steps) break;
+        if (has_run) walk.end(walk.op().wait);
         walk.advance();
         if (!ends_step) continue;
         // All have read the number of the step, and the word that says whether to stop has been written.

@@ -115,7 +115,8 @@ fn switch(program: &mut Program, many: bool, text: &mut String) {
     for (number, shape) in shapes.iter().enumerate() {
         // As the general file has them.
         let run = shape.run().replace("MANY", if many { "true" } else { "false" });
-        let skips = if shape.kind >= Kind::Histogram as u16 { "if (walk.skips()) return; " } else { "" };
+        let skips =
+            if shape.kind >= Kind::Histogram as u16 { "if (walk.skips()) return false; " } else { "" };
         let next = if !many && follows(number) {
             format!("walk.end({}u); walk.pass(); [[fallthrough]]", shape.wait)
         } else {
@@ -131,11 +132,11 @@ fn switch(program: &mut Program, many: bool, text: &mut String) {
 pub(super) fn dispatch(one: &mut Program, many: &mut Program) -> String {
     let mut text = String::from(
         "#pragma once\n#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
-         __device__ INLINE void run_ops(Walk& walk) {\n    if constexpr (MANY) {\n",
+         __device__ INLINE bool run_ops(Walk& walk) {\n    if constexpr (MANY) {\n",
     );
     switch(many, true, &mut text);
     text.push_str("    } else {\n");
     switch(one, false, &mut text);
-    text.push_str("    }\n    walk.end(walk.op().wait);\n}\n");
+    text.push_str("    }\n    return true;\n}\n");
     text
 }
