@@ -1,6 +1,6 @@
 //! `sarit bench`: tokens per second, and how much of the memory bandwidth they use.
 
-use crate::args::Bench;
+use crate::args::{Backend, Bench};
 use crate::bench_streams::Many;
 use crate::output;
 use crate::session::{CHUNK, Memory, ModelFile, Stream, cpu, random_ids};
@@ -98,7 +98,8 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
     let need = model.memory(chunk).context("the model needs more memory than there can be")?;
     let (state_bytes, mut scratch_bytes) = (need.state_bytes, need.scratch_bytes);
     if let Some(gpu) = memory.gpu() {
-        (threads, backend, scratch_bytes) = (1, "cuda", gpu.memory().scratch_bytes);
+        (threads, backend, scratch_bytes) =
+            (1, args.compute.backend.map_or(backend, Backend::name), gpu.memory().scratch_bytes);
     }
     let (prompt, generate, runs) = (args.prompt as usize, args.generate as usize, args.runs as usize);
     let ids = random_ids(model.vocab_len(), prompt + generate);

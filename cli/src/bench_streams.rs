@@ -1,6 +1,6 @@
 //! `sarit bench --streams`: several streams that decode at once.
 
-use crate::args::{Backend, Compute};
+use crate::args::Compute;
 use crate::session::random_ids;
 use anyhow::{Context, Result};
 use sarit_core::{Engine, Kernels, Model, Sampling, Scratch, Shape, State};
@@ -17,7 +17,7 @@ pub(crate) enum Many<'m> {
 
 impl<'m> Many<'m> {
     pub(crate) fn new(model: &Model<'m>, streams: usize, compute: &Compute) -> Result<Self> {
-        if compute.backend == Some(Backend::Cuda) {
+        if compute.prompts().is_some() {
             return Ok(Self::Gpu(Box::new(Streams::new(Cuda::open(compute.device)?, *model, streams, 1)?)));
         }
         let need = model.memory(shape(streams)).context("so many streams need too much memory")?;

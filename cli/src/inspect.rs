@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use indicatif::HumanBytes;
 use sarit_core::plan::{Pool, Readout};
 use sarit_core::{Block, DType, Model};
-use sarit_cuda::DeviceMemory;
+use sarit_cuda::{DeviceMemory, Prompts};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -108,7 +108,9 @@ fn inspect(name: &str, model: &Model<'_>) -> Result<Inspection> {
             scratch_bytes: step.scratch_bytes,
             scratch_bytes_chunk: chunked.scratch_bytes,
             chunk: CHUNK,
-            gpu_bytes: DeviceMemory::of(model, 1, GPU_CHUNK, GPU_BLOCKS).ok().map(|need| need.total()),
+            gpu_bytes: DeviceMemory::of(model, 1, GPU_CHUNK, GPU_BLOCKS, Prompts::Exact)
+                .ok()
+                .map(|need| need.total()),
             gpu_chunk: GPU_CHUNK,
         },
         weights: DType::ALL.into_iter().filter_map(|dtype| type_sum(model, dtype)).collect(),

@@ -17,8 +17,9 @@ use std::path::Path;
 /// Tokens that are read at once unless a command says otherwise.
 pub(crate) const CHUNK: usize = 64;
 
-/// The same on a GPU.
+/// The same on a GPU, and on one that reads prompts in f16.
 pub(crate) const GPU_CHUNK: usize = 512;
+pub(crate) const GPU_FAST_CHUNK: usize = 4096;
 
 /// Tokens that a GPU chooses before they are shown.
 const GPU_TOKENS: usize = 16;
@@ -167,7 +168,7 @@ pub(crate) fn cpu_with(compute: &Compute, threads: usize) -> Result<Cpu> {
     let here: Vec<Isa> = Isa::available().collect();
     let asked = match compute.backend {
         Some(Backend::Cpu(isa)) => Some(isa),
-        Some(Backend::Cuda) | None => None,
+        Some(Backend::Cuda(_)) | None => None,
     };
     let isa = asked.or(here.last().copied());
     let isa = isa.context("this build of Sarit is for an instruction set that this machine lacks")?;
@@ -188,10 +189,8 @@ pub(crate) struct Memory<'m> {
 impl<'m> Memory<'m> {
     /// Memory to run `model` on up to `chunk` tokens at once on what `compute` names.
     pub(crate) fn new(model: &Model<'m>, chunk: usize, compute: &Compute) -> Result<Self> {
-        if compute.backend != Some(Backend::Cuda) {
-            return Self::on_cpu(model, chunk);
-        }
-        let gpu = Streams::new(Cuda::open(compute.device)?, *model, 1, chunk)?;
+        let Some(prompts) = compute.prompts() else { return Self::on_cpu(model, chunk) };
+        let gpu = Streams::with_prompts(Cuda::open(compute.device)?, *model, 1, chunk, prompts)?;
         Ok(Self { gpu: Some(gpu), ..Self::on_cpu(model, 1)? })
     }
 

@@ -7,7 +7,7 @@ use crate::session::{Memory, ModelFile, random_frames, random_ids};
 use anyhow::{Context, Result, ensure};
 use sarit_core::{Engine, Hasher, Kernels, Model, Scalar, Scratch, Shape, State, StateDType};
 use sarit_cpu::{AlignedBytes, Cpu, Isa};
-use sarit_cuda::{Cuda, Streams};
+use sarit_cuda::{Cuda, Prompts, Streams};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -44,7 +44,12 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     let model = file.model()?;
     let inputs = Inputs::random(&model);
     let (isas, formats) = (isas(args)?, formats(args)?);
-    let has_gpu = args.backend == Some(Backend::Cuda);
+    let prompts = args.backend.and_then(Backend::prompts);
+    ensure!(
+        prompts != Some(Prompts::Halves),
+        "--backend cuda-fast does not have the bits of the scalar definition: there is nothing to verify; verify --backend cuda"
+    );
+    let has_gpu = prompts.is_some();
     ensure!(
         !has_gpu || inputs.tokens().is_some(),
         "{} takes frames, and models of frames do not run on a GPU; leave --backend cuda out",
@@ -120,7 +125,7 @@ fn isas(args: &Verify) -> Result<Vec<Isa>> {
     let asked = |isa: &Isa| args.backend.is_none_or(|backend| backend == Backend::Cpu(*isa));
     let isas: Vec<Isa> = Isa::available().filter(asked).collect();
     ensure!(
-        args.backend == Some(Backend::Cuda) || !isas.is_empty(),
+        args.backend.and_then(Backend::prompts).is_some() || !isas.is_empty(),
         "this machine lacks that instruction set; `sarit devices` lists those it has"
     );
     Ok(isas)
@@ -129,7 +134,7 @@ fn isas(args: &Verify) -> Result<Vec<Isa>> {
 /// The element types of the state asked for; a GPU has one.
 fn formats(args: &Verify) -> Result<Vec<StateDType>> {
     match (args.state, args.backend) {
-        (None, Some(Backend::Cuda)) => Ok(vec![StateDType::F32]),
+        (None, Some(Backend::Cuda(_))) => Ok(vec![StateDType::F32]),
         (None, _) => Ok(StateDType::ALL.to_vec()),
         (Some(dtype), _) => Ok(vec![dtype]),
     }

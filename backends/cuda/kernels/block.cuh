@@ -31,6 +31,8 @@ struct Run {
     __device__ float* row_codes_start() const { return shared().row + p().shared_floats; }
     // Scratch is no longer than a 4-byte number of floats.
     __device__ float* at(Vector v, u64 row) const { return p().scratch + (v.start + (u32)row * v.stride); }
+    // Rows of numbers in f16.
+    __device__ u16* halves(u32 place) const { return (u16*)(p().scratch + place); }
     __device__ const float* weights(u32 data) const { return (const float*)(p().model + (u64)data * 64); }
     __device__ u32 sequence(u32 row) const { return row / p().count; }
     __device__ u32 time(u32 row) const { return row % p().count; }

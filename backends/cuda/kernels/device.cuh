@@ -79,6 +79,36 @@ __device__ INLINE void copy_async(void* to, const void* from) {
 
 __device__ INLINE void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// Copies in sets: a thread's since the last end of one are a set, and all but the last `LATER` have come.
+__device__ INLINE void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LATER>
+__device__ INLINE void await_copies_but() { asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory"); }
+
+// Four matrices of 8 rows of 8 halves in shared memory, of which lane i has the place of row i % 8 of matrix i / 8: a lane gets two
+// neighbours of row lane / 4 of each, or of column lane / 4.
+__device__ INLINE void load_matrices(u32 (&to)[4], const u16* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"((u32)__cvta_generic_to_shared(row)));
+}
+
+__device__ INLINE void load_matrices_by_column(u32 (&to)[4], const u16* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"((u32)__cvta_generic_to_shared(row)));
+}
+
+// d (16x8) += a (16x16, rows) · b (16x8, columns), of halves.
+__device__ INLINE void mma_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Two floats in f16, rounded to even.
+__device__ INLINE u32 rounded_halves(float low, float high) {
+    u32 both;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+
 // d (16x8) = start + a (16x32, rows) · b (32x8, columns), exact.
 __device__ INLINE void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2], int start) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"

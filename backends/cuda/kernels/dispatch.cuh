@@ -17,11 +17,14 @@ __device__ INLINE void run_late(Run run, const Op& op) {
     switch (op.kind) {
         case OP_EMBED: return op_embed(run, op.first, *(const Embed*)p);
         case OP_PREPARE: return op_prepare(run, op.first, *(const Prepare*)p);
+        case OP_WIDEN: return op_widen(run, op.first, *(const Widen*)p);
+        case OP_MULTIPLY: return op_multiply(run, op.first, *(const Multiply*)p);
         case OP_CONVOLVE: return op_convolve(run, op.first, *(const Convolve*)p);
         case OP_WINDOW: return op_window<MANY>(run, op.first, *(const Convolve*)p);
         case OP_TIMES: return op_times(run, op.first, *(const Times*)p);
         case OP_WEIGH: return op_weigh(run, op.first, *(const Scan*)p);
         case OP_STEP: return op_step(run, op.first, *(const Scan*)p);
+        case OP_CHUNKS: return op_chunks(run, op.first, *(const Scan*)p);
         case OP_HOLD: return op_hold(run, op.first, *(const Scan*)p);
         case OP_ROTATE: return op_rotate(run, op.first, *(const Attend*)p);
         case OP_ATTEND: return op_attend(run, op.first, *(const Attend*)p);

@@ -2,8 +2,8 @@
 #pragma once
 #include "attention.cuh"
 #include "choose.cuh"
+#include "chunks.cuh"
 #include "moe.cuh"
-#include "scan.cuh"
 #include "walk.cuh"
 
 // `token` of each row through the embedding.

@@ -88,10 +88,12 @@ struct Source {
     Conv conv;
 };
 
-// Rows as codes `[row][groups][32]`, scales and sums of codes `[groups][stride]`; and as floats. Either may be NONE.
+// Rows as codes `[row][groups][32]`, scales and sums of codes `[groups][stride]`; as floats; and in f16 `[row][groups · 32]`. Each
+// may be NONE.
 struct Codes {
     u32 codes, scales, sums, stride;
     Vector floats;
+    u32 halves;
 };
 
 // Where a result v goes: v += addend; v += bias; then y = v, y = before + scale · v, or y = scale · v.
@@ -136,9 +138,23 @@ struct Product {
     Conv shift;
 };
 
+// Channels from `first` on go to `halves` too, in f16.
 struct Convolve {
     Conv conv;
-    Vector y;
+    Vector y, halves;
+    u32 first;
+};
+
+// A matrix in f16, `[rows][groups · 32]`.
+struct Widen {
+    Matrix w;
+    u32 to;
+};
+
+// Rows in f16 times such a matrix, which has `w_rows`.
+struct Multiply {
+    u32 x, w, w_rows, groups;
+    Target to;
 };
 
 struct Times {
@@ -147,7 +163,7 @@ struct Times {
     Vector raw, dt, decay;
 };
 
-// `reads`: a `HeadRead` for each head, of many rows. Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`.
+// `reads`, of many rows: a `HeadRead` for each head; of a scan in chunks B and C in f16. Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`.
 struct Scan {
     u32 heads, head_dim, d_state, n_groups, d, state, held;
     Vector x, b, c, dt, decay, reads, z, y;
@@ -192,7 +208,7 @@ struct Choose {
 };
 
 enum {
-    OP_EMBED, OP_PREPARE, OP_PRODUCT, OP_CONVOLVE, OP_WINDOW, OP_TIMES, OP_WEIGH, OP_STEP, OP_SCAN, OP_HOLD, OP_ROTATE, OP_ATTEND,
+    OP_EMBED, OP_PREPARE, OP_PRODUCT, OP_WIDEN, OP_MULTIPLY, OP_CONVOLVE, OP_WINDOW, OP_TIMES, OP_WEIGH, OP_STEP, OP_SCAN, OP_CHUNKS, OP_HOLD, OP_ROTATE, OP_ATTEND,
     OP_RING, OP_ROUTE, OP_EXPERTS, OP_COMBINE, OP_ARGMAX, OP_CHOOSE, OP_HISTOGRAM /* and three more: one a byte */
 };
 

@@ -270,11 +270,23 @@ __device__ INLINE float finished(Run run, const Source& s, const float* sums, u3
     return s.after.start == NONE ? v : v * silu(value_at(run, s.after, row, i));
 }
 
-// One row of a source: normed, gated; to `codes` and to `floats`, either of which may be absent. All threads of the block;
-// `raw(k)` is the thread's element `k` before the norm, and `weight(k)` the norm's.
+// Where a prepared row goes, each of which may be absent: as codes, as floats, in f16.
+struct RowPlaces {
+    const RowCodes* codes;
+    float* floats;
+    u16* halves;
+};
+
+// Zeros up to the end of the last group of a row in f16.
+__device__ INLINE void pad_halves(Run run, u32 len, u16* halves) {
+    u32 i = len + run.thread;
+    if (halves && i < div_up(len, GROUP) * GROUP) halves[i] = 0;
+}
+
+// One row of a source: normed, gated; to `to`. All threads of the block; `raw(k)` is the thread's element `k` before the norm, and
+// `weight(k)` the norm's.
 template <class Raw, class Weight>
-__device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats, Raw raw,
-                                     Weight weight) {
+__device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const RowPlaces& to, Raw raw, Weight weight) {
     float *x = run.shared().row, own[1][ROW_ELEMENTS];
 #pragma unroll
     for (u32 k = 0; k < ROW_ELEMENTS; k++) {
@@ -295,14 +307,16 @@ __device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const Ro
         if (i >= s.len) continue;
         // The mean has been taken from what lies in shared memory.
         own[0][k] = finished(run, s, run.shared().sums, row, s.norm.kind == LAYER ? x[i] : own[0][k], i, weight(k));
-        if (floats) floats[i] = own[0][k];
+        if (to.floats) to.floats[i] = own[0][k];
+        if (to.halves) to.halves[i] = to_half(own[0][k]);
     }
-    if (codes) quantize_short(run, s.len, *codes, own[0]);
+    pad_halves(run, s.len, to.halves);
+    if (to.codes) quantize_short(run, s.len, *to.codes, own[0]);
     __syncthreads();
 }
 
 // The same for rows of any length.
-__device__ INLINE void prepare_long(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats) {
+__device__ INLINE void prepare_long(Run run, const Source& s, u32 row, const RowPlaces& to) {
     float* x = run.shared().row;
     bool has_norm = s.norm.kind != IDENTITY;
     auto raw = [&](u32 i) { return gather(run, s, row, i, 0); };
@@ -315,18 +329,21 @@ __device__ INLINE void prepare_long(Run run, const Source& s, u32 row, const Row
     auto value = [&](u32 i) {
         return finished(run, s, run.shared().sums, row, has_norm ? x[i] : raw(i), i, norm_weight(run, s.norm, i, 0));
     };
-    if (codes) quantize(run, s.len, *codes, value);
+    if (to.codes) quantize(run, s.len, *to.codes, value);
     // In place where `floats` is `x`, so after the codes.
     __syncthreads();
-    if (floats)
-        for (u32 i = run.thread; i < s.len; i += THREADS) floats[i] = value(i);
+    if (to.floats)
+        for (u32 i = run.thread; i < s.len; i += THREADS) to.floats[i] = value(i);
+    if (to.halves)
+        for (u32 i = run.thread; i < s.len; i += THREADS) to.halves[i] = to_half(value(i));
+    pad_halves(run, s.len, to.halves);
     __syncthreads();
 }
 
 // The same with nothing loaded before, for rows of any length.
-__device__ INLINE void prepare_row(Run run, const Source& s, u32 row, const RowCodes* codes, float* floats) {
-    if (s.len > ROW_MOST) return prepare_long(run, s, row, codes, floats);
-    prepare_short(run, s, row, codes, floats, [&](u32 k) { return gather(run, s, row, run.thread, k * THREADS); },
+__device__ INLINE void prepare_row(Run run, const Source& s, u32 row, const RowPlaces& to) {
+    if (s.len > ROW_MOST) return prepare_long(run, s, row, to);
+    prepare_short(run, s, row, to, [&](u32 k) { return gather(run, s, row, run.thread, k * THREADS); },
                   [&](u32 k) { return norm_weight(run, s.norm, run.thread, k * THREADS); });
 }
 
@@ -337,10 +354,11 @@ __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
     const Source& s = p.source;
     u32 rows = p.head ? run.p().head_count : run.shared().rows * p.multiple, row_start = p.head ? run.p().head_row : 0;
     auto floats_of = [&](u32 row) { return p.to.floats.start == NONE ? nullptr : run.at(p.to.floats, row); };
+    auto halves_of = [&](u32 row) { return p.to.halves == NONE ? nullptr : run.halves(p.to.halves) + (u64)row * div_up(s.len, GROUP) * GROUP; };
     if (rows == 1 || !is_one_sum(s) || s.len > PREPARE_ELEMENTS * THREADS) {
         for (u32 row = first_unit(passed); row < rows; row += blocks()) {
             RowCodes codes = scratch_codes(run, p.to, s.len, row);
-            prepare_row(run, s, row_start + row, p.to.codes == NONE ? nullptr : &codes, floats_of(row));
+            prepare_row(run, s, row_start + row, {p.to.codes == NONE ? nullptr : &codes, floats_of(row), halves_of(row)});
         }
         return;
     }
@@ -358,6 +376,7 @@ __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
         for (u32 r = 0; r < PREPARE_ROWS; r++) {
             if (first + r >= rows) break;
             float* floats = floats_of(first + r);
+            u16* halves = halves_of(first + r);
 #pragma unroll
             for (u32 k = 0; k < PREPARE_ELEMENTS && k * THREADS < s.len; k++) {
                 u32 i = row_element(run, k);
@@ -365,7 +384,9 @@ __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
                 float weight = norm_weight(run, s.norm, run.thread, k * THREADS);
                 own[r][k] = finished(run, s, run.shared().sums + r, row_start + first + r, own[r][k], i, weight);
                 if (floats) floats[i] = own[r][k];
+                if (halves) halves[i] = to_half(own[r][k]);
             }
+            pad_halves(run, s.len, halves);
             if (p.to.codes != NONE) quantize_short(run, s.len, scratch_codes(run, p.to, s.len, first + r), own[r]);
         }
     }

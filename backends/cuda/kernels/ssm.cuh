@@ -6,12 +6,16 @@
 
 __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
     const Conv& c = p.conv;
+    auto store = [&](u64 row, u32 i, float y) {
+        run.at(p.y, row)[i] = y;
+        if (p.halves.start != NONE && i >= p.first) ((u16*)run.at(p.halves, row))[i - p.first] = to_half(y);
+    };
     u32 count = run.p().count, parts = div_up(count, CONV_TOKENS);
     if (c.width > TAPS || count == 1) {
         u64 all = (u64)run.shared().rows * c.channels;
         for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
             u32 row = n / c.channels, i = n % c.channels;
-            run.at(p.y, row)[i] = convolved(run, c, row, i);
+            store(row, i, convolved(run, c, row, i));
         }
         return;
     }
@@ -34,7 +38,7 @@ __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
             if (first + k >= count) break;
 #pragma unroll
             for (u32 j = 0; j < TAPS - 1; j++) taps.window[j] = j + 1 < c.width ? x[k + j] : 0.0f;
-            run.at(p.y, (u64)sequence * count + first + k)[i] = apply_taps(c, taps, x[k + c.width - 1]);
+            store((u64)sequence * count + first + k, i, apply_taps(c, taps, x[k + c.width - 1]));
         }
     }
 }

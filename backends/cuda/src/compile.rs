@@ -12,14 +12,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Name and text of every source file; the first includes the others, the second is the one that models replace.
-const SOURCES: [(&CStr, &str); 16] = [
+const SOURCES: [(&CStr, &str); 18] = [
     (c"sarit.cu", include_str!("../kernels/sarit.cu")),
     (c"dispatch.cuh", include_str!("../kernels/dispatch.cuh")),
     (c"attention.cuh", include_str!("../kernels/attention.cuh")),
     (c"block.cuh", include_str!("../kernels/block.cuh")),
     (c"choose.cuh", include_str!("../kernels/choose.cuh")),
+    (c"chunks.cuh", include_str!("../kernels/chunks.cuh")),
     (c"device.cuh", include_str!("../kernels/device.cuh")),
     (c"grid.cuh", include_str!("../kernels/grid.cuh")),
+    (c"half.cuh", include_str!("../kernels/half.cuh")),
     (c"math.cuh", include_str!("../kernels/math.cuh")),
     (c"moe.cuh", include_str!("../kernels/moe.cuh")),
     (c"operations.cuh", include_str!("../kernels/operations.cuh")),

@@ -42,5 +42,5 @@ pub use compile::{Special, cache_folder, compile, file_name, has_compiler, kerne
 pub use cuda::{Cuda, DeviceModel, Info, Registered, devices};
 pub use device::Device;
 pub use error::CudaError;
-pub use program::{Params, SIZES, dispatch};
+pub use program::{Params, Prompts, SIZES, dispatch};
 pub use streams::{DeviceMemory, Request, Streams};

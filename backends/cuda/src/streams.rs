@@ -2,7 +2,7 @@
 
 use crate::device::Device;
 use crate::error::CudaError;
-use crate::program::{Params, Program, Programs, SamplingOf, Sequence, TOP_K_MOST};
+use crate::program::{Params, Program, Programs, Prompts, SamplingOf, Sequence, TOP_K_MOST};
 use bytemuck::Pod;
 use sarit_core::{Model, Sampling, State, StateDType, StepError};
 use std::ops::Range;
@@ -13,6 +13,8 @@ const STEPS: usize = 32;
 const STOP_TOKENS: usize = 64;
 /// Logits of so many tokens are made at once.
 const LOGIT_ROWS: usize = 16;
+/// Tokens of a prompt from which on it is read in f16, where it may be.
+const HALVES_LEAST: usize = 17;
 /// Words that the blocks of a launch share.
 const CONTROL_BYTES: usize = 64;
 
@@ -39,9 +41,15 @@ impl DeviceMemory {
     ///
     /// # Errors
     /// If the kernels cannot run the model.
-    pub fn of(model: &Model<'_>, streams: usize, chunk: usize, grid: usize) -> Result<Self, CudaError> {
+    pub fn of(
+        model: &Model<'_>,
+        streams: usize,
+        chunk: usize,
+        grid: usize,
+        prompts: Prompts,
+    ) -> Result<Self, CudaError> {
         let rows = chunk.max(streams);
-        let programs = Programs::new(model, rows, logit_rows(streams, rows), grid)?;
+        let programs = Programs::new(model, rows, logit_rows(streams, rows), grid, prompts)?;
         Ok(Self {
             model_bytes: model.file_bytes(),
             state_bytes: model.state_bytes() * streams,
@@ -101,8 +109,17 @@ impl Mail {
     }
 }
 
+/// Which program runs, in the order in which they lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ProgramKind {
+    One,
+    Many,
+    Halves,
+}
+
 /// A launch; the letter holds the sequences, tokens, samplings and stop tokens.
 struct Launch {
+    kind: ProgramKind,
     /// Of the program.
     ops: Range<usize>,
     sequences: usize,
@@ -118,7 +135,8 @@ struct Launch {
 impl Launch {
     /// Of so many sequences with so many tokens each: one step of nothing, without logits.
     fn new(sequences: usize, count: usize) -> Self {
-        Self { ops: 0..0, sequences, count, steps: 1, head: 0..0, stop: 0, sampled: false }
+        let kind = if sequences * count == 1 { ProgramKind::One } else { ProgramKind::Many };
+        Self { kind, ops: 0..0, sequences, count, steps: 1, head: 0..0, stop: 0, sampled: false }
     }
 }
 
@@ -138,9 +156,9 @@ pub struct Streams<'m, D: Device> {
     weights: D::Model<'m>,
     states: D::Buffer,
     scratch: D::Buffer,
-    /// Operations of both programs, then their tables.
+    /// Each program's operations, then its tables.
     code: D::Buffer,
-    code_starts: [[usize; 2]; 2],
+    code_starts: [[usize; 2]; 3],
     mail: D::Buffer,
     mail_layout: Mail,
     /// Messages as they go out and come back.
@@ -159,11 +177,26 @@ impl<'m, D: Device> Streams<'m, D> {
     /// The most tokens that may end a text.
     pub const STOP_MOST: usize = STOP_TOKENS;
 
-    /// Brings `model` to `device`, with memory for `streams` streams that read up to `chunk` tokens at once.
+    /// Brings `model` to `device`, with memory for `streams` streams that read up to `chunk` tokens at once. All has the bits of
+    /// [`sarit_core::Scalar`].
     ///
     /// # Errors
     /// If the device has too little memory, or the kernels cannot run the model.
-    pub fn new(mut device: D, model: Model<'m>, streams: usize, chunk: usize) -> Result<Self, CudaError> {
+    pub fn new(device: D, model: Model<'m>, streams: usize, chunk: usize) -> Result<Self, CudaError> {
+        Self::with_prompts(device, model, streams, chunk, Prompts::Exact)
+    }
+
+    /// The same, with prompts read as `prompts` says.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_prompts(
+        mut device: D,
+        model: Model<'m>,
+        streams: usize,
+        chunk: usize,
+        prompts: Prompts,
+    ) -> Result<Self, CudaError> {
         if streams == 0 || chunk == 0 {
             return Err(CudaError::Empty);
         }
@@ -173,19 +206,19 @@ impl<'m, D: Device> Streams<'m, D> {
         let rows = chunk.max(streams);
         let logit_rows = logit_rows(streams, rows);
         // Scores lie in scratch for each block, so the grid comes first; it depends on the shared memory only.
-        let any_grid = Programs::new(&model, rows, logit_rows, 1)?;
+        let any_grid = Programs::new(&model, rows, logit_rows, 1, prompts)?;
         device.load(&any_grid.dispatch)?;
         let shared_bytes = any_grid.shared_bytes();
         let grids = [device.grid(false, shared_bytes)?, device.grid(true, shared_bytes)?];
         let grid = grids[0].max(grids[1]);
-        let programs = Programs::new(&model, rows, logit_rows, grid)?;
+        let programs = Programs::new(&model, rows, logit_rows, grid, prompts)?;
         let mail_layout = Mail::new(streams, rows);
 
         let (code, code_starts) = code(&programs);
         let weights = device.model(model.bytes())?;
         let memory = DeviceMemory {
             model_bytes: device.model_bytes(&weights),
-            ..DeviceMemory::of(&model, streams, chunk, grid)?
+            ..DeviceMemory::of(&model, streams, chunk, grid, prompts)?
         };
         let mut states = device.allocate(memory.state_bytes.max(64))?;
         device.clear(&mut states, 0, memory.state_bytes)?;
@@ -458,8 +491,11 @@ impl<'m, D: Device> Streams<'m, D> {
     fn read_part(&mut self, stream: usize, tokens: &[u32]) -> Result<(), CudaError> {
         self.address(std::iter::once((stream, tokens[0])))?;
         part(&mut self.letter, self.mail_layout.tokens, tokens.len()).copy_from_slice(tokens);
-        let ops = 0..self.program(tokens.len()).body;
-        self.launch(&Launch { ops, ..Launch::new(1, tokens.len()) })?;
+        let mut launch = Launch { ops: 0..self.program(tokens.len()).body, ..Launch::new(1, tokens.len()) };
+        if let Some(halves) = self.programs.halves.as_ref().filter(|_| tokens.len() >= HALVES_LEAST) {
+            launch = Launch { kind: ProgramKind::Halves, ops: 0..halves.body, ..launch };
+        }
+        self.launch(&launch)?;
         self.positions[stream] += tokens.len() as u64;
         Ok(())
     }
@@ -475,10 +511,10 @@ impl<'m, D: Device> Streams<'m, D> {
         if rows == 0 {
             return Ok(());
         }
-        let many = rows > 1;
+        let many = l.kind != ProgramKind::One;
         let at = self.mail_layout;
         self.device.write(&mut self.mail, 0, part(&mut self.letter, 0, at.chosen))?;
-        let [ops, tables] = self.code_starts[usize::from(many)].map(|start| start as u64);
+        let [ops, tables] = self.code_starts[l.kind as usize].map(|start| start as u64);
         let code = self.device.address(&self.code);
         let mail = |start: usize| self.device.address(&self.mail) + start as u64;
         let params = Params {
@@ -526,10 +562,12 @@ impl<D: Device> Drop for Streams<'_, D> {
     }
 }
 
-/// Operations of both programs, each followed by its tables, and where each starts in bytes.
-fn code(programs: &Programs) -> (Vec<u8>, [[usize; 2]; 2]) {
+/// Operations of each program followed by its tables, and where each starts in bytes.
+fn code(programs: &Programs) -> (Vec<u8>, [[usize; 2]; 3]) {
     let mut code: Vec<u8> = Vec::new();
-    let starts = [&programs.one, &programs.many].map(|program| {
+    let all = [Some(&programs.one), Some(&programs.many), programs.halves.as_ref()];
+    let starts = all.map(|program| {
+        let Some(program) = program else { return [0; 2] };
         let parts: [&[u8]; 2] = [bytemuck::cast_slice(&program.ops), bytemuck::cast_slice(&program.tables)];
         parts.map(|part| {
             code.resize(code.len().next_multiple_of(64), 0);

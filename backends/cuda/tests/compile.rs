@@ -3,7 +3,7 @@
 
 use sarit_core::Model;
 use sarit_cpu::AlignedBytes;
-use sarit_cuda::{CudaError, Special, compile, dispatch, file_name, has_compiler, kernels};
+use sarit_cuda::{CudaError, Prompts, Special, compile, dispatch, file_name, has_compiler, kernels};
 
 /// Jetson Orin, H100, Jetson Thor.
 const ARCHS: [&str; 3] = ["sm_87", "sm_90", "sm_110"];
@@ -34,12 +34,12 @@ fn without_a_device_there_is_an_error_that_says_so() {
 }
 
 /// `dispatch.cuh` of the bundled model.
-fn bundled() -> String {
+fn bundled(prompts: Prompts) -> String {
     let file =
         std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/indic-qa-natural.sarit")).unwrap();
     let mut bytes = AlignedBytes::zeroed(file.len()).unwrap();
     bytes.copy_from_slice(&file);
-    dispatch(&Model::from_bytes(&bytes).unwrap()).unwrap()
+    dispatch(&Model::from_bytes(&bytes).unwrap(), prompts).unwrap()
 }
 
 #[test]
@@ -47,16 +47,17 @@ fn kernels_compile_for_every_architecture() {
     if !can_compile() {
         return;
     }
-    let dispatch = bundled();
+    let [exact, halves] = [Prompts::Exact, Prompts::Halves].map(bundled);
+    let special = |dispatch| Some(Special { dispatch, blocks: 16 });
     for arch in ARCHS {
-        for special in [None, Some(Special { dispatch: &dispatch, blocks: 16 })] {
+        for (what, special) in [
+            ("any model", None),
+            ("bundled model", special(&exact)),
+            ("the same with prompts in f16", special(&halves)),
+        ] {
             let cubin = compile(arch, special).unwrap_or_else(|error| panic!("{error}"));
             assert!(cubin.starts_with(b"\x7fELF"), "{arch}");
-            println!(
-                "{arch}, {}: {} bytes",
-                if special.is_some() { "bundled model" } else { "any model" },
-                cubin.len()
-            );
+            println!("{arch}, {what}: {} bytes", cubin.len());
         }
     }
     assert!(matches!(compile("sm_1", None), Err(CudaError::Compile { .. })));
@@ -68,7 +69,7 @@ fn arithmetic_is_exact() {
     if !can_compile() {
         return;
     }
-    let dispatch = bundled();
+    let dispatch = bundled(Prompts::Halves);
     for special in [None, Some(Special { dispatch: &dispatch, blocks: 16 })] {
         let ptx = compile("compute_87", special).unwrap_or_else(|error| panic!("{error}"));
         let ptx = String::from_utf8(ptx).expect("PTX is text");

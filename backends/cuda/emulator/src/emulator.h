@@ -94,6 +94,9 @@ inline void store_posted(Posted* p, Posted v) {
 
 inline void copy_async(void* to, const void* from) { memcpy(to, from, 16); }
 inline void await_copies() {}
+inline void end_copies() {}
+template <int LATER>
+inline void await_copies_but() {}
 
 inline u32 __shfl_xor_sync(u32, u32 x, int mask) { return emulator::exchange(&x, 1)[threadIdx.x % 32 ^ mask]; }
 inline int __shfl_xor_sync(u32 all, int x, int mask) { return (int)__shfl_xor_sync(all, (u32)x, mask); }
@@ -158,6 +161,24 @@ inline void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2], int start)
     }
 }
 
+// The layouts of "ldmatrix": addresses go from lane to lane as two words.
+inline void load_matrices(u32 (&to)[4], const u16* row, u32 row_step, u32 column_step) {
+    u64 own = (u64)row;
+    const u32* all = emulator::exchange((const u32*)&own, 2);
+    u32 lane = threadIdx.x % 32;
+    for (u32 i = 0; i < 4; i++) {
+        to[i] = 0;
+        for (u32 k = 0; k < 2; k++) {
+            u32 r = lane / 4 * row_step + (lane % 4 * 2 + k) * column_step, c = lane / 4 * column_step + (lane % 4 * 2 + k) * row_step;
+            u64 address;
+            memcpy(&address, all + (i * 8 + r) * 2, 8);
+            to[i] |= (u32)((const u16*)address)[c] << 16 * k;
+        }
+    }
+}
+inline void load_matrices(u32 (&to)[4], const u16* row) { load_matrices(to, row, 1, 0); }
+inline void load_matrices_by_column(u32 (&to)[4], const u16* row) { load_matrices(to, row, 0, 1); }
+
 inline float half_to_float(u16 bits) {
     u32 sign = (u32)(bits >> 15) << 31, exponent = bits >> 10 & 31, fraction = bits & 1023;
     if (exponent == 0) {
@@ -165,4 +186,30 @@ inline float half_to_float(u16 bits) {
         return sign ? -x : x;
     }
     return __uint_as_float(sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | fraction << 13);
+}
+
+inline u32 rounded_half(float x) {
+    u32 bits = __float_as_uint(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return sign | 0x7e00;
+    if (magnitude >= 0x477ff000) return sign | 0x7c00;
+    // Adding the power of two whose last bit is that of the half rounds to it, as the host's addition does.
+    u32 exponent = magnitude >> 23 > 113 ? magnitude >> 23 : 113;
+    float unit = __uint_as_float((exponent + 13) << 23), rounded = (__uint_as_float(magnitude) + unit) - unit;
+    u32 units = (u32)(rounded * __uint_as_float((127 + 24 - (exponent - 113)) << 23));
+    return sign | (units + ((exponent - 113) << 10));
+}
+inline u32 rounded_halves(float low, float high) { return rounded_half(low) | rounded_half(high) << 16; }
+
+// The layouts of the PTX manual, "Matrix Fragments for mma.m16n8k16" of f16. The order of the sum is not the device's.
+inline void mma_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    u32 own[6] = {a[0], a[1], a[2], a[3], b0, b1}, lane = threadIdx.x % 32;
+    const u32* all = emulator::exchange(own, 6);
+    for (u32 e = 0; e < 4; e++) {
+        u32 lower = e / 2, row = lane / 4, column = lane % 4 * 2 + e % 2;
+        for (u32 k = 0; k < 16; k++) {
+            u32 x = all[(row * 4 + k % 8 / 2) * 6 + lower + k / 8 * 2] >> k % 2 * 16;
+            u32 y = all[(column * 4 + k % 8 / 2) * 6 + 4 + k / 8] >> k % 2 * 16;
+            d[e] += half_to_float((u16)x) * half_to_float((u16)y);
+        }
+    }
 }

@@ -234,9 +234,9 @@ impl Device for Emulator {
 }
 
 /// Sizes of the kernels' records, as [`sarit_cuda::SIZES`].
-pub fn sizes() -> [u64; 16] {
-    let mut sizes = [0; 16];
-    // SAFETY: there are 16.
+pub fn sizes() -> [u64; 18] {
+    let mut sizes = [0; 18];
+    // SAFETY: there are 18.
     unsafe { emulator_sizes(sizes.as_mut_ptr()) };
     sizes
 }

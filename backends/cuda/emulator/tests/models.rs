@@ -1,14 +1,13 @@
 //! Whole models on the emulated device against the scalar definition: every family, every weight type.
 
+mod common;
+
+use common::mamba2;
 use sarit_core::format::FINGERPRINT_START;
 use sarit_core::{DType, Engine, Model, Sampler, Sampling, Scalar, Scratch, State, StateDType};
-use sarit_cpu::AlignedBytes;
-use sarit_cuda::{Device, DeviceMemory, Request, Streams};
+use sarit_cuda::{Device, DeviceMemory, Prompts, Request, Streams};
 use sarit_cuda_emulator::Emulator;
-use sarit_tests::{
-    Lent, assert_same_bits, converted, converted_with_window, families, golden, run, tokens, write_checkpoint,
-};
-use std::collections::BTreeMap;
+use sarit_tests::{Lent, assert_same_bits, converted_with_window, families, golden, run, tokens};
 
 /// Smaller than the texts, so that rings of attention wrap around.
 const WINDOW: usize = 7;
@@ -79,7 +78,9 @@ fn blocks_without_units_leave_the_bits_alone() {
     let golden =
         ["mamba-tiny", "mamba2-groups"].map(|name| converted_with_window(&golden(name), DType::F32, None));
     // Two, three and nine groups for a lane of the sum over groups.
-    for file in golden.into_iter().chain([mamba2(9, 288), mamba2(16, 576), mamba2(4, 2304)]) {
+    let sized = [(9, 288), (16, 576), (4, 2304)];
+    let sized = sized.map(|(d_state, d_inner)| mamba2(d_state, d_inner, DType::Q8));
+    for file in golden.into_iter().chain(sized) {
         let model = Model::from_bytes(&file).unwrap();
         let ids = tokens(5, model.vocab_len());
         let want = run(model, Scalar, &ids, 1);
@@ -91,41 +92,11 @@ fn blocks_without_units_leave_the_bits_alone() {
     }
 }
 
-/// Mamba-2 with states of `d_state` elements, two groups, four heads and, with 48 channels, units that are not full.
-fn mamba2(d_state: usize, d_inner: usize) -> AlignedBytes {
-    let (d_model, heads, bc, vocab) = (24, 4, 2 * 2 * d_state, 31);
-    let (head_dim, expand) = (d_inner / heads, d_inner / d_model);
-    let config = format!(
-        r#"{{"model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"], "hidden_size": {d_model},
-        "num_hidden_layers": 1, "vocab_size": {vocab}, "state_size": {d_state}, "expand": {expand}, "conv_kernel": 4,
-        "n_groups": 2, "head_dim": {head_dim}, "num_heads": {heads}, "rms_norm": true, "use_bias": false,
-        "use_conv_bias": true, "hidden_act": "silu", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": true,
-        "time_step_limit": [0.0, {{"__float__": "Infinity"}}]}}"#
-    );
-    let layer = "backbone.layers.0";
-    let tensors = [
-        ("backbone.embeddings.weight".into(), (vec![vocab, d_model], 1.0)),
-        ("backbone.norm_f.weight".into(), (vec![d_model], 1.0)),
-        (format!("{layer}.norm.weight"), (vec![d_model], 1.0)),
-        (format!("{layer}.mixer.in_proj.weight"), (vec![2 * d_inner + bc + heads, d_model], 0.5)),
-        (format!("{layer}.mixer.conv1d.weight"), (vec![d_inner + bc, 1, 4], 0.7)),
-        (format!("{layer}.mixer.conv1d.bias"), (vec![d_inner + bc], 0.2)),
-        (format!("{layer}.mixer.dt_bias"), (vec![heads], 1.0)),
-        (format!("{layer}.mixer.A_log"), (vec![heads], 1.0)),
-        (format!("{layer}.mixer.D"), (vec![heads], 1.0)),
-        (format!("{layer}.mixer.norm.weight"), (vec![d_inner], 1.0)),
-        (format!("{layer}.mixer.out_proj.weight"), (vec![d_model, d_inner], 0.5)),
-    ];
-    let folder = tempfile::tempdir().unwrap();
-    write_checkpoint(folder.path(), &config, &BTreeMap::from(tensors), d_state as u64);
-    converted(folder.path(), DType::Q8)
-}
-
 #[test]
 fn tokens_are_held_and_taken_in_as_by_scalar() {
     // One for each number of elements that a thread may have.
     for d_state in [9, 24, 72, 136] {
-        let file = mamba2(d_state, 48);
+        let file = mamba2(d_state, 48, DType::Q8);
         let model = Model::from_bytes(&file).unwrap();
         let ids = tokens(37, model.vocab_len());
         let want = run(model, Scalar, &ids, 1);
@@ -245,7 +216,7 @@ fn a_model_in_the_hosts_memory_takes_none_of_the_devices() {
     let file = converted_with_window(&golden("mamba2-tiny"), DType::Q8, None);
     let model = Model::from_bytes(&file).unwrap();
     let streams = Streams::new(DEVICES[0], model, 2, 3).unwrap();
-    let with_copy = DeviceMemory::of(&model, 2, 3, DEVICES[0].grid).unwrap();
+    let with_copy = DeviceMemory::of(&model, 2, 3, DEVICES[0].grid, Prompts::Exact).unwrap();
     assert_eq!(streams.memory(), DeviceMemory { model_bytes: 0, ..with_copy });
 }
 

@@ -40,6 +40,24 @@ fn scan_floats(p: &Ssm<'_>) -> usize {
     ((stages * 2 * HELD + SCAN_CHANNELS) * row).max(step)
 }
 
+/// Channels, tokens and most elements of a state of a scan in chunks: as the kernels have them.
+const CHUNK_CHANNELS: usize = 16;
+const CHUNK: usize = 64;
+const CHUNK_STATES: usize = 128;
+
+/// Whether a scan can run in chunks.
+fn can_chunk(p: &Ssm<'_>) -> bool {
+    p.decays_by_head()
+        && p.d_state <= CHUNK_STATES
+        && p.d_state.is_multiple_of(16)
+        && p.head_dim.is_multiple_of(CHUNK_CHANNELS)
+}
+
+/// Floats in shared memory of a scan in chunks: B and C of two chunks and states, in f16.
+fn chunk_floats(p: &Ssm<'_>) -> usize {
+    (2 * 2 * CHUNK + CHUNK_CHANNELS) * (p.d_state + 8) / 2
+}
+
 /// Units of the scan of one sequence: each is of one group.
 fn scan_units(p: &Ssm<'_>) -> usize {
     p.n_groups * (p.d_inner() / p.n_groups).div_ceil(SCAN_CHANNELS)
@@ -235,7 +253,7 @@ impl<'m> Builder<'m> {
         if self.one {
             self.shift = conv;
         } else {
-            self.op(Kind::Window, channels.div_ceil(THREADS), &Convolve { conv, y: Vector::NONE });
+            self.op(Kind::Window, channels.div_ceil(THREADS), &Convolve::floats(conv, Vector::NONE));
             self.no_barrier();
         }
         if posting.within {
@@ -307,7 +325,14 @@ impl<'m> Builder<'m> {
         let mut times = Times { time: scan.time, heads: heads as u32, raw: scan.dt, dt, decay };
         let rows = self.extent.rows;
         let threads = |len: usize| (rows * len).div_ceil(THREADS);
-        self.op(Kind::Convolve, threads(p.conv_channels()), &Convolve { conv: scan.conv, y: conv });
+        let in_chunks = self.halves && can_chunk(p);
+        let mut convolve = Convolve::floats(scan.conv, conv);
+        if in_chunks {
+            // B and C.
+            scan.reads = self.buffer(Buffer::HalfStates, bc);
+            (convolve.halves, convolve.first) = (scan.reads, d_inner as u32);
+        }
+        self.op(Kind::Convolve, threads(p.conv_channels()), &convolve);
         if let Some(select) = &p.select {
             let rank = scan.rank as usize;
             let to = Map { matrix: &select.x_proj, adapter: None, to: Target::store(scan.select) };
@@ -334,6 +359,12 @@ impl<'m> Builder<'m> {
         }
         self.op(Kind::Times, threads(heads), &times);
         (scan.x, scan.dt, scan.decay) = (conv, dt, decay);
+        if in_chunks {
+            self.shared(chunk_floats(p), 0)?;
+            self.op(Kind::Chunks, d_inner / CHUNK_CHANNELS, &scan);
+            self.hold(p, &scan);
+            return Ok(());
+        }
         if p.decays_by_head() {
             scan.reads = self.buffer(Buffer::Reads, heads * HEAD_READ);
             self.shared(WEIGH_ROWS * HELD * (heads + p.n_groups), 0)?;
@@ -345,12 +376,16 @@ impl<'m> Builder<'m> {
         self.no_barrier();
         self.op(Kind::Scan, scan_units(p), &scan);
         if p.decays_by_head() {
-            // Held tokens are read by the scan only, which is over.
-            let len = d_inner + bc + heads;
-            self.op(Kind::Hold, threads(len), &scan);
-            self.no_barrier();
+            self.hold(p, &scan);
         }
         Ok(())
+    }
+
+    /// The last tokens become held ones. Those are read by the scan only, which is over.
+    fn hold(&mut self, p: &Ssm<'m>, scan: &ScanOf) {
+        let len = self.extent.rows * (p.d_inner() + p.bc_len() + p.heads);
+        self.op(Kind::Hold, len.div_ceil(THREADS), scan);
+        self.no_barrier();
     }
 
     fn time(&self, p: &Ssm<'m>) -> TimeOf {
@@ -396,7 +431,7 @@ impl<'m> Builder<'m> {
                 channels: qkv_len as u32,
                 silu: 0,
             };
-            let record = Convolve { conv, y: qkv };
+            let record = Convolve::floats(conv, qkv);
             self.op(Kind::Convolve, (rows * qkv_len).div_ceil(THREADS), &record);
             convolve = Some(record);
         }
@@ -487,7 +522,7 @@ impl<'m> Builder<'m> {
             silu: 0,
         };
         let y = self.buffer(Buffer::Inner, channels);
-        let record = Convolve { conv, y };
+        let record = Convolve::floats(conv, y);
         self.op(Kind::Convolve, (self.extent.rows * channels).div_ceil(THREADS), &record);
         self.op(Kind::Window, channels.div_ceil(THREADS), &record);
         self.no_barrier();

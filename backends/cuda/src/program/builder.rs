@@ -1,8 +1,8 @@
 //! Puts a program together: buffers in scratch, places in the model, inputs of products, barriers.
 
 use super::records::{
-    Codes, ConvOf, Kind, Mat, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source, Target, Vector,
-    input, target, wait,
+    Codes, ConvOf, Kind, Mat, Multiply, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source,
+    Target, Vector, Widen, input, target, wait,
 };
 use crate::error::CudaError;
 use bytemuck::Pod;
@@ -13,13 +13,16 @@ use std::ops::Range;
 /// Bytes of shared memory of a block up to which blocks make inputs for themselves; and those that every device since
 /// compute capability 8.0 has.
 const FUSED_BYTES: usize = 64 << 10;
-const SHARED_BYTES: usize = 96 << 10;
+const SHARED_BYTES: usize = 99 << 10;
 
 /// Floats beside a row in shared memory, so that the lanes of its norm's sum lie apart.
 const NORM_PAD: usize = 64;
 
 /// Floats that the lanes of a product with many rows take in shared memory beyond the place of partial sums.
 const MMA_FLOATS: usize = 13312;
+
+/// Floats of shared memory that the parts of products in f16 take: three parts of 32 columns of 128 rows and 256 of weights.
+const HALF_FLOATS: usize = 3 * (128 + 256) * GROUP / 2;
 
 /// Rows of up to so many elements that a block prepares at once, if there are several: as the kernels have it.
 const PREPARE_ROWS: usize = 4;
@@ -70,6 +73,11 @@ pub(super) enum Buffer {
     /// A prepared row as floats; of a low-rank part.
     Floats,
     LowFloats,
+    /// Inputs of products in f16, and what a scan in chunks reads.
+    Halves,
+    HalfStates,
+    /// Matrices in f16.
+    Widened,
     Logits,
     /// Attention scores: one row for each block of the grid.
     Scores,
@@ -138,6 +146,7 @@ impl Layout {
                 match i {
                     _ if i == Buffer::Scores as usize => extent.grid,
                     _ if i == Buffer::Logits as usize => extent.logit_rows,
+                    _ if i == Buffer::Widened as usize => 1,
                     _ if i >= Buffer::PostedResidual as usize => 1,
                     _ => extent.rows,
                 },
@@ -185,12 +194,23 @@ pub(super) enum Residual {
     PostedBy(usize),
 }
 
+/// What a program is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    /// One row, with as few barriers as can be.
+    One,
+    /// Any number of rows.
+    Many,
+    /// Many rows of each sequence, in f16.
+    Halves,
+}
+
 pub(super) struct Builder<'m> {
     pub(super) model: Model<'m>,
     pub(super) layout: Layout,
     pub(super) extent: Extent,
-    /// For one row, with as few barriers as can be; else for any number.
     pub(super) one: bool,
+    pub(super) halves: bool,
     pub(super) ops: Vec<Op>,
     pub(super) tables: Vec<u32>,
     /// A convolution whose window the next product shifts, of one row.
@@ -207,12 +227,13 @@ pub(super) struct Builder<'m> {
 }
 
 impl<'m> Builder<'m> {
-    pub(super) fn new(model: &Model<'m>, layout: Layout, extent: Extent, one: bool) -> Self {
+    pub(super) fn new(model: &Model<'m>, layout: Layout, extent: Extent, what: For) -> Self {
         Self {
             model: *model,
             layout,
             extent,
-            one,
+            one: what == For::One,
+            halves: what == For::Halves,
             ops: Vec::new(),
             tables: Vec::new(),
             shift: ConvOf::NONE,
@@ -256,7 +277,7 @@ impl<'m> Builder<'m> {
 
     /// A set of codes for `multiple` rows of `len` elements for each row.
     fn codes(&mut self, set: usize, len: usize, multiple: usize, quantized: bool, floats: bool) -> Codes {
-        let mut codes = Codes { codes: NONE, scales: NONE, sums: NONE, stride: 0, floats: Vector::NONE };
+        let mut codes = Codes::NONE;
         if quantized {
             let groups = len.div_ceil(GROUP);
             self.layout.groups[set] = self.layout.groups[set].max(groups * multiple);
@@ -401,7 +422,7 @@ impl<'m> Builder<'m> {
     /// The rows of `source` as floats in `to`.
     pub(super) fn floats(&mut self, source: &Source, to: Vector) -> Result<(), CudaError> {
         self.shared(self.prepared_floats(source), 0)?;
-        let to = Codes { codes: NONE, scales: NONE, sums: NONE, stride: 0, floats: to };
+        let to = Codes { floats: to, ..Codes::NONE };
         let record = Prepare { source: *source, multiple: 1, head: 0, to };
         self.op(Kind::Prepare, self.extent.rows, &record);
         Ok(())
@@ -434,6 +455,9 @@ impl<'m> Builder<'m> {
         set: usize,
         head: bool,
     ) -> Result<(), CudaError> {
+        if self.halves && !head && maps.iter().all(|map| map.adapter.is_none()) {
+            return self.multiply(source, maps);
+        }
         let all_kinds = kinds(maps);
         let codes = if self.can_fuse(source, maps) {
             None
@@ -461,6 +485,41 @@ impl<'m> Builder<'m> {
         Ok(())
     }
 
+    /// The same in f16: the rows and all matrices are brought into it, then multiplied.
+    fn multiply(&mut self, source: &Source, maps: &[Map<'_, 'm>]) -> Result<(), CudaError> {
+        let len = source.len as usize;
+        let groups = len.div_ceil(GROUP);
+        self.shared(self.prepared_floats(source).max(HALF_FLOATS), 0)?;
+        let x = self.buffer(Buffer::Halves, groups * GROUP / 2).start;
+        let record =
+            Prepare { source: *source, multiple: 1, head: 0, to: Codes { halves: x, ..Codes::NONE } };
+        self.op(Kind::Prepare, self.extent.rows, &record);
+        let floats = |matrix: &Matrix<'m>| matrix.rows() * groups * GROUP / 2;
+        let mut w = self.buffer(Buffer::Widened, maps.iter().map(|map| floats(map.matrix)).sum()).start;
+        let mut records = Vec::new();
+        for map in maps {
+            self.no_barrier();
+            let units = (map.matrix.rows() * groups * GROUP / 8).div_ceil(THREADS);
+            self.op(Kind::Widen, units, &Widen { w: self.mat(map.matrix), to: w });
+            records.push(Multiply {
+                x,
+                w,
+                w_rows: map.matrix.rows() as u32,
+                groups: groups as u32,
+                to: map.to,
+            });
+            w += floats(map.matrix) as u32;
+        }
+        for (i, record) in records.iter().enumerate() {
+            if i > 0 {
+                self.no_barrier();
+            }
+            self.writes(record.to.y);
+            self.op(Kind::Multiply, self.extent.grid, record);
+        }
+        Ok(())
+    }
+
     fn product(
         &mut self,
         source: &Source,
@@ -471,7 +530,6 @@ impl<'m> Builder<'m> {
         head: bool,
     ) -> Result<(), CudaError> {
         let (len, quantized) = (source.len as usize, matrix.is_quantized());
-        let none = Codes { codes: NONE, scales: NONE, sums: NONE, stride: 0, floats: Vector::NONE };
         let input = match codes {
             Some(_) => input::PREPARED,
             None if *held == Some(quantized) => input::REUSED,
@@ -488,7 +546,7 @@ impl<'m> Builder<'m> {
         let settled = to.before.is_posted() || self.is_settled(to.before);
         let settled = (self.one && to.kind == target::ADD && settled).into();
         self.writes(to.y);
-        let codes = codes.unwrap_or(none);
+        let codes = codes.unwrap_or(Codes::NONE);
         let shift = std::mem::replace(&mut self.shift, ConvOf::NONE);
         let record = Product { input, head: head.into(), settled, source: *source, codes, w, to, shift };
         let unit_rows = if quantized { TILE_ROWS / 2 } else { HALF_WARPS };

@@ -1,10 +1,10 @@
 //! From a model's plan to the list of operations that the kernels run. Nothing here needs a device.
 //!
-//! There are two programs. That for one row (a decoded token) has as few barriers as the arithmetic allows: each block
+//! There are two programs, and a third for who wants prompts read fast instead of in the contract's bits. That for one row (a decoded token) has as few barriers as the arithmetic allows: each block
 //! norms and quantizes the input of a product for itself, and convolves what it scans. In and between Mamba blocks there is
 //! none, if rows are at most 5,120 long: numbers are posted together with the turn of the operation that made them, and who
 //! reads one asks until it has that turn ([`Builder::posts`]). An MLP has 2 barriers. The program for many rows (a prompt, or
-//! several streams) does each thing once, with a barrier after it.
+//! several streams) does each thing once, with a barrier after it. The third does that in f16.
 //!
 //! Places are relative: to the model, the state, the scratch. So a program is the same on every device.
 
@@ -14,7 +14,7 @@ mod records;
 mod shapes;
 
 use crate::error::CudaError;
-use builder::{Buffer, Builder, Extent, Layout, ROW_MOST, Residual, map, shared_bytes};
+use builder::{Buffer, Builder, Extent, For, Layout, ROW_MOST, Residual, map, shared_bytes};
 use records::{Choose, Embed, Kind, Op, Source, Target, Vector, target};
 use sarit_core::plan::{BlockInput, Input};
 use sarit_core::{Block, Model};
@@ -36,11 +36,24 @@ pub(crate) struct Program {
     pub(crate) head: usize,
 }
 
-/// Both programs of a model and the scratch that they share.
+/// How prompts are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Prompts {
+    /// With the bits of [`sarit_core::Scalar`].
+    #[default]
+    Exact,
+    /// Of more than 16 tokens: products in f16 with sums in f32 on the tensor cores, and states with a decay per head in chunks (Mamba-2's SSD).
+    /// Several times as fast; results differ in about the third decimal. What follows one token at a time is exact again.
+    Halves,
+}
+
+/// All programs of a model and the scratch that they share.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) one: Program,
     pub(crate) many: Program,
+    /// For prompts, if they are not to be exact.
+    pub(crate) halves: Option<Program>,
     pub(crate) scratch_bytes: usize,
     /// What has to be zero before the first launch, in scratch.
     pub(crate) posted_bytes: Range<usize>,
@@ -48,7 +61,7 @@ pub(crate) struct Programs {
     pub(crate) logits: usize,
     /// Room for a row in shared memory: floats, groups of codes.
     pub(crate) shared: (usize, usize),
-    /// `kernels/dispatch.cuh` of the kernels for just these two.
+    /// `kernels/dispatch.cuh` of the kernels for just these.
     pub(crate) dispatch: String,
 }
 
@@ -59,22 +72,28 @@ impl Programs {
         rows: usize,
         logit_rows: usize,
         grid: usize,
+        prompts: Prompts,
     ) -> Result<Self, CudaError> {
         let extent = Extent { rows, logit_rows, grid };
         let build = |layout: Layout| -> Result<_, CudaError> {
-            let (one, layout) = program(model, layout, Extent { rows: 1, ..extent }, true)?;
-            let (many, layout) = program(model, layout, extent, false)?;
-            Ok((one, many, layout))
+            let (one, layout) = program(model, layout, Extent { rows: 1, ..extent }, For::One)?;
+            let (many, layout) = program(model, layout, extent, For::Many)?;
+            if prompts == Prompts::Exact {
+                return Ok((one, many, None, layout));
+            }
+            let (halves, layout) = program(model, layout, extent, For::Halves)?;
+            Ok((one, many, Some(halves), layout))
         };
         let (.., mut layout) = build(Layout::default())?;
         layout.place(extent)?;
-        let (mut one, mut many, mut layout) = build(layout)?;
+        let (mut one, mut many, mut halves, mut layout) = build(layout)?;
         layout.place(extent)?;
-        let dispatch = shapes::dispatch(&mut one, &mut many);
+        let dispatch = shapes::dispatch(&mut one, &mut many, halves.as_mut());
         Ok(Self {
             dispatch,
             one,
             many,
+            halves,
             scratch_bytes: layout.bytes(),
             posted_bytes: layout.posted_bytes(),
             logits: layout.start(Buffer::Logits),
@@ -89,21 +108,22 @@ impl Programs {
 }
 
 /// `dispatch.cuh` of the kernels for `model`: a case for each shape of its operations. It depends on the architecture and
-/// the types of the weights only.
+/// the types of the weights only, and on how prompts are read.
 ///
 /// # Errors
 /// If the kernels cannot run the model.
-pub fn dispatch(model: &Model<'_>) -> Result<String, CudaError> {
-    Ok(Programs::new(model, 1, 1, 1)?.dispatch)
+pub fn dispatch(model: &Model<'_>, prompts: Prompts) -> Result<String, CudaError> {
+    Ok(Programs::new(model, 1, 1, 1, prompts)?.dispatch)
 }
 
 fn program(
     model: &Model<'_>,
     layout: Layout,
     extent: Extent,
-    one: bool,
+    what: For,
 ) -> Result<(Program, Layout), CudaError> {
-    let mut b = Builder::new(model, layout, extent, one);
+    let mut b = Builder::new(model, layout, extent, what);
+    let one = b.one;
     let d_model = model.d_model();
     let mut blocks: Vec<(Block<'_>, usize)> = Vec::new();
     model.each_block(|block, start, _| blocks.push((*block, start)));

@@ -59,13 +59,15 @@ records! {
         kind: u32, len: u32, split: u32, activation: u32, a: Vector, b: Vector, norm: NormOf, after: Vector,
         conv: ConvOf,
     }
-    Codes { codes: u32 [place], scales: u32 [place], sums: u32 [place], stride: u32 [place], floats: Vector }
+    Codes { codes: u32 [place], scales: u32 [place], sums: u32 [place], stride: u32 [place], floats: Vector, halves: u32 [place] }
     Target { kind: u32, scale: f32, y: Vector, before: Vector, bias: u32 [place], addend: Vector }
     TimeOf { sigmoid: u32, bias: u32 [place], min: f32, max: f32, a_log2: u32 [place], per_element: u32 }
     Embed { w: Mat, scale: f32, residual: Vector, embedded: Vector }
     Prepare { source: Source, multiple: u32, head: u32, to: Codes }
     Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target, shift: ConvOf }
-    Convolve { conv: ConvOf, y: Vector }
+    Widen { w: Mat, to: u32 [place] }
+    Multiply { x: u32 [place], w: u32 [place], w_rows: u32, groups: u32, to: Target }
+    Convolve { conv: ConvOf, y: Vector, halves: Vector, first: u32 }
     Times { time: TimeOf, heads: u32, raw: Vector, dt: Vector, decay: Vector }
     ScanOf {
         heads: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32 [place], state: u32 [place], held: u32 [place],
@@ -108,6 +110,18 @@ impl Vector {
     pub(crate) fn columns(self, i: usize) -> Self {
         let floats = if self.is_posted() { 2 * i } else { i };
         Self { start: self.start + floats as u32, ..self }
+    }
+}
+
+impl Codes {
+    pub(crate) const NONE: Self =
+        Self { codes: NONE, scales: NONE, sums: NONE, stride: 0, floats: Vector::NONE, halves: NONE };
+}
+
+impl Convolve {
+    /// The rows of `conv` as floats in `y`.
+    pub(crate) fn floats(conv: ConvOf, y: Vector) -> Self {
+        Self { conv, y, halves: Vector::NONE, first: 0 }
     }
 }
 
@@ -185,12 +199,15 @@ pub(crate) enum Kind {
     Embed,
     Prepare,
     Product,
+    Widen,
+    Multiply,
     Convolve,
     Window,
     Times,
     Weigh,
     Step,
     Scan,
+    Chunks,
     Hold,
     Rotate,
     Attend,
@@ -293,12 +310,14 @@ pub struct Params {
 /// Sizes in bytes of the records, in the order in which the emulator lists those of the kernels, and of what stands in
 /// shared memory before the row.
 #[doc(hidden)]
-pub const SIZES: [usize; 16] = [
+pub const SIZES: [usize; 18] = [
     size_of::<Op>(),
     size_of::<Params>(),
     size_of::<Embed>(),
     size_of::<Prepare>(),
     size_of::<Product>(),
+    size_of::<Widen>(),
+    size_of::<Multiply>(),
     size_of::<Convolve>(),
     size_of::<Times>(),
     size_of::<ScanOf>(),

@@ -5,8 +5,8 @@
 
 use super::Program;
 use super::records::{
-    AttendOf, Choose, Combine, Convolve, Embed, Experts, Kind, NONE, Op, Prepare, Product, Route, ScanOf,
-    Times, Words,
+    AttendOf, Choose, Combine, Convolve, Embed, Experts, Kind, Multiply, NONE, Op, Prepare, Product, Route,
+    ScanOf, Times, Widen, Words,
 };
 use std::fmt::Write;
 
@@ -29,12 +29,15 @@ impl Call {
             || Call::of::<Embed>("op_embed", "Embed"),
             || Call::of::<Prepare>("op_prepare", "Prepare"),
             || Call { waits: true, ..Call::of::<Product>("op_product<MANY>", "Product") },
+            || Call::of::<Widen>("op_widen", "Widen"),
+            || Call::of::<Multiply>("op_multiply", "Multiply"),
             || Call::of::<Convolve>("op_convolve", "Convolve"),
             || Call::of::<Convolve>("op_window<MANY>", "Convolve"),
             || Call::of::<Times>("op_times", "Times"),
             || Call::of::<ScanOf>("op_weigh", "Scan"),
             || Call::of::<ScanOf>("op_step", "Scan"),
             || Call { waits: true, ..Call::of::<ScanOf>("op_scan<MANY>", "Scan") },
+            || Call::of::<ScanOf>("op_chunks", "Scan"),
             || Call::of::<ScanOf>("op_hold", "Scan"),
             || Call::of::<AttendOf>("op_rotate", "Attend"),
             || Call::of::<AttendOf>("op_attend", "Attend"),
@@ -89,8 +92,8 @@ impl Shape {
     }
 }
 
-/// Numbers the shapes of `ops`, from 0 on.
-fn number(ops: &mut [Op], many: bool) -> Vec<Shape> {
+/// Numbers the shapes of operations, from 0 on.
+fn number<'a>(ops: impl Iterator<Item = &'a mut Op>, many: bool) -> Vec<Shape> {
     let mut shapes: Vec<Shape> = Vec::new();
     for op in ops {
         let own = Shape::of(op, many);
@@ -103,13 +106,15 @@ fn number(ops: &mut [Op], many: bool) -> Vec<Shape> {
     shapes
 }
 
-/// A case for each shape of the `program`'s operations, which get the numbers of their cases. Of one row a shape that is always followed
+/// A case for each shape of the `programs`' operations, which get the numbers of their cases. Of one row a shape that is always followed
 /// by the one of the next number runs on into its case.
-fn switch(program: &mut Program, many: bool, text: &mut String) {
-    let shapes = number(&mut program.ops, many);
+fn switch(programs: &mut [&mut Program], many: bool, text: &mut String) {
+    let shapes = number(programs.iter_mut().flat_map(|program| &mut program.ops), many);
     let follows = |number: usize| {
-        let mut own = (0..program.ops.len()).filter(|&i| usize::from(program.ops[i].shape) == number);
-        own.all(|i| i + 1 < program.body && usize::from(program.ops[i + 1].shape) == number + 1)
+        programs.iter().all(|program| {
+            let mut own = (0..program.ops.len()).filter(|&i| usize::from(program.ops[i].shape) == number);
+            own.all(|i| i + 1 < program.body && usize::from(program.ops[i + 1].shape) == number + 1)
+        })
     };
     text.push_str("        switch (walk.op().shape) {\n");
     for (number, shape) in shapes.iter().enumerate() {
@@ -129,14 +134,15 @@ fn switch(program: &mut Program, many: bool, text: &mut String) {
 }
 
 /// `dispatch.cuh` of the kernels for one row and for many.
-pub(super) fn dispatch(one: &mut Program, many: &mut Program) -> String {
+pub(super) fn dispatch(one: &mut Program, many: &mut Program, halves: Option<&mut Program>) -> String {
+    let mut of_many: Vec<_> = std::iter::once(many).chain(halves).collect();
     let mut text = String::from(
         "#pragma once\n#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
          __device__ INLINE bool run_ops(Walk& walk) {\n    if constexpr (MANY) {\n",
     );
-    switch(many, true, &mut text);
+    switch(&mut of_many, true, &mut text);
     text.push_str("    } else {\n");
-    switch(one, false, &mut text);
+    switch(&mut [one], false, &mut text);
     text.push_str("    }\n    return true;\n}\n");
     text
 }
