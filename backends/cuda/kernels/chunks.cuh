@@ -1,13 +1,17 @@
 // The scan of a prompt in chunks by tensor cores (Mamba-2's SSD, arXiv 2405.21060, section 6), for states with a decay per head: in
 // f16 with sums in f32, without the contract's bits. The state is handed over as the contract has it.
+//
+// A unit has some channels of a head and one of as many parts of the chunks as there are blocks for. First each part makes what
+// it adds to the state, then each begins with what those before it leave, and goes through its chunks one after another.
 #pragma once
 #include "half.cuh"
 #include "scan.cuh"
 
-#define CHUNK 64           // tokens
-#define CHUNK_CHANNELS 16  // of a head, which a block takes through all tokens
-#define CHUNK_STATES 128   // elements of a state, at most
-#define CHUNK_ROW (CHUNK + 8)  // halves from one row of tokens to the next, so that eight lie in different banks
+#define CHUNK 64             // tokens
+#define CHUNK_CHANNELS 64    // of a unit, at most
+#define CHUNK_STATES 128     // elements of a state, at most
+#define CHUNK_ROW (CHUNK + 8)  // halves from one row of channels or tokens to the next, so that eight lie in different banks
+#define CHUNK_TILES 4        // of 8 elements of the states of 16 channels, that a warp has
 
 // log2 of a decay.
 __device__ INLINE float log2_core(float x) {
@@ -23,37 +27,62 @@ __device__ INLINE float log2_core(float x) {
     return (float)e + (s + s) * LOG2_E * (sum * z + 1.0f);
 }
 
-// A block's way through one sequence with some channels of a head. Tokens are counted from the last ones that the state took in: the
-// first `held` are held ones, then come the rows.
+// Channels of a unit, and units of a sequence.
+__device__ INLINE u32 chunk_channels(const Scan& p) { return p.head_dim < CHUNK_CHANNELS ? p.head_dim : CHUNK_CHANNELS; }
+__device__ INLINE u32 chunk_units(const Scan& p) { return p.heads * p.head_dim / chunk_channels(p); }
+
+// Parts of the chunks of a sequence.
+__device__ INLINE u32 chunk_parts(Run run, const Scan& p) {
+    u32 most = blocks() / (chunk_units(p) * run.p().sequence_count), full = run.p().count / CHUNK;
+    most = most < full ? most : full;
+    return most > 1 ? most : 1;
+}
+
+// A block's way through a part of the chunks of one sequence with the channels of a unit. Tokens are counted from the last ones that the
+// state took in: the first `held` are held ones, then come the rows.
 struct ChunkScan {
     Run run;
     const Scan& p;
-    u32 sequence, head, first, group;   // `first` of the channels
-    u32 held, all;                      // tokens
-    u32 row_len;                        // halves from one row of states to the next in shared memory
+    u32 sequence, unit, parts, part;
+    u32 channels, first, head, group;  // `first` of the channels
+    u32 held, all;                     // tokens
+    u32 row_len;                       // halves from one row of states to the next in shared memory
 
-    // What a thread has of a token and two channels; x of a held token is its dt · x.
-    struct Token {
-        float x[2], z[2], dt;
+    // What a thread brings of a chunk: eight numbers each of some tokens' B and C, and of a token's x.
+    struct Brought {
+        Words bc[2 * CHUNK * CHUNK_STATES / 8 / THREADS], x;
     };
     // What lanes of the first warp have of two tokens.
     struct Times {
         float dt[2], decay[2];
     };
+    // What a thread makes of two tokens and two pairs of channels needs beside the sums: z.
+    typedef Pair Gates[2][2];
+    // What a thread has of the states of two channels.
+    typedef float States[CHUNK_TILES][4];
 
-    __device__ ChunkScan(Run run, const Scan& p, u32 sequence, u32 unit)
-        : run(run), p(p), sequence(sequence), head(unit / (p.head_dim / CHUNK_CHANNELS)), first(unit * CHUNK_CHANNELS),
+    __device__ ChunkScan(Run run, const Scan& p, u32 index)
+        : run(run), p(p), sequence(index / chunk_parts(run, p) / chunk_units(p)), unit(index / chunk_parts(run, p) % chunk_units(p)),
+          parts(chunk_parts(run, p)), part(index % parts), channels(chunk_channels(p)), first(unit * channels), head(first / p.head_dim),
           group(head / (p.heads / p.n_groups)), held((u32)(run.position(sequence) % HELD)), all(held + run.p().count), row_len(p.d_state + 8) {}
 
-    __device__ u16* b(u32 stage) const { return (u16*)run.shared().row + stage * 2 * CHUNK * row_len; }
-    __device__ u16* c(u32 stage) const { return b(stage) + CHUNK * row_len; }
-    __device__ u16* states() const { return b(2); }                                     // [CHUNK_CHANNELS][row_len]
-    __device__ u16* x() const { return (u16*)run.shared().tokens; }                     // [CHUNK_CHANNELS][CHUNK_ROW]
-    __device__ u16* left_x() const { return x() + CHUNK_CHANNELS * CHUNK_ROW; }         // what is left of dt · x at the end, likewise
-    __device__ float* sums() const { return run.shared().partials; }                    // [4][CHUNK][CHUNK_CHANNELS]
+    // In shared memory. x of held tokens is their dt · x.
+    __device__ u16* b() const { return (u16*)run.shared().row; }                 // [CHUNK][row_len]
+    __device__ u16* c() const { return b() + CHUNK * row_len; }                  // likewise
+    __device__ u16* states() const { return c() + CHUNK * row_len; }             // [CHUNK_CHANNELS][row_len]
+    __device__ u16* x() const { return states() + CHUNK_CHANNELS * row_len; }    // [CHUNK][CHUNK_ROW]
+    __device__ u16* left_x() const { return x() + CHUNK * CHUNK_ROW; }           // what is left of dt · x at the end, likewise
+    __device__ u16* weights() const { return (u16*)run.shared().partials; }      // of token j in what i reads: [CHUNK i][CHUNK_ROW j]
     __device__ float* logs(u32 chunk) const { return run.shared().sums + chunk % 2 * CHUNK; }  // of all decays up to a token
     __device__ float* dt(u32 chunk) const { return logs(chunk) + 2 * CHUNK; }
 
+    // Lanes' places in matrices of 16 by 16 halves from `start` on: rows first, or columns first.
+    __device__ const u16* by_rows(const u16* start, u32 stride) const { return start + run.lane() % 16 * stride + run.lane() / 16 * 8; }
+    __device__ const u16* by_columns(const u16* start, u32 stride) const {
+        return start + (run.lane() / 16 * 8 + run.lane() % 8) * stride + run.lane() / 8 % 2 * 8;
+    }
+
+    __device__ u32 chunk_at(u32 part) const { return div_up(all, CHUNK) * part / parts; }
     __device__ u32 row(u32 token) const { return sequence * run.p().count + token - held; }
     // Tokens of a chunk that the state takes in: whole blocks.
     __device__ u32 taken(u32 chunk) const {
@@ -61,40 +90,47 @@ struct ChunkScan {
         return end <= start ? 0 : end - start < CHUNK ? end - start : CHUNK;
     }
 
-    // Brings B and C of a chunk; zeros where there are none, for what they are multiplied with is zero.
-    __device__ void bring(u32 chunk, u32 stage) const {
-        u32 eighths = p.d_state / 8, bc = p.n_groups * p.d_state;
-        for (u32 n = run.thread; n < 2 * CHUNK * eighths; n += THREADS) {
-            u32 i = n % eighths * 8, t = n / eighths % CHUNK, token = chunk * CHUNK + t;
-            bool is_c = n >= CHUNK * eighths;
-            u16* to = (is_c ? c(stage) : b(stage)) + t * row_len + i;
-            if (token >= held && token < all) {
-                copy_async(to, (const u16*)run.at(p.reads, row(token)) + (is_c ? bc : 0) + group * p.d_state + i);
-                continue;
-            }
-            Words v = {0, 0, 0, 0};
-            if (token < held && !is_c) {
-                const float* own = held_token(run, p, sequence, token).b + group * p.d_state + i;
-                v = {to_halves(own[0], own[1]), to_halves(own[2], own[3]), to_halves(own[4], own[5]), to_halves(own[6], own[7])};
-            }
-            *(Words*)to = v;
-        }
-        end_copies();
+    // Eight numbers of a token from `i` on of its row [x | B | C]; where there is no row, others.
+    __device__ Words eight(u32 token, u32 i) const {
+        u32 near = token < held ? held : token < all ? token : all - 1;
+        return load_words((const u8*)((const u16*)run.at(p.reads, row(near)) + i));
+    }
+    // The same of what has come: of held tokens from the state, and zeros where there are none, for what they are multiplied with is zero.
+    __device__ Words settled_eight(u32 token, u32 i, Words come) const {
+        if (token >= held && token < all) return come;
+        u32 inner = p.heads * p.head_dim;
+        if (token >= all || i >= inner + p.n_groups * p.d_state) return {0, 0, 0, 0};
+        HeldToken own = held_token(run, p, sequence, token);
+        const float* v = i < inner ? own.u + i : own.b + (i - inner);
+        return {to_halves(v[0], v[1]), to_halves(v[2], v[3]), to_halves(v[4], v[5]), to_halves(v[6], v[7])};
+    }
+    // Of the `k`th eight numbers of B and C that the thread brings: the place in a row of theirs; the token, those of C after those of B; and
+    // the place in the token's row.
+    __device__ u32 own_eighth(u32 k) const { return (run.thread + k * THREADS) % (p.d_state / 8) * 8; }
+    __device__ u32 own_row(u32 k) const { return (run.thread + k * THREADS) / (p.d_state / 8); }
+    __device__ u32 own_place(u32 k) const {
+        u32 bc = own_row(k) < CHUNK ? group : p.n_groups + group;
+        return p.heads * p.head_dim + bc * p.d_state + own_eighth(k);
     }
 
-    __device__ u32 own_token() const { return run.thread / 8; }
-    __device__ u32 own_channel() const { return run.thread % 8 * 2; }
-
-    __device__ Token load(u32 chunk) const {
-        Token own = {};
-        u32 token = chunk * CHUNK + own_token(), channel = first + own_channel();
-        if (token >= all) return own;
-        const float* from = token < held ? held_token(run, p, sequence, token).u : run.at(p.x, row(token));
-        own.x[0] = load_float(from + channel), own.x[1] = load_float(from + channel + 1);
-        own.dt = token < held ? 1.0f : load_float(run.at(p.dt, row(token)) + head);
-        if (token < held || p.z.start == NONE) return own;
-        own.z[0] = load_float(run.at(p.z, row(token)) + channel), own.z[1] = load_float(run.at(p.z, row(token)) + channel + 1);
-        return own;
+    template <bool READS>
+    __device__ void load(u32 chunk, Brought& next) const {
+#pragma unroll
+        for (u32 k = 0; k < sizeof next.bc / sizeof next.bc[0]; k++)
+            if (own_row(k) < (READS ? 2 : 1) * CHUNK) next.bc[k] = eight(chunk * CHUNK + own_row(k) % CHUNK, own_place(k));
+        u32 i = run.thread % 8 * 8;
+        if (i < channels) next.x = eight(chunk * CHUNK + run.thread / 8, first + i);
+    }
+    template <bool READS>
+    __device__ void store(u32 chunk, const Brought& next) const {
+#pragma unroll
+        for (u32 k = 0; k < sizeof next.bc / sizeof next.bc[0]; k++)
+            if (own_row(k) < (READS ? 2 : 1) * CHUNK)
+                *(Words*)(b() + own_row(k) * row_len + own_eighth(k)) =
+                    settled_eight(chunk * CHUNK + own_row(k) % CHUNK, own_place(k), next.bc[k]);
+        u32 i = run.thread % 8 * 8;
+        if (i < channels)
+            *(Words*)(x() + run.thread / 8 * CHUNK_ROW + i) = settled_eight(chunk * CHUNK + run.thread / 8, first + i, next.x);
     }
 
     __device__ Times load_times(u32 chunk) const {
@@ -112,7 +148,6 @@ struct ChunkScan {
         }
         return own;
     }
-
     __device__ void store_times(u32 chunk, const Times& own) const {
         float one = log2_core(own.decay[0]), both = one + log2_core(own.decay[1]), before = both;
         for (u32 step = 1; step < 32; step *= 2) {
@@ -125,151 +160,219 @@ struct ChunkScan {
         dt(chunk)[t] = own.dt[0], dt(chunk)[t + 1] = own.dt[1];
     }
 
-    // `x`, and what is left of it at the end of what the state takes in.
-    __device__ void store_left(u32 chunk, const Token& own) const {
-        u32 t = own_token(), end = taken(chunk);
-        float left = t < end ? own.dt * exp2_core(logs(chunk)[end - 1] - logs(chunk)[t]) : 0.0f;
-#pragma unroll
-        for (u32 k = 0; k < 2; k++) left_x()[(own_channel() + k) * CHUNK_ROW + t] = to_half(left * own.x[k]);
-    }
-    __device__ void store_x(const Token& own) const {
-#pragma unroll
-        for (u32 k = 0; k < 2; k++) x()[(own_channel() + k) * CHUNK_ROW + own_token()] = to_half(own.x[k]);
+    // What is left of dt · x at the end of what the state takes in.
+    __device__ void store_left(u32 chunk) const {
+        u32 t = run.thread / 8, i = run.thread % 8 * 8, end = taken(chunk);
+        if (i >= channels) return;
+        float left = t < end ? dt(chunk)[t] * exp2_near(logs(chunk)[end - 1] - logs(chunk)[t]) : 0.0f;
+        Words v = *(const Words*)(x() + t * CHUNK_ROW + i);
+        auto scaled = [&](u32 two) { return to_halves(left * half_to_float((u16)two), left * half_to_float((u16)(two >> 16))); };
+        *(Words*)(left_x() + t * CHUNK_ROW + i) = {scaled(v.x), scaled(v.y), scaled(v.z), scaled(v.w)};
     }
 
-    // What 16 tokens read: a warp has 16 tokens before them, and every fourth 16 elements of the states.
-    __device__ void read(u32 chunk, u32 stage) const {
-        u32 lane = run.lane(), reader = run.warp() / 4 * 16, source = run.warp() % 4 * 16;
+    // Of 16 tokens and 16 before them, by a warp: C · B with the decay between them and dt.
+    __device__ void weigh(u32 chunk) const {
+        u32 reader = run.warp() / 4 * 16, source = run.warp() % 4 * 16;
+        if (source > reader) return;
+        float products[2][4] = {};
+#pragma unroll 4
+        for (u32 k = 0; k < p.d_state; k += 16) {
+            u32 own_c[4], own_b[4];
+            load_matrices(own_c, by_rows(c() + reader * row_len + k, row_len));
+            load_matrices(own_b, by_columns(b() + source * row_len + k, row_len));
+            mma_f16(products[0], own_c, own_b[0], own_b[1]);
+            mma_f16(products[1], own_c, own_b[2], own_b[3]);
+        }
         const float *log = logs(chunk), *steps = dt(chunk);
-        float products[2][4] = {}, results[2][4] = {};  // C · B, and what is read
-        for (u32 k = 0; k < p.d_state / 16; k++) {
-            u32 own_c[4], other[4];
-            load_matrices(own_c, c(stage) + (reader + lane % 16) * row_len + k * 16 + lane / 16 * 8);
-            if (source <= reader) {
-                load_matrices(other, b(stage) + (source + lane / 16 * 8 + lane % 8) * row_len + k * 16 + lane / 8 % 2 * 8);
-                mma_f16(products[0], own_c, other[0], other[1]);
-                mma_f16(products[1], own_c, other[2], other[3]);
-            }
-            if (k % 4 == source / 16) {
-                load_matrices(other, states() + (lane / 16 * 8 + lane % 8) * row_len + k * 16 + lane / 8 % 2 * 8);
-                mma_f16(results[0], own_c, other[0], other[1]);
-                mma_f16(results[1], own_c, other[2], other[3]);
+        u32 row = reader + run.lane() / 4, column = source + run.lane() % 4 * 2;
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            u32 i = row + half * 8;
+#pragma unroll
+            for (u32 t = 0; t < 2; t++) {
+                auto weight = [&](u32 e) {
+                    u32 j = column + t * 8 + e;
+                    return j > i ? 0.0f : products[t][2 * half + e] * (steps[j] * exp2_near(log[i] - log[j]));
+                };
+                *(u32*)(weights() + i * CHUNK_ROW + column + t * 8) = to_halves(weight(0), weight(1));
             }
         }
-        float own_log[2] = {log[reader + lane / 4], log[reader + lane / 4 + 8]}, left[2] = {exp2_core(own_log[0]), exp2_core(own_log[1])};
+    }
+
+    // The first of the tokens and of the channels that a thread reads for: another 8 on, and channels 1, 8 and 9 on.
+    __device__ u32 reader() const { return run.warp() / 4 * 16; }
+    __device__ u32 read_channel() const { return run.warp() % 4 * 16; }
+    __device__ u32 own_reader() const { return reader() + run.lane() / 4; }
+    __device__ u32 own_channel() const { return read_channel() + run.lane() % 4 * 2; }
+
+    __device__ void load_gates(u32 chunk, Gates& z) const {
+        if (p.z.start == NONE || read_channel() >= channels) return;
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            u32 token = chunk * CHUNK + own_reader() + half * 8, near = token < held ? held : token < all ? token : all - 1;
+            const float* from = run.at(p.z, row(near)) + first + own_channel();
+#pragma unroll
+            for (u32 t = 0; t < 2; t++)
+                z[half][t] = (p.z.start | p.z.stride) % 2 == 0 ? load_pair(from + t * 8) : Pair{load_float(from + t * 8), load_float(from + t * 8 + 1)};
+        }
+    }
+
+    // What 16 tokens read of 16 channels, by a warp: of the states before the chunk, and of the chunk.
+    __device__ void read(u32 chunk, const Gates& z, const Pair (&d)[2]) const {
+        u32 reader = this->reader(), channel = read_channel();
+        if (channel >= channels) return;
+        float results[2][4] = {};
+#pragma unroll 4
+        for (u32 k = 0; k < p.d_state; k += 16) {
+            u32 own_c[4], h[4];
+            load_matrices(own_c, by_rows(c() + reader * row_len + k, row_len));
+            load_matrices(h, by_columns(states() + channel * row_len + k, row_len));
+            mma_f16(results[0], own_c, h[0], h[1]);
+            mma_f16(results[1], own_c, h[2], h[3]);
+        }
+        float left[2] = {exp2_near(logs(chunk)[own_reader()]), exp2_near(logs(chunk)[own_reader() + 8])};
 #pragma unroll
         for (u32 t = 0; t < 2; t++)
 #pragma unroll
             for (u32 e = 0; e < 4; e++) results[t][e] *= left[e / 2];
-        if (source <= reader) {
-            // They are the first factor of the next product as they lie.
-            u32 weights[4], own_x[4];
+        for (u32 source = 0; source <= reader; source += 16) {
+            u32 own_weights[4], own_x[4];
+            load_matrices(own_weights, by_rows(weights() + reader * CHUNK_ROW + source, CHUNK_ROW));
+            load_matrices_by_column(own_x, by_rows(x() + source * CHUNK_ROW + channel, CHUNK_ROW));
+            mma_f16(results[0], own_weights, own_x[0], own_x[1]);
+            mma_f16(results[1], own_weights, own_x[2], own_x[3]);
+        }
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            u32 i = own_reader() + half * 8, token = chunk * CHUNK + i;
+            if (token < held || token >= all) continue;
+            float* y = run.at(p.y, row(token)) + first + own_channel();
 #pragma unroll
             for (u32 t = 0; t < 2; t++) {
-#pragma unroll
-                for (u32 e = 0; e < 4; e++) {
-                    u32 i = reader + lane / 4 + e / 2 * 8, j = source + t * 8 + lane % 4 * 2 + e % 2;
-                    products[t][e] = j > i ? 0.0f : products[t][e] * (steps[j] * exp2_core(own_log[e / 2] - log[j]));
-                }
-                weights[2 * t] = to_halves(products[t][0], products[t][1]);
-                weights[2 * t + 1] = to_halves(products[t][2], products[t][3]);
-            }
-            load_matrices(own_x, x() + (lane / 16 * 8 + lane % 8) * CHUNK_ROW + source + lane / 8 % 2 * 8);
-            mma_f16(results[0], weights, own_x[0], own_x[1]);
-            mma_f16(results[1], weights, own_x[2], own_x[3]);
-        }
-#pragma unroll
-        for (u32 t = 0; t < 2; t++)
-#pragma unroll
-            for (u32 e = 0; e < 4; e++)
-                sums()[(source * (CHUNK / 16) + reader + lane / 4 + e / 2 * 8) * CHUNK_CHANNELS + t * 8 + lane % 4 * 2 + e % 2] = results[t][e];
-    }
-
-    // Elements of the states that a warp has; a thread has `h`: of two channels two elements each.
-    __device__ bool has_states() const { return run.warp() < p.d_state / 8; }
-    __device__ u32 state_place(u32 e, u32 stride) const {
-        return (run.lane() / 4 + e / 2 * 8) * stride + run.warp() * 8 + run.lane() % 4 * 2 + e % 2;
-    }
-    __device__ void store_states(const float (&h)[4]) const {
-#pragma unroll
-        for (u32 half = 0; half < 2; half++) *(u32*)(states() + state_place(2 * half, row_len)) = to_halves(h[2 * half], h[2 * half + 1]);
-    }
-    __device__ void take_in(u32 chunk, u32 stage, float (&h)[4]) const {
-        u32 end = taken(chunk), lane = run.lane();
-        if (end == 0) return;
-        float left = exp2_core(logs(chunk)[end - 1]);
-#pragma unroll
-        for (u32 e = 0; e < 4; e++) h[e] *= left;
-#pragma unroll
-        for (u32 k = 0; k < CHUNK / 32; k++) {
-            u32 own_b[4];
-            load_matrices_by_column(own_b, b(stage) + (k * 32 + lane) * row_len + run.warp() * 8);
-#pragma unroll
-            for (u32 half = 0; half < 2; half++) {
-                u32 own_x[4];
-                load_matrices(own_x, left_x() + lane % 16 * CHUNK_ROW + k * 32 + half * 16 + lane / 16 * 8);
-                mma_f16(h, own_x, own_b[2 * half], own_b[2 * half + 1]);
+                u32 both = *(const u32*)(x() + i * CHUNK_ROW + own_channel() + t * 8);
+                Pair v = {results[t][2 * half] + d[t].x * half_to_float((u16)both), results[t][2 * half + 1] + d[t].y * half_to_float((u16)(both >> 16))};
+                if (p.z.start != NONE) v.x *= silu_near(z[half][t].x), v.y *= silu_near(z[half][t].y);
+                *(Pair*)(y + t * 8) = v;
             }
         }
-        store_states(h);
     }
 
-    __device__ void store_results(u32 chunk, const Token& own) const {
-        u32 token = chunk * CHUNK + own_token();
-        if (token < held || token >= all) return;
+    // Tile `t` of a warp: its first channel and its first element.
+    __device__ u32 tile_channel() const { return run.warp() % 4 * 16; }
+    __device__ u32 tile_element(u32 t) const { return (run.warp() / 4 + 4 * t) * 8; }
+    // `each(t, e, channel, element)` for all numbers of a thread, two neighbours at `e`.
+    template <class Each>
+    __device__ void for_states(Each each) const {
+        if (tile_channel() >= channels) return;
 #pragma unroll
-        for (u32 k = 0; k < 2; k++) {
-            u32 channel = first + own_channel() + k;
-            float sum = 0.0f;
+        for (u32 t = 0; t < CHUNK_TILES; t++)
+            if (tile_element(t) < p.d_state)
 #pragma unroll
-            for (u32 q = 0; q < CHUNK / 16; q++) sum += sums()[(q * CHUNK + own_token()) * CHUNK_CHANNELS + own_channel() + k];
-            Outcome(p, run.weights(p.d)[channel], own.x[k], own.z[k]).store(run, p, row(token), channel, sum);
+                for (u32 e = 0; e < 4; e += 2) each(t, e, tile_channel() + run.lane() / 4 + e / 2 * 8, tile_element(t) + run.lane() % 4 * 2);
+    }
+    __device__ void share(const States& h) const {
+        for_states([&](u32 t, u32 e, u32 channel, u32 i) { *(u32*)(states() + channel * row_len + i) = to_halves(h[t][e], h[t][e + 1]); });
+    }
+    __device__ void take_in(u32 chunk, States& h) const {
+        u32 end = taken(chunk);
+        if (end == 0 || tile_channel() >= channels) return;
+        float left = exp2_near(logs(chunk)[end - 1]);
+        for_states([&](u32 t, u32 e, u32, u32) { h[t][e] *= left, h[t][e + 1] *= left; });
+#pragma unroll
+        for (u32 k = 0; k < CHUNK; k += 32) {
+            u32 own_x[2][4];
+#pragma unroll
+            for (u32 half = 0; half < 2; half++)
+                load_matrices_by_column(own_x[half], by_columns(left_x() + (k + half * 16) * CHUNK_ROW + tile_channel(), CHUNK_ROW));
+#pragma unroll
+            for (u32 t = 0; t < CHUNK_TILES; t++) {
+                if (tile_element(t) >= p.d_state) break;
+                u32 own_b[4];
+                load_matrices_by_column(own_b, b() + (k + run.lane()) * row_len + tile_element(t));
+                mma_f16(h[t], own_x[0], own_b[0], own_b[1]);
+                mma_f16(h[t], own_x[1], own_b[2], own_b[3]);
+            }
         }
     }
 
-    __device__ void run_all() const {
-        float h[4] = {};
-        float* state = run.state(sequence, p.state) + (u64)first * p.d_state;
+    // States in scratch: of part 0 those at its end, of the others what they add; of the last one those before all. After them comes the log of
+    // the part's decay.
+    __device__ float* kept(u32 part) const { return run.at(p.parts, (sequence * chunk_units(p) + unit) * parts + part); }
+    __device__ float* own_state() const { return run.state(sequence, p.state) + (u64)first * p.d_state; }
+    __device__ void load_states(const float* from, States& h, float left) const {
+        for_states([&](u32 t, u32 e, u32 channel, u32 i) {
+            Pair both = load_pair(from + channel * p.d_state + i);
+            h[t][e] = left * h[t][e] + both.x, h[t][e + 1] = left * h[t][e + 1] + both.y;
+        });
+    }
+    __device__ void store_states(float* to, const States& h) const {
+        for_states([&](u32 t, u32 e, u32 channel, u32 i) { *(Pair*)(to + channel * p.d_state + i) = {h[t][e], h[t][e + 1]}; });
+    }
+
+    // Through the chunks of the part, whose tokens read if `READS`. Returns the log of the decay.
+    template <bool READS>
+    __device__ float go(States& h) const {
+        float log = 0.0f;
         bool has_times = run.warp() == 0;
-        // Those of the channels before have been read.
-        __syncthreads();
-        if (has_states()) {
+        Gates z = {};
+        Pair d[2] = {};
+        if (READS && read_channel() < channels)
 #pragma unroll
-            for (u32 e = 0; e < 4; e++) h[e] = load_float(state + state_place(e, p.d_state));
-            store_states(h);
-        }
-        bring(0, 0);
-        Token token = load(0), after = {};
-        if (has_times) store_times(0, load_times(0));
-        u32 chunks = div_up(all, CHUNK);
-        for (u32 chunk = 0; chunk < chunks; chunk++) {
-            u32 stage = chunk % 2;
-            Times times = {};
-            store_x(token);
-            await_copies();
+            for (u32 t = 0; t < 2; t++) d[t] = load_pair(run.weights(p.d) + first + own_channel() + t * 8);
+        u32 chunk = chunk_at(part), end = chunk_at(part + 1);
+        Brought next = {};
+        Times times = {};
+        // What was there before has been read.
+        __syncthreads();
+        load<READS>(chunk, next);
+        if (has_times) store_times(chunk, load_times(chunk));
+        for (; chunk < end; chunk++) {
+            store<READS>(chunk, next);
+            if (READS) load_gates(chunk, z);
+            if (READS) share(h);
             __syncthreads();
-            if (chunk + 1 < chunks) {
-                bring(chunk + 1, 1 - stage);
-                after = load(chunk + 1);
+            if (chunk + 1 < end) {
+                load<READS>(chunk + 1, next);
                 if (has_times) times = load_times(chunk + 1);
             }
-            store_left(chunk, token);
-            read(chunk, stage);
+            store_left(chunk);
+            if (READS) weigh(chunk);
             __syncthreads();
-            if (has_states()) take_in(chunk, stage, h);
-            store_results(chunk, token);
-            if (has_times && chunk + 1 < chunks) store_times(chunk + 1, times);
-            token = after;
+            if (READS) read(chunk, z, d);
+            take_in(chunk, h);
+            log += logs(chunk)[CHUNK - 1];
+            if (has_times && chunk + 1 < end) store_times(chunk + 1, times);
+            __syncthreads();
         }
-        if (!has_states()) return;
-#pragma unroll
-        for (u32 e = 0; e < 4; e++) state[state_place(e, p.d_state)] = h[e];
+        return log;
+    }
+
+    // What the part adds to the state.
+    __device__ void add() const {
+        States h = {};
+        // The last one has time to keep the states as they are before.
+        if (part == 0 || part + 1 == parts) load_states(own_state(), h, 0.0f);
+        float log = part + 1 < parts ? go<false>(h) : 0.0f;
+        store_states(kept(part), h);
+        if (run.thread == 0) kept(part)[channels * p.d_state] = log;
+    }
+    __device__ void scan() const {
+        States h = {};
+        load_states(parts == 1 ? own_state() : kept(part == 0 ? parts - 1 : 0), h, 0.0f);
+        for (u32 k = 1; k < part; k++) load_states(kept(k), h, exp2_near(load_float(kept(k) + channels * p.d_state)));
+        go<true>(h);
+        if (part + 1 == parts) store_states(own_state(), h);
     }
 };
 
+__device__ INLINE u32 chunk_indices(Run run, const Scan& p) { return chunk_units(p) * run.p().sequence_count * chunk_parts(run, p); }
+
+__device__ OUTLINED void op_parts(Run run, u32 passed, const Scan& p) {
+    if (chunk_parts(run, p) == 1) return;
+    for (u32 i = first_unit(passed); i < chunk_indices(run, p); i += blocks()) ChunkScan(run, p, i).add();
+}
+
 __device__ OUTLINED void op_chunks(Run run, u32 passed, const Scan& p) {
-    static_assert(2 * CHUNK_CHANNELS * CHUNK_ROW * sizeof(u16) <= sizeof(Shared::tokens), "no room for x");
-    static_assert(CHUNK / 16 * CHUNK * CHUNK_CHANNELS <= PARTIALS && 4 * CHUNK * sizeof(float) <= sizeof(Shared::sums), "no room for sums");
-    u32 units = p.heads * p.head_dim / CHUNK_CHANNELS;
-    for (u32 i = first_unit(passed); i < units * run.p().sequence_count; i += blocks()) ChunkScan(run, p, i / units, i % units).run_all();
+    static_assert(CHUNK * CHUNK_ROW * sizeof(u16) <= sizeof(Shared::partials) && 4 * CHUNK * sizeof(float) <= sizeof(Shared::sums), "no room");
+    for (u32 i = first_unit(passed); i < chunk_indices(run, p); i += blocks()) ChunkScan(run, p, i).scan();
 }

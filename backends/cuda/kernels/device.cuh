@@ -28,6 +28,12 @@ __device__ INLINE float load_float(const float* p) {
     return v;
 }
 
+__device__ INLINE Pair load_pair(const float* p) {
+    Pair v;
+    asm volatile("ld.global.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(p));
+    return v;
+}
+
 __device__ INLINE Floats load_floats(const float* p) {
     Floats v;
     asm volatile("ld.global.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p));
@@ -79,10 +85,16 @@ __device__ INLINE void copy_async(void* to, const void* from) {
 
 __device__ INLINE void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-// Copies in sets: a thread's since the last end of one are a set, and all but the last `LATER` have come.
+// Copies in sets: a thread's since the last end of one are a set, and all but the last `later` have come.
 __device__ INLINE void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int LATER>
-__device__ INLINE void await_copies_but() { asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory"); }
+__device__ INLINE void await_copies_but(u32 later) {
+    switch (later) {
+        case 1: asm volatile("cp.async.wait_group 1;" ::: "memory"); break;
+        case 2: asm volatile("cp.async.wait_group 2;" ::: "memory"); break;
+        case 3: asm volatile("cp.async.wait_group 3;" ::: "memory"); break;
+        default: asm volatile("cp.async.wait_group 4;" ::: "memory");
+    }
+}
 
 // Four matrices of 8 rows of 8 halves in shared memory, of which lane i has the place of row i % 8 of matrix i / 8: a lane gets two
 // neighbours of row lane / 4 of each, or of column lane / 4.
@@ -100,6 +112,19 @@ __device__ INLINE void load_matrices_by_column(u32 (&to)[4], const u16* row) {
 __device__ INLINE void mma_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Within some 2^-22 of the number, where programs need not have the contract's bits.
+__device__ INLINE float exp2_near(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ INLINE float inverse_near(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 // Two floats in f16, rounded to even.

@@ -24,6 +24,7 @@ __device__ INLINE void run_late(Run run, const Op& op) {
         case OP_TIMES: return op_times(run, op.first, *(const Times*)p);
         case OP_WEIGH: return op_weigh(run, op.first, *(const Scan*)p);
         case OP_STEP: return op_step(run, op.first, *(const Scan*)p);
+        case OP_PARTS: return op_parts(run, op.first, *(const Scan*)p);
         case OP_CHUNKS: return op_chunks(run, op.first, *(const Scan*)p);
         case OP_HOLD: return op_hold(run, op.first, *(const Scan*)p);
         case OP_ROTATE: return op_rotate(run, op.first, *(const Attend*)p);

@@ -59,6 +59,9 @@ __device__ INLINE float softplus(float x) {
 
 __device__ INLINE float silu(float x) { return x / (1.0f + exp_core(-x)); }
 
+// Not the contract's.
+__device__ INLINE float silu_near(float x) { return x * inverse_near(1.0f + exp2_near(-x * LOG2_E)); }
+
 __device__ INLINE float sigmoid(float x) { return 1.0f / (1.0f + exp_core(-x)); }
 
 // 1 / sqrt(x)

@@ -41,6 +41,10 @@ struct alignas(16) Floats {
     float x, y, z, w;
 };
 
+struct alignas(8) Pair {
+    float x, y;
+};
+
 // `[rows][cols]` in the file's layout.
 struct Matrix {
     u32 data, dtype, rows, cols;
@@ -88,7 +92,7 @@ struct Source {
     Conv conv;
 };
 
-// Rows as codes `[row][groups][32]`, scales and sums of codes `[groups][stride]`; as floats; and in f16 `[row][groups · 32]`. Each
+// Rows as codes `[row][groups][32]`, scales and sums of codes `[groups][stride]`; as floats; and in f16 `[row][half_len(len)]`. Each
 // may be NONE.
 struct Codes {
     u32 codes, scales, sums, stride;
@@ -138,22 +142,22 @@ struct Product {
     Conv shift;
 };
 
-// Channels from `first` on go to `halves` too, in f16.
+// With `halves` rows go there, in f16, and only those of the last `HELD` tokens to `y`.
 struct Convolve {
     Conv conv;
     Vector y, halves;
-    u32 first;
 };
 
-// A matrix in f16, `[rows][groups · 32]`.
+// A matrix in f16, `[rows][half_len(cols)]`.
 struct Widen {
     Matrix w;
     u32 to;
 };
 
-// Rows in f16 times such a matrix, which has `w_rows`.
+// Rows in f16, of length `len`, times such a matrix, which has `w_rows`. `stages`: parts of the columns of both in shared memory, of which one
+// is multiplied while the others are on their way; there is room for those of large units, if `large`.
 struct Multiply {
-    u32 x, w, w_rows, groups;
+    u32 x, w, w_rows, len, stages, large;
     Target to;
 };
 
@@ -163,10 +167,11 @@ struct Times {
     Vector raw, dt, decay;
 };
 
-// `reads`, of many rows: a `HeadRead` for each head; of a scan in chunks B and C in f16. Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`.
+// `reads`, of many rows: a `HeadRead` for each head; of a scan in chunks x, B and C in f16. `parts`: what it keeps of the parts of a
+// sequence. Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`.
 struct Scan {
     u32 heads, head_dim, d_state, n_groups, d, state, held;
-    Vector x, b, c, dt, decay, reads, z, y;
+    Vector x, b, c, dt, decay, reads, parts, z, y;
     TimeStep time;
     Conv conv;
     Vector select;
@@ -208,7 +213,7 @@ struct Choose {
 };
 
 enum {
-    OP_EMBED, OP_PREPARE, OP_PRODUCT, OP_WIDEN, OP_MULTIPLY, OP_CONVOLVE, OP_WINDOW, OP_TIMES, OP_WEIGH, OP_STEP, OP_SCAN, OP_CHUNKS, OP_HOLD, OP_ROTATE, OP_ATTEND,
+    OP_EMBED, OP_PREPARE, OP_PRODUCT, OP_WIDEN, OP_MULTIPLY, OP_CONVOLVE, OP_WINDOW, OP_TIMES, OP_WEIGH, OP_STEP, OP_SCAN, OP_PARTS, OP_CHUNKS, OP_HOLD, OP_ROTATE, OP_ATTEND,
     OP_RING, OP_ROUTE, OP_EXPERTS, OP_COMBINE, OP_ARGMAX, OP_CHOOSE, OP_HISTOGRAM /* and three more: one a byte */
 };
 
@@ -216,7 +221,7 @@ enum {
 // in shared memory that this one still reads before all have come to a barrier within it.
 enum { WAIT_BLOCK, WAIT_GRID, WAIT_NONE };
 
-#define PAYLOAD_WORDS 63
+#define PAYLOAD_WORDS 65
 // `shape` is the number of the kind's case in the kernels made for a model. `first`: units of the operations before it with
 // no barrier between; its own go to the blocks after those.
 struct Op {

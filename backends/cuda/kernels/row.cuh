@@ -277,10 +277,13 @@ struct RowPlaces {
     u16* halves;
 };
 
-// Zeros up to the end of the last group of a row in f16.
+// Length of a row of `len` in f16: whole stages of a product.
+__device__ INLINE u32 half_len(u32 len) { return div_up(len, 2 * GROUP) * 2 * GROUP; }
+
+// Zeros up to the end of a row in f16.
 __device__ INLINE void pad_halves(Run run, u32 len, u16* halves) {
     u32 i = len + run.thread;
-    if (halves && i < div_up(len, GROUP) * GROUP) halves[i] = 0;
+    if (halves && i < half_len(len)) halves[i] = 0;
 }
 
 // One row of a source: normed, gated; to `to`. All threads of the block; `raw(k)` is the thread's element `k` before the norm, and
@@ -350,11 +353,44 @@ __device__ INLINE void prepare_row(Run run, const Source& s, u32 row, const RowP
 #define PREPARE_ROWS 4      // that a block prepares at once
 #define PREPARE_ELEMENTS 4  // of each that a thread has: rows of up to 2,048 elements
 
+// Whether rows go to f16 alone and are no more than one vector of fours, normed.
+__device__ INLINE bool is_plain_in_halves(const Prepare& p) {
+    const Source& s = p.source;
+    bool only_halves = p.to.halves != NONE && p.to.codes == NONE && p.to.floats.start == NONE;
+    return only_halves && !p.head && p.multiple == 1 && s.kind == PLAIN && is_one_sum(s) && s.len % 128 == 0 && s.a.stride % 4 == 0 &&
+           s.norm.weight != NONE && s.norm.bias == NONE && s.after.start == NONE;
+}
+
+// A row by a warp, with its sum in any order.
+__device__ INLINE void prepare_halves(Run run, u32 passed, const Prepare& p) {
+    const Source& s = p.source;
+    const float* weights = run.weights(s.norm.weight) + run.lane() * 4;
+    for (u32 row = first_unit(passed) * WARPS + run.warp(); row < run.shared().rows; row += blocks() * WARPS) {
+        const float* from = run.at(s.a, row) + run.lane() * 4;
+        u16* to = run.halves(p.to.halves) + (u64)row * s.len + run.lane() * 4;
+        float sum = 0.0f;
+#pragma unroll 12
+        for (u32 i = 0; i < s.len; i += 128) {
+            Floats v = load_floats(from + i);
+            sum += v.x * v.x + v.y * v.y + (v.z * v.z + v.w * v.w);
+        }
+        sum += __shfl_xor_sync(FULL, sum, 16);
+        float scale = rsqrt_core(fold16(sum) / (float)s.len + s.norm.eps);
+#pragma unroll 6
+        for (u32 i = 0; i < s.len; i += 128) {
+            Floats v = load_floats(from + i), w = load_floats(weights + i);
+            u32 halves[2] = {to_halves(v.x * scale * w.x, v.y * scale * w.y), to_halves(v.z * scale * w.z, v.w * scale * w.w)};
+            *(u64*)(to + i) = halves[0] | (u64)halves[1] << 32;
+        }
+    }
+}
+
 __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
     const Source& s = p.source;
+    if (is_plain_in_halves(p)) return prepare_halves(run, passed, p);
     u32 rows = p.head ? run.p().head_count : run.shared().rows * p.multiple, row_start = p.head ? run.p().head_row : 0;
     auto floats_of = [&](u32 row) { return p.to.floats.start == NONE ? nullptr : run.at(p.to.floats, row); };
-    auto halves_of = [&](u32 row) { return p.to.halves == NONE ? nullptr : run.halves(p.to.halves) + (u64)row * div_up(s.len, GROUP) * GROUP; };
+    auto halves_of = [&](u32 row) { return p.to.halves == NONE ? nullptr : run.halves(p.to.halves) + (u64)row * half_len(s.len); };
     if (rows == 1 || !is_one_sum(s) || s.len > PREPARE_ELEMENTS * THREADS) {
         for (u32 row = first_unit(passed); row < rows; row += blocks()) {
             RowCodes codes = scratch_codes(run, p.to, s.len, row);

@@ -4,18 +4,56 @@
 
 #define CONV_TOKENS 8  // of a sequence that a thread convolves together
 
+// Rows in f16, two channels by a thread, and floats of the last tokens, which are held.
+__device__ OUTLINED void convolve_halves(Run run, u32 passed, const Convolve& p) {
+    const Conv& c = p.conv;
+    u32 count = run.p().count, pairs = c.channels / 2, parts = div_up(count, CONV_TOKENS);
+    bool has_pairs = (c.x.start | c.x.stride) % 2 == 0;
+    auto pair_at = [](const float* x) { return Pair{load_float(x), load_float(x + 1)}; };
+    // Rows are numbered in 32 bits, and there are fewer pairs of them.
+    u32 all = run.p().sequence_count * parts * pairs;
+    for (u32 n = (u32)grid_thread(run, passed); n < all; n += (u32)grid_threads()) {
+        u32 i = n % pairs * 2, part = n / pairs, sequence = part / parts, first = part % parts * CONV_TOKENS;
+        Pair weight[TAPS] = {}, bias = {};
+        const float* weights = run.weights(c.weight) + i;
+#pragma unroll
+        for (u32 j = 0; j < TAPS; j++)
+            if (j < c.width) weight[j] = pair_at(weights + j * c.channels);
+        if (c.bias != NONE) bias = pair_at(run.weights(c.bias) + i);
+        // Of those before the tokens, which the window has if these are the first, and of the tokens; where there is none, the last one.
+        Pair x[CONV_TOKENS + TAPS - 1];
+#pragma unroll
+        for (u32 k = 0; k < CONV_TOKENS + TAPS - 1; k++) {
+            if (k >= CONV_TOKENS + c.width - 1) break;
+            u32 after = first + k, t = after < c.width - 1 ? 0 : after - (c.width - 1);
+            const float* from = run.at(c.x, (u64)sequence * count + (t < count ? t : count - 1)) + i;
+            if (after < c.width - 1) from = run.state(sequence, c.window) + after * c.channels + i;
+            x[k] = has_pairs && c.channels % 2 == 0 ? load_pair(from) : pair_at(from);
+        }
+#pragma unroll
+        for (u32 k = 0; k < CONV_TOKENS; k++) {
+            if (first + k >= count) break;
+            Pair y = bias;
+#pragma unroll
+            for (u32 j = 0; j < TAPS; j++)
+                if (j < c.width) y.x += weight[j].x * x[k + j].x, y.y += weight[j].y * x[k + j].y;
+            if (c.silu) y.x = silu_near(y.x), y.y = silu_near(y.y);
+            u64 row = (u64)sequence * count + first + k;
+            *(u32*)((u16*)run.at(p.halves, row) + i) = to_halves(y.x, y.y);
+            if (first + k + HELD >= count) run.at(p.y, row)[i] = y.x, run.at(p.y, row)[i + 1] = y.y;
+        }
+    }
+}
+
 __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
     const Conv& c = p.conv;
-    auto store = [&](u64 row, u32 i, float y) {
-        run.at(p.y, row)[i] = y;
-        if (p.halves.start != NONE && i >= p.first) ((u16*)run.at(p.halves, row))[i - p.first] = to_half(y);
-    };
+    if (p.halves.start != NONE) return convolve_halves(run, passed, p);
     u32 count = run.p().count, parts = div_up(count, CONV_TOKENS);
     if (c.width > TAPS || count == 1) {
         u64 all = (u64)run.shared().rows * c.channels;
         for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
             u32 row = n / c.channels, i = n % c.channels;
-            store(row, i, convolved(run, c, row, i));
+            run.at(p.y, row)[i] = convolved(run, c, row, i);
         }
         return;
     }
@@ -38,7 +76,7 @@ __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
             if (first + k >= count) break;
 #pragma unroll
             for (u32 j = 0; j < TAPS - 1; j++) taps.window[j] = j + 1 < c.width ? x[k + j] : 0.0f;
-            store((u64)sequence * count + first + k, i, apply_taps(c, taps, x[k + c.width - 1]));
+            run.at(p.y, (u64)sequence * count + first + k)[i] = apply_taps(c, taps, x[k + c.width - 1]);
         }
     }
 }

@@ -218,6 +218,11 @@ impl Device for Cuda {
         Ok(())
     }
 
+    fn shared_bytes(&self) -> Result<usize, CudaError> {
+        let most = Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        Ok(self.context.attribute(most).map_err(driver("describe the device"))? as usize)
+    }
+
     fn grid(&self, many: bool, shared_bytes: usize) -> Result<usize, CudaError> {
         let kernel = &self.kernels[usize::from(many)];
         let ask = driver("fit the kernels to the device");

@@ -18,6 +18,12 @@ pub trait Device {
     /// If they can neither be found nor compiled.
     fn load(&mut self, dispatch: &str) -> Result<(), CudaError>;
 
+    /// Shared memory that a block can have, in bytes.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn shared_bytes(&self) -> Result<usize, CudaError>;
+
     /// Blocks of 512 threads with this much shared memory that run at the same time, for one row of activations or many.
     ///
     /// # Errors

@@ -2,7 +2,9 @@
 
 use crate::device::Device;
 use crate::error::CudaError;
-use crate::program::{Params, Program, Programs, Prompts, SamplingOf, Sequence, TOP_K_MOST};
+use crate::program::{
+    Params, Program, Programs, Prompts, SHARED_BYTES, SamplingOf, Sequence, SharedRow, TOP_K_MOST,
+};
 use bytemuck::Pod;
 use sarit_core::{Model, Sampling, State, StateDType, StepError};
 use std::ops::Range;
@@ -49,12 +51,16 @@ impl DeviceMemory {
         prompts: Prompts,
     ) -> Result<Self, CudaError> {
         let rows = chunk.max(streams);
-        let programs = Programs::new(model, rows, logit_rows(streams, rows), grid, prompts)?;
-        Ok(Self {
+        let programs = Programs::new(model, rows, logit_rows(streams, rows), grid, SHARED_BYTES, prompts)?;
+        Ok(Self::needed(model, streams, rows, &programs))
+    }
+
+    fn needed(model: &Model<'_>, streams: usize, rows: usize, programs: &Programs) -> Self {
+        Self {
             model_bytes: model.file_bytes(),
             state_bytes: model.state_bytes() * streams,
-            scratch_bytes: programs.scratch_bytes + code(&programs).0.len() + Mail::new(streams, rows).end,
-        })
+            scratch_bytes: programs.scratch_bytes + code(programs).0.len() + Mail::new(streams, rows).end,
+        }
     }
 }
 
@@ -206,19 +212,20 @@ impl<'m, D: Device> Streams<'m, D> {
         let rows = chunk.max(streams);
         let logit_rows = logit_rows(streams, rows);
         // Scores lie in scratch for each block, so the grid comes first; it depends on the shared memory only.
-        let any_grid = Programs::new(&model, rows, logit_rows, 1, prompts)?;
+        let most = device.shared_bytes()?;
+        let programs = |grid: usize| Programs::new(&model, rows, logit_rows, grid, most, prompts);
+        let any_grid = programs(1)?;
+        let [one, many] = any_grid.shared.map(SharedRow::bytes);
         device.load(&any_grid.dispatch)?;
-        let shared_bytes = any_grid.shared_bytes();
-        let grids = [device.grid(false, shared_bytes)?, device.grid(true, shared_bytes)?];
-        let grid = grids[0].max(grids[1]);
-        let programs = Programs::new(&model, rows, logit_rows, grid, prompts)?;
+        let grids = [device.grid(false, one)?, device.grid(true, many)?];
+        let programs = programs(grids[0].max(grids[1]))?;
         let mail_layout = Mail::new(streams, rows);
 
         let (code, code_starts) = code(&programs);
         let weights = device.model(model.bytes())?;
         let memory = DeviceMemory {
             model_bytes: device.model_bytes(&weights),
-            ..DeviceMemory::of(&model, streams, chunk, grid, prompts)?
+            ..DeviceMemory::needed(&model, streams, rows, &programs)
         };
         let mut states = device.allocate(memory.state_bytes.max(64))?;
         device.clear(&mut states, 0, memory.state_bytes)?;
@@ -512,6 +519,7 @@ impl<'m, D: Device> Streams<'m, D> {
             return Ok(());
         }
         let many = l.kind != ProgramKind::One;
+        let shared = self.programs.shared[usize::from(many)];
         let at = self.mail_layout;
         self.device.write(&mut self.mail, 0, part(&mut self.letter, 0, at.chosen))?;
         let [ops, tables] = self.code_starts[l.kind as usize].map(|start| start as u64);
@@ -540,8 +548,8 @@ impl<'m, D: Device> Streams<'m, D> {
             stop_count: l.stop as u32,
             head_row: l.head.start as u32,
             head_count: l.head.len() as u32,
-            shared_floats: self.programs.shared.0 as u32,
-            shared_groups: self.programs.shared.1 as u32,
+            shared_floats: shared.floats as u32,
+            shared_groups: shared.groups as u32,
             sampled: l.sampled.into(),
             turn: self.turn,
         };
@@ -550,7 +558,7 @@ impl<'m, D: Device> Streams<'m, D> {
         }
         // SAFETY: the buffers were made for these programs, and the launch has no more rows and streams than they hold.
         // `drop` waits for it.
-        unsafe { self.device.run(many, self.grids[usize::from(many)], self.programs.shared_bytes(), &params) }
+        unsafe { self.device.run(many, self.grids[usize::from(many)], shared.bytes(), &params) }
     }
 }
 

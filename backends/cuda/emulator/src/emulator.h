@@ -15,6 +15,8 @@
 #define __builtin_assume(condition)
 #define __launch_bounds__(...)
 
+#include <cmath>
+
 #include "program.cuh"
 
 namespace emulator {
@@ -85,6 +87,7 @@ inline Words load_words(const u8* p) { return *(const Words*)p; }
 inline u32 load_codes(const u8* p) { return *(const u32*)p; }
 inline u32 load_half(const u16* p) { return *p; }
 inline float load_float(const float* p) { return *p; }
+inline Pair load_pair(const float* p) { return *(const Pair*)p; }
 inline Floats load_floats(const float* p) { return *(const Floats*)p; }
 inline Posted load_posted(const Posted* p) { return {*(const volatile float*)&p->value, *(const volatile u32*)&p->turn}; }
 inline void store_posted(Posted* p, Posted v) {
@@ -95,8 +98,7 @@ inline void store_posted(Posted* p, Posted v) {
 inline void copy_async(void* to, const void* from) { memcpy(to, from, 16); }
 inline void await_copies() {}
 inline void end_copies() {}
-template <int LATER>
-inline void await_copies_but() {}
+inline void await_copies_but(u32) {}
 
 inline u32 __shfl_xor_sync(u32, u32 x, int mask) { return emulator::exchange(&x, 1)[threadIdx.x % 32 ^ mask]; }
 inline int __shfl_xor_sync(u32 all, int x, int mask) { return (int)__shfl_xor_sync(all, (u32)x, mask); }
@@ -160,6 +162,9 @@ inline void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2], int start)
         }
     }
 }
+
+inline float exp2_near(float x) { return std::exp2(x); }
+inline float inverse_near(float x) { return 1.0f / x; }
 
 // The layouts of "ldmatrix": addresses go from lane to lane as two words.
 inline void load_matrices(u32 (&to)[4], const u16* row, u32 row_step, u32 column_step) {

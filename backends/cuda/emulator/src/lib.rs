@@ -101,6 +101,9 @@ fn compiled(dispatch: &str, grid: usize) -> Run {
     }
 }
 
+/// Shared memory of a block: that of an NVIDIA device of compute capability 8.7.
+const SHARED_BYTES: usize = 163 << 10;
+
 /// Bytes on each side of a buffer.
 const GUARD_BYTES: usize = 256;
 const GUARD: u64 = 0xa5a5_a5a5_a5a5_a5a5;
@@ -165,6 +168,10 @@ impl Device for Emulator {
             *run = Some(compiled(dispatch, self.grid));
         }
         Ok(())
+    }
+
+    fn shared_bytes(&self) -> Result<usize, CudaError> {
+        Ok(SHARED_BYTES)
     }
 
     fn grid(&self, _: bool, _: usize) -> Result<usize, CudaError> {

@@ -77,14 +77,17 @@ fn chunks_are_near_scalar() {
     for (d_state, d_inner, weights, most) in [
         (16, 192, DType::F32, EXACT),
         (48, 192, DType::F16, EXACT),
-        (128, 384, DType::Q8, CODES),
+        (128, 768, DType::Q8, CODES),
         (64, 192, DType::Q4, CODES),
     ] {
         let file = mamba2(d_state, d_inner, weights);
         let model = Model::from_bytes(&file).unwrap();
-        for (count, cuts) in [(150, &[][..]), (129, &[]), (113, &[50, 61]), (98, &[23, 31])] {
+        for (count, cuts) in [(215, &[][..]), (129, &[]), (193, &[50, 61])] {
             let what = format!("{d_state} x {d_inner}, {}, {count} tokens, cut at {cuts:?}", weights.name());
-            check(&what, Emulator::new(3, 7), model, count, cuts, most);
+            // With blocks for one part of the chunks, and for two or three.
+            for grid in [3, 9, 13] {
+                check(&what, Emulator::new(grid, 7), model, count, cuts, most);
+            }
         }
     }
 }

@@ -40,22 +40,21 @@ fn scan_floats(p: &Ssm<'_>) -> usize {
     ((stages * 2 * HELD + SCAN_CHANNELS) * row).max(step)
 }
 
-/// Channels, tokens and most elements of a state of a scan in chunks: as the kernels have them.
-const CHUNK_CHANNELS: usize = 16;
+/// Most channels of a unit, tokens and most elements of a state of a scan in chunks: as the kernels have them.
+const CHUNK_CHANNELS: usize = 64;
 const CHUNK: usize = 64;
 const CHUNK_STATES: usize = 128;
 
 /// Whether a scan can run in chunks.
 fn can_chunk(p: &Ssm<'_>) -> bool {
-    p.decays_by_head()
-        && p.d_state <= CHUNK_STATES
-        && p.d_state.is_multiple_of(16)
-        && p.head_dim.is_multiple_of(CHUNK_CHANNELS)
+    let by_16 = p.head_dim.min(CHUNK_CHANNELS).is_multiple_of(16) && p.d_state.is_multiple_of(16);
+    let units = p.head_dim <= CHUNK_CHANNELS || p.head_dim.is_multiple_of(CHUNK_CHANNELS);
+    p.decays_by_head() && p.d_state <= CHUNK_STATES && by_16 && units
 }
 
-/// Floats in shared memory of a scan in chunks: B and C of two chunks and states, in f16.
+/// Floats in shared memory of a scan in chunks, in f16: B, C and states, then x and what is left of it.
 fn chunk_floats(p: &Ssm<'_>) -> usize {
-    (2 * 2 * CHUNK + CHUNK_CHANNELS) * (p.d_state + 8) / 2
+    ((2 * CHUNK + CHUNK_CHANNELS) * (p.d_state + 8) + 2 * CHUNK * (CHUNK + 8)) / 2
 }
 
 /// Units of the scan of one sequence: each is of one group.
@@ -214,6 +213,7 @@ impl<'m> Builder<'m> {
             dt: proj.columns(d_inner + channels),
             decay: Vector::NONE,
             reads: Vector::NONE,
+            parts: Vector::NONE,
             z: if late_gate { Vector::NONE } else { proj },
             y: inner,
             time: self.time(p),
@@ -328,9 +328,8 @@ impl<'m> Builder<'m> {
         let in_chunks = self.halves && can_chunk(p);
         let mut convolve = Convolve::floats(scan.conv, conv);
         if in_chunks {
-            // B and C.
-            scan.reads = self.buffer(Buffer::HalfStates, bc);
-            (convolve.halves, convolve.first) = (scan.reads, d_inner as u32);
+            scan.reads = self.buffer(Buffer::HalfConv, p.conv_channels() / 2);
+            convolve.halves = scan.reads;
         }
         self.op(Kind::Convolve, threads(p.conv_channels()), &convolve);
         if let Some(select) = &p.select {
@@ -361,7 +360,12 @@ impl<'m> Builder<'m> {
         (scan.x, scan.dt, scan.decay) = (conv, dt, decay);
         if in_chunks {
             self.shared(chunk_floats(p), 0)?;
-            self.op(Kind::Chunks, d_inner / CHUNK_CHANNELS, &scan);
+            let channels = p.head_dim.min(CHUNK_CHANNELS);
+            // And the log of a decay.
+            scan.parts =
+                self.buffer(Buffer::ScanParts, (channels * p.d_state + 1).next_multiple_of(ALIGN / 4));
+            self.op(Kind::Parts, d_inner / channels, &scan);
+            self.op(Kind::Chunks, d_inner / channels, &scan);
             self.hold(p, &scan);
             return Ok(());
         }

@@ -13,7 +13,7 @@ use std::ops::Range;
 /// Bytes of shared memory of a block up to which blocks make inputs for themselves; and those that every device since
 /// compute capability 8.0 has.
 const FUSED_BYTES: usize = 64 << 10;
-const SHARED_BYTES: usize = 99 << 10;
+pub(crate) const SHARED_BYTES: usize = 99 << 10;
 
 /// Floats beside a row in shared memory, so that the lanes of its norm's sum lie apart.
 const NORM_PAD: usize = 64;
@@ -21,8 +21,11 @@ const NORM_PAD: usize = 64;
 /// Floats that the lanes of a product with many rows take in shared memory beyond the place of partial sums.
 const MMA_FLOATS: usize = 13312;
 
-/// Floats of shared memory that the parts of products in f16 take: three parts of 32 columns of 128 rows and 256 of weights.
-const HALF_FLOATS: usize = 3 * (128 + 256) * GROUP / 2;
+/// Columns of a stage of a product in f16, and floats of shared memory that it takes: of 128 rows and 192 rows of weights, or of 64 and 192.
+const STAGE_COLUMNS: usize = 64;
+const LARGE_STAGE: usize = (128 + 192) * STAGE_COLUMNS / 2;
+const SMALL_STAGE: usize = (64 + 192) * STAGE_COLUMNS / 2;
+const STAGES_MOST: usize = 4;
 
 /// Rows of up to so many elements that a block prepares at once, if there are several: as the kernels have it.
 const PREPARE_ROWS: usize = 4;
@@ -73,14 +76,15 @@ pub(super) enum Buffer {
     /// A prepared row as floats; of a low-rank part.
     Floats,
     LowFloats,
-    /// Inputs of products in f16, and what a scan in chunks reads.
+    /// Inputs of products in f16, and of a scan in chunks.
     Halves,
-    HalfStates,
+    HalfConv,
     /// Matrices in f16.
     Widened,
     Logits,
-    /// Attention scores: one row for each block of the grid.
+    /// Attention scores, and states that parts of a scan in chunks keep: one row for each block of the grid.
     Scores,
+    ScanParts,
     /// One row of each as posted numbers.
     PostedResidual,
     PostedProj,
@@ -107,9 +111,23 @@ pub(super) struct Layout {
     /// Codes, scales, sums.
     code_starts: [[usize; 3]; CODE_SETS],
     floats: usize,
-    /// Room for one row in shared memory.
-    pub(super) shared_floats: usize,
-    pub(super) shared_groups: usize,
+    /// Room in shared memory that programs for one row need, and those for many.
+    pub(super) one: SharedRow,
+    pub(super) many: SharedRow,
+}
+
+/// Room in shared memory for a row as floats, and as groups of codes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SharedRow {
+    pub(crate) floats: usize,
+    pub(crate) groups: usize,
+}
+
+impl SharedRow {
+    /// Bytes of shared memory of a block with such room.
+    pub(crate) fn bytes(self) -> usize {
+        shared_bytes(self.floats, self.groups)
+    }
 }
 
 /// How many rows the buffers hold.
@@ -121,6 +139,8 @@ pub(super) struct Extent {
     pub(super) logit_rows: usize,
     /// Blocks of a grid.
     pub(super) grid: usize,
+    /// Shared memory that a block can have.
+    pub(super) shared_bytes: usize,
 }
 
 impl Extent {
@@ -144,7 +164,7 @@ impl Layout {
             *start = take(
                 len,
                 match i {
-                    _ if i == Buffer::Scores as usize => extent.grid,
+                    _ if i == Buffer::Scores as usize || i == Buffer::ScanParts as usize => extent.grid,
                     _ if i == Buffer::Logits as usize => extent.logit_rows,
                     _ if i == Buffer::Widened as usize => 1,
                     _ if i >= Buffer::PostedResidual as usize => 1,
@@ -378,10 +398,9 @@ impl<'m> Builder<'m> {
 
     /// Room in shared memory for a row of floats and one of codes.
     pub(super) fn shared(&mut self, floats: usize, groups: usize) -> Result<(), CudaError> {
-        self.layout.shared_floats = self.layout.shared_floats.max(floats);
-        self.layout.shared_groups = self.layout.shared_groups.max(groups);
-        let bytes = shared_bytes(self.layout.shared_floats, self.layout.shared_groups);
-        if bytes > SHARED_BYTES { Err(CudaError::RowTooLong) } else { Ok(()) }
+        let row = if self.one { &mut self.layout.one } else { &mut self.layout.many };
+        *row = SharedRow { floats: row.floats.max(floats), groups: row.groups.max(groups) };
+        if row.bytes() > self.extent.shared_bytes { Err(CudaError::RowTooLong) } else { Ok(()) }
     }
 
     /// Whether a block can make the input of the one row for itself: it fits, and no product changes what others read.
@@ -487,27 +506,30 @@ impl<'m> Builder<'m> {
 
     /// The same in f16: the rows and all matrices are brought into it, then multiplied.
     fn multiply(&mut self, source: &Source, maps: &[Map<'_, 'm>]) -> Result<(), CudaError> {
-        let len = source.len as usize;
-        let groups = len.div_ceil(GROUP);
-        self.shared(self.prepared_floats(source).max(HALF_FLOATS), 0)?;
-        let x = self.buffer(Buffer::Halves, groups * GROUP / 2).start;
+        let len = (source.len as usize).next_multiple_of(STAGE_COLUMNS);
+        let room = self.extent.shared_bytes.saturating_sub(shared_bytes(0, self.layout.many.groups)) / 4;
+        // One that is multiplied, one on its way.
+        let large = room >= 2 * LARGE_STAGE;
+        let stage = if large { LARGE_STAGE } else { SMALL_STAGE };
+        let stages = (room / stage).clamp(2, STAGES_MOST);
+        self.shared(self.prepared_floats(source).max(stages * stage), 0)?;
+        let x = self.buffer(Buffer::Halves, len / 2).start;
         let record =
             Prepare { source: *source, multiple: 1, head: 0, to: Codes { halves: x, ..Codes::NONE } };
         self.op(Kind::Prepare, self.extent.rows, &record);
-        let floats = |matrix: &Matrix<'m>| matrix.rows() * groups * GROUP / 2;
+        let floats = |matrix: &Matrix<'m>| matrix.rows() * len / 2;
         let mut w = self.buffer(Buffer::Widened, maps.iter().map(|map| floats(map.matrix)).sum()).start;
         let mut records = Vec::new();
         for map in maps {
             self.no_barrier();
-            let units = (map.matrix.rows() * groups * GROUP / 8).div_ceil(THREADS);
-            self.op(Kind::Widen, units, &Widen { w: self.mat(map.matrix), to: w });
-            records.push(Multiply {
-                x,
-                w,
-                w_rows: map.matrix.rows() as u32,
-                groups: groups as u32,
-                to: map.to,
-            });
+            let rows = map.matrix.rows();
+            self.op(
+                Kind::Widen,
+                (rows * len / 8).div_ceil(THREADS),
+                &Widen { w: self.mat(map.matrix), to: w },
+            );
+            let (w_rows, len, stages) = (rows as u32, len as u32, stages as u32);
+            records.push(Multiply { x, w, w_rows, len, stages, large: large.into(), to: map.to });
             w += floats(map.matrix) as u32;
         }
         for (i, record) in records.iter().enumerate() {
@@ -577,7 +599,7 @@ fn row_floats(source: &Source, floats: bool) -> usize {
 }
 
 /// Bytes of shared memory with room for a row of floats and one of codes.
-pub(super) fn shared_bytes(floats: usize, groups: usize) -> usize {
+fn shared_bytes(floats: usize, groups: usize) -> usize {
     SHARED_START_BYTES + 4 * floats + SHARED_GROUP_BYTES * groups
 }
 

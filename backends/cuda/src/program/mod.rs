@@ -14,13 +14,13 @@ mod records;
 mod shapes;
 
 use crate::error::CudaError;
-use builder::{Buffer, Builder, Extent, For, Layout, ROW_MOST, Residual, map, shared_bytes};
+use builder::{Buffer, Builder, Extent, For, Layout, ROW_MOST, Residual, map};
 use records::{Choose, Embed, Kind, Op, Source, Target, Vector, target};
 use sarit_core::plan::{BlockInput, Input};
 use sarit_core::{Block, Model};
 use std::ops::Range;
 
-pub(crate) use builder::THREADS;
+pub(crate) use builder::{SHARED_BYTES, SharedRow, THREADS};
 pub use records::{Params, SIZES};
 pub(crate) use records::{SamplingOf, Sequence};
 
@@ -59,22 +59,24 @@ pub(crate) struct Programs {
     pub(crate) posted_bytes: Range<usize>,
     /// Logits in scratch, in floats: their start.
     pub(crate) logits: usize,
-    /// Room for a row in shared memory: floats, groups of codes.
-    pub(crate) shared: (usize, usize),
+    /// Room in shared memory for one row, and of the programs for many.
+    pub(crate) shared: [SharedRow; 2],
     /// `kernels/dispatch.cuh` of the kernels for just these.
     pub(crate) dispatch: String,
 }
 
 impl Programs {
-    /// For launches of up to `rows` rows, logits of up to `logit_rows` at once, and up to `grid` blocks.
+    /// For launches of up to `rows` rows, logits of up to `logit_rows` at once, and up to `grid` blocks with up to `shared_bytes` of shared
+    /// memory.
     pub(crate) fn new(
         model: &Model<'_>,
         rows: usize,
         logit_rows: usize,
         grid: usize,
+        shared_bytes: usize,
         prompts: Prompts,
     ) -> Result<Self, CudaError> {
-        let extent = Extent { rows, logit_rows, grid };
+        let extent = Extent { rows, logit_rows, grid, shared_bytes };
         let build = |layout: Layout| -> Result<_, CudaError> {
             let (one, layout) = program(model, layout, Extent { rows: 1, ..extent }, For::One)?;
             let (many, layout) = program(model, layout, extent, For::Many)?;
@@ -97,23 +99,18 @@ impl Programs {
             scratch_bytes: layout.bytes(),
             posted_bytes: layout.posted_bytes(),
             logits: layout.start(Buffer::Logits),
-            shared: (layout.shared_floats, layout.shared_groups),
+            shared: [layout.one, layout.many],
         })
-    }
-
-    /// Bytes of shared memory of a block.
-    pub(crate) fn shared_bytes(&self) -> usize {
-        shared_bytes(self.shared.0, self.shared.1)
     }
 }
 
 /// `dispatch.cuh` of the kernels for `model`: a case for each shape of its operations. It depends on the architecture and
-/// the types of the weights only, and on how prompts are read.
+/// the types of the weights, and on how prompts are read and the shared memory of a block that the device has for that.
 ///
 /// # Errors
 /// If the kernels cannot run the model.
-pub fn dispatch(model: &Model<'_>, prompts: Prompts) -> Result<String, CudaError> {
-    Ok(Programs::new(model, 1, 1, 1, prompts)?.dispatch)
+pub fn dispatch(model: &Model<'_>, shared_bytes: usize, prompts: Prompts) -> Result<String, CudaError> {
+    Ok(Programs::new(model, 1, 1, 1, shared_bytes, prompts)?.dispatch)
 }
 
 fn program(

@@ -66,12 +66,12 @@ records! {
     Prepare { source: Source, multiple: u32, head: u32, to: Codes }
     Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target, shift: ConvOf }
     Widen { w: Mat, to: u32 [place] }
-    Multiply { x: u32 [place], w: u32 [place], w_rows: u32, groups: u32, to: Target }
-    Convolve { conv: ConvOf, y: Vector, halves: Vector, first: u32 }
+    Multiply { x: u32 [place], w: u32 [place], w_rows: u32, len: u32, stages: u32, large: u32, to: Target }
+    Convolve { conv: ConvOf, y: Vector, halves: Vector }
     Times { time: TimeOf, heads: u32, raw: Vector, dt: Vector, decay: Vector }
     ScanOf {
         heads: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32 [place], state: u32 [place], held: u32 [place],
-        x: Vector, b: Vector, c: Vector, dt: Vector, decay: Vector, reads: Vector, z: Vector, y: Vector,
+        x: Vector, b: Vector, c: Vector, dt: Vector, decay: Vector, reads: Vector, parts: Vector, z: Vector, y: Vector,
         time: TimeOf, conv: ConvOf, select: Vector, rank: u32,
         dt_norm: NormOf, b_norm: NormOf, c_norm: NormOf, dt_proj: Mat,
     }
@@ -121,7 +121,7 @@ impl Codes {
 impl Convolve {
     /// The rows of `conv` as floats in `y`.
     pub(crate) fn floats(conv: ConvOf, y: Vector) -> Self {
-        Self { conv, y, halves: Vector::NONE, first: 0 }
+        Self { conv, y, halves: Vector::NONE }
     }
 }
 
@@ -207,6 +207,7 @@ pub(crate) enum Kind {
     Weigh,
     Step,
     Scan,
+    Parts,
     Chunks,
     Hold,
     Rotate,
@@ -229,7 +230,7 @@ pub(crate) mod wait {
 }
 
 /// Words of a payload: those of the largest, [`ScanOf`].
-pub(crate) const PAYLOAD_WORDS: usize = 63;
+pub(crate) const PAYLOAD_WORDS: usize = 65;
 
 /// An operation: its kind, and one of the records above.
 #[repr(C)]

@@ -37,6 +37,7 @@ impl Call {
             || Call::of::<ScanOf>("op_weigh", "Scan"),
             || Call::of::<ScanOf>("op_step", "Scan"),
             || Call { waits: true, ..Call::of::<ScanOf>("op_scan<MANY>", "Scan") },
+            || Call::of::<ScanOf>("op_parts", "Scan"),
             || Call::of::<ScanOf>("op_chunks", "Scan"),
             || Call::of::<ScanOf>("op_hold", "Scan"),
             || Call::of::<AttendOf>("op_rotate", "Attend"),
