@@ -5,11 +5,17 @@
 #define PARTIALS 4096  // lanes of sums of a product's units, or tokens of a scan of many rows
 #define TOKENS 1296    // floats of the tokens of a scan of one row
 
+// What is known of the way through the program while an operation runs.
+struct Rest {
+    u32 n, step, slot, turn, reached;
+};
+
 // Shared memory: what a launch is asked for; the operation that runs, the next, and the one before, which some threads may still be at,
 // by turns; sums; tokens; one row as floats and as codes.
 struct Shared {
     Params params;
     u32 rows, step;  // rows of this launch; steps done
+    volatile Rest rest;
     Op ops[3];
     float sums[256];
     alignas(16) float partials[PARTIALS], tokens[TOKENS];

@@ -47,6 +47,7 @@ struct ChunkScan {
     u32 channels, first, head, group;  // `first` of the channels
     u32 held, all;                     // tokens
     u32 row_len;                       // halves from one row of states to the next in shared memory
+    float* scratch;
 
     // What a thread brings of a chunk: eight numbers each of some tokens' B and C, and of a token's x.
     struct Brought {
@@ -64,7 +65,11 @@ struct ChunkScan {
     __device__ ChunkScan(Run run, const Scan& p, u32 index)
         : run(run), p(p), sequence(index / chunk_parts(run, p) / chunk_units(p)), unit(index / chunk_parts(run, p) % chunk_units(p)),
           parts(chunk_parts(run, p)), part(index % parts), channels(chunk_channels(p)), first(unit * channels), head(first / p.head_dim),
-          group(head / (p.heads / p.n_groups)), held((u32)(run.position(sequence) % HELD)), all(held + run.p().count), row_len(p.d_state + 8) {}
+          group(head / (p.heads / p.n_groups)), held((u32)(run.position(sequence) % HELD)), all(held + run.p().count), row_len(p.d_state + 8),
+          scratch(run.p().scratch) {}
+
+    // As `Run::at`, with the place of scratch at hand.
+    __device__ float* at(Vector v, u32 row) const { return scratch + (v.start + row * v.stride); }
 
     // In shared memory. x of held tokens is their dt · x.
     __device__ u16* b() const { return (u16*)run.shared().row; }                 // [CHUNK][row_len]
@@ -77,9 +82,11 @@ struct ChunkScan {
     __device__ float* dt(u32 chunk) const { return logs(chunk) + 2 * CHUNK; }
 
     // Lanes' places in matrices of 16 by 16 halves from `start` on: rows first, or columns first.
-    __device__ const u16* by_rows(const u16* start, u32 stride) const { return start + run.lane() % 16 * stride + run.lane() / 16 * 8; }
-    __device__ const u16* by_columns(const u16* start, u32 stride) const {
-        return start + (run.lane() / 16 * 8 + run.lane() % 8) * stride + run.lane() / 8 % 2 * 8;
+    __device__ HalfPlace by_rows(const u16* start, u32 stride) const {
+        return HalfPlace(start) + run.lane() % 16 * stride + run.lane() / 16 * 8;
+    }
+    __device__ HalfPlace by_columns(const u16* start, u32 stride) const {
+        return HalfPlace(start) + (run.lane() / 16 * 8 + run.lane() % 8) * stride + run.lane() / 8 % 2 * 8;
     }
 
     __device__ u32 chunk_at(u32 part) const { return div_up(all, CHUNK) * part / parts; }
@@ -90,20 +97,11 @@ struct ChunkScan {
         return end <= start ? 0 : end - start < CHUNK ? end - start : CHUNK;
     }
 
+    // The row of a token, or one near it.
+    __device__ u32 near_row(u32 token) const { return row(token < held ? held : token < all ? token : all - 1); }
+
     // Eight numbers of a token from `i` on of its row [x | B | C]; where there is no row, others.
-    __device__ Words eight(u32 token, u32 i) const {
-        u32 near = token < held ? held : token < all ? token : all - 1;
-        return load_words((const u8*)((const u16*)run.at(p.reads, row(near)) + i));
-    }
-    // The same of what has come: of held tokens from the state, and zeros where there are none, for what they are multiplied with is zero.
-    __device__ Words settled_eight(u32 token, u32 i, Words come) const {
-        if (token >= held && token < all) return come;
-        u32 inner = p.heads * p.head_dim;
-        if (token >= all || i >= inner + p.n_groups * p.d_state) return {0, 0, 0, 0};
-        HeldToken own = held_token(run, p, sequence, token);
-        const float* v = i < inner ? own.u + i : own.b + (i - inner);
-        return {to_halves(v[0], v[1]), to_halves(v[2], v[3]), to_halves(v[4], v[5]), to_halves(v[6], v[7])};
-    }
+    __device__ Words eight(u32 token, u32 i) const { return load_words((const u8*)((const u16*)at(p.reads, near_row(token)) + i)); }
     // Of the `k`th eight numbers of B and C that the thread brings: the place in a row of theirs; the token, those of C after those of B; and
     // the place in the token's row.
     __device__ u32 own_eighth(u32 k) const { return (run.thread + k * THREADS) % (p.d_state / 8) * 8; }
@@ -125,12 +123,31 @@ struct ChunkScan {
     __device__ void store(u32 chunk, const Brought& next) const {
 #pragma unroll
         for (u32 k = 0; k < sizeof next.bc / sizeof next.bc[0]; k++)
-            if (own_row(k) < (READS ? 2 : 1) * CHUNK)
-                *(Words*)(b() + own_row(k) * row_len + own_eighth(k)) =
-                    settled_eight(chunk * CHUNK + own_row(k) % CHUNK, own_place(k), next.bc[k]);
+            if (own_row(k) < (READS ? 2 : 1) * CHUNK) *(Words*)(b() + own_row(k) * row_len + own_eighth(k)) = next.bc[k];
         u32 i = run.thread % 8 * 8;
-        if (i < channels)
-            *(Words*)(x() + run.thread / 8 * CHUNK_ROW + i) = settled_eight(chunk * CHUNK + run.thread / 8, first + i, next.x);
+        if (i < channels) *(Words*)(x() + run.thread / 8 * CHUNK_ROW + i) = next.x;
+        if (chunk * CHUNK < held || (chunk + 1) * CHUNK > all) store_others<READS>(chunk);
+    }
+    // Of tokens that have no row: held ones from the state, else zeros, for what they are multiplied with is zero.
+    template <bool READS>
+    __device__ void store_others(u32 chunk) const {
+        auto has_row = [&](u32 token) { return token >= held && token < all; };
+        auto halves_of = [](const float* v) {
+            return Words{to_halves(v[0], v[1]), to_halves(v[2], v[3]), to_halves(v[4], v[5]), to_halves(v[6], v[7])};
+        };
+        Words none = {0, 0, 0, 0};
+#pragma unroll 1
+        for (u32 k = 0; own_row(k) < (READS ? 2 : 1) * CHUNK; k++) {
+            u32 token = chunk * CHUNK + own_row(k) % CHUNK;
+            if (has_row(token)) continue;
+            bool is_held = token < held && own_row(k) < CHUNK;
+            const float* own = held_token(run, p, sequence, token % HELD).b + group * p.d_state + own_eighth(k);
+            *(Words*)(b() + own_row(k) * row_len + own_eighth(k)) = is_held ? halves_of(own) : none;
+        }
+        u32 i = run.thread % 8 * 8, token = chunk * CHUNK + run.thread / 8;
+        if (i >= channels || has_row(token)) return;
+        const float* own = held_token(run, p, sequence, token % HELD).u + first + i;
+        *(Words*)(x() + run.thread / 8 * CHUNK_ROW + i) = token < held ? halves_of(own) : none;
     }
 
     __device__ Times load_times(u32 chunk) const {
@@ -142,8 +159,8 @@ struct ChunkScan {
             if (token < held) {
                 own.dt[k] = 1.0f, own.decay[k] = held_token(run, p, sequence, token).decay[head];
             } else {
-                own.dt[k] = load_float(run.at(p.dt, row(token)) + head);
-                own.decay[k] = load_float(run.at(p.decay, row(token)) + head);
+                own.dt[k] = load_float(at(p.dt, row(token)) + head);
+                own.decay[k] = load_float(at(p.decay, row(token)) + head);
             }
         }
         return own;
@@ -178,8 +195,8 @@ struct ChunkScan {
 #pragma unroll 4
         for (u32 k = 0; k < p.d_state; k += 16) {
             u32 own_c[4], own_b[4];
-            load_matrices(own_c, by_rows(c() + reader * row_len + k, row_len));
-            load_matrices(own_b, by_columns(b() + source * row_len + k, row_len));
+            load_matrices(own_c, by_rows(c(), row_len) + (reader * row_len + k));
+            load_matrices(own_b, by_columns(b(), row_len) + (source * row_len + k));
             mma_f16(products[0], own_c, own_b[0], own_b[1]);
             mma_f16(products[1], own_c, own_b[2], own_b[3]);
         }
@@ -209,8 +226,7 @@ struct ChunkScan {
         if (p.z.start == NONE || read_channel() >= channels) return;
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
-            u32 token = chunk * CHUNK + own_reader() + half * 8, near = token < held ? held : token < all ? token : all - 1;
-            const float* from = run.at(p.z, row(near)) + first + own_channel();
+            const float* from = at(p.z, near_row(chunk * CHUNK + own_reader() + half * 8)) + first + own_channel();
 #pragma unroll
             for (u32 t = 0; t < 2; t++)
                 z[half][t] = (p.z.start | p.z.stride) % 2 == 0 ? load_pair(from + t * 8) : Pair{load_float(from + t * 8), load_float(from + t * 8 + 1)};
@@ -225,8 +241,8 @@ struct ChunkScan {
 #pragma unroll 4
         for (u32 k = 0; k < p.d_state; k += 16) {
             u32 own_c[4], h[4];
-            load_matrices(own_c, by_rows(c() + reader * row_len + k, row_len));
-            load_matrices(h, by_columns(states() + channel * row_len + k, row_len));
+            load_matrices(own_c, by_rows(c(), row_len) + (reader * row_len + k));
+            load_matrices(h, by_columns(states(), row_len) + (channel * row_len + k));
             mma_f16(results[0], own_c, h[0], h[1]);
             mma_f16(results[1], own_c, h[2], h[3]);
         }
@@ -237,8 +253,8 @@ struct ChunkScan {
             for (u32 e = 0; e < 4; e++) results[t][e] *= left[e / 2];
         for (u32 source = 0; source <= reader; source += 16) {
             u32 own_weights[4], own_x[4];
-            load_matrices(own_weights, by_rows(weights() + reader * CHUNK_ROW + source, CHUNK_ROW));
-            load_matrices_by_column(own_x, by_rows(x() + source * CHUNK_ROW + channel, CHUNK_ROW));
+            load_matrices(own_weights, by_rows(weights(), CHUNK_ROW) + (reader * CHUNK_ROW + source));
+            load_matrices_by_column(own_x, by_rows(x(), CHUNK_ROW) + (source * CHUNK_ROW + channel));
             mma_f16(results[0], own_weights, own_x[0], own_x[1]);
             mma_f16(results[1], own_weights, own_x[2], own_x[3]);
         }
@@ -246,7 +262,7 @@ struct ChunkScan {
         for (u32 half = 0; half < 2; half++) {
             u32 i = own_reader() + half * 8, token = chunk * CHUNK + i;
             if (token < held || token >= all) continue;
-            float* y = run.at(p.y, row(token)) + first + own_channel();
+            float* y = at(p.y, row(token)) + first + own_channel();
 #pragma unroll
             for (u32 t = 0; t < 2; t++) {
                 u32 both = *(const u32*)(x() + i * CHUNK_ROW + own_channel() + t * 8);
@@ -283,12 +299,12 @@ struct ChunkScan {
             u32 own_x[2][4];
 #pragma unroll
             for (u32 half = 0; half < 2; half++)
-                load_matrices_by_column(own_x[half], by_columns(left_x() + (k + half * 16) * CHUNK_ROW + tile_channel(), CHUNK_ROW));
+                load_matrices_by_column(own_x[half], by_columns(left_x(), CHUNK_ROW) + ((k + half * 16) * CHUNK_ROW + tile_channel()));
 #pragma unroll
             for (u32 t = 0; t < CHUNK_TILES; t++) {
                 if (tile_element(t) >= p.d_state) break;
                 u32 own_b[4];
-                load_matrices_by_column(own_b, b() + (k + run.lane()) * row_len + tile_element(t));
+                load_matrices_by_column(own_b, HalfPlace(b()) + run.lane() * row_len + (k * row_len + tile_element(t)));
                 mma_f16(h[t], own_x[0], own_b[0], own_b[1]);
                 mma_f16(h[t], own_x[1], own_b[2], own_b[3]);
             }
@@ -297,7 +313,7 @@ struct ChunkScan {
 
     // States in scratch: of part 0 those at its end, of the others what they add; of the last one those before all. After them comes the log of
     // the part's decay.
-    __device__ float* kept(u32 part) const { return run.at(p.parts, (sequence * chunk_units(p) + unit) * parts + part); }
+    __device__ float* kept(u32 part) const { return at(p.parts, (sequence * chunk_units(p) + unit) * parts + part); }
     __device__ float* own_state() const { return run.state(sequence, p.state) + (u64)first * p.d_state; }
     __device__ void load_states(const float* from, States& h, float left) const {
         for_states([&](u32 t, u32 e, u32 channel, u32 i) {
@@ -311,7 +327,7 @@ struct ChunkScan {
 
     // Through the chunks of the part, whose tokens read if `READS`. Returns the log of the decay.
     template <bool READS>
-    __device__ float go(States& h) const {
+    __device__ float go(States& h) {
         float log = 0.0f;
         bool has_times = run.warp() == 0;
         Gates z = {};
@@ -327,6 +343,8 @@ struct ChunkScan {
         load<READS>(chunk, next);
         if (has_times) store_times(chunk, load_times(chunk));
         for (; chunk < end; chunk++) {
+            // Else all places that depend on the thread would be kept from chunk to chunk, in registers that there are not.
+            run.thread = thread_in(chunk);
             store<READS>(chunk, next);
             if (READS) load_gates(chunk, z);
             if (READS) share(h);
@@ -348,7 +366,7 @@ struct ChunkScan {
     }
 
     // What the part adds to the state.
-    __device__ void add() const {
+    __device__ void add() {
         States h = {};
         // The last one has time to keep the states as they are before.
         if (part == 0 || part + 1 == parts) load_states(own_state(), h, 0.0f);
@@ -356,7 +374,7 @@ struct ChunkScan {
         store_states(kept(part), h);
         if (run.thread == 0) kept(part)[channels * p.d_state] = log;
     }
-    __device__ void scan() const {
+    __device__ void scan() {
         States h = {};
         load_states(parts == 1 ? own_state() : kept(part == 0 ? parts - 1 : 0), h, 0.0f);
         for (u32 k = 1; k < part; k++) load_states(kept(k), h, exp2_near(load_float(kept(k) + channels * p.d_state)));

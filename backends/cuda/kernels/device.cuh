@@ -96,16 +96,28 @@ __device__ INLINE void await_copies_but(u32 later) {
     }
 }
 
+// A place of halves in shared memory. Places that are constants apart are so for the compiler too.
+struct HalfPlace {
+    u32 byte;
+
+    __device__ explicit HalfPlace(const u16* p) : byte((u32)__cvta_generic_to_shared(p)) {}
+    __device__ HalfPlace operator+(u32 halves) const {
+        HalfPlace there = *this;
+        there.byte += 2 * halves;
+        return there;
+    }
+};
+
 // Four matrices of 8 rows of 8 halves in shared memory, of which lane i has the place of row i % 8 of matrix i / 8: a lane gets two
 // neighbours of row lane / 4 of each, or of column lane / 4.
-__device__ INLINE void load_matrices(u32 (&to)[4], const u16* row) {
+__device__ INLINE void load_matrices(u32 (&to)[4], HalfPlace row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"((u32)__cvta_generic_to_shared(row)));
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row.byte));
 }
 
-__device__ INLINE void load_matrices_by_column(u32 (&to)[4], const u16* row) {
+__device__ INLINE void load_matrices_by_column(u32 (&to)[4], HalfPlace row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"((u32)__cvta_generic_to_shared(row)));
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row.byte));
 }
 
 // d (16x8) += a (16x16, rows) · b (16x8, columns), of halves.

@@ -58,14 +58,39 @@ struct HalfUnit {
 // Where eight halves lie in a stage: those that a warp reads at once, of eight rows, in different banks. Rows 8 apart lie alike.
 __device__ INLINE u32 half_place(u32 row, u32 eighth) { return (row * 8 + (eighth ^ row % 8)) * 8; }
 
-// As `finish`, of two elements beside each other, with neither bias nor addend.
-__device__ INLINE void finish_pair(Run run, const Target& to, u64 row, u32 i, Pair v) {
-    if (to.kind != STORE) v.x *= to.scale, v.y *= to.scale;
-    if (to.kind == ADD) {
-        Pair before = load_pair(run.at(to.before, row) + i);
-        v.x += before.x, v.y += before.y;
-    }
-    *(Pair*)(run.at(to.y, row) + i) = v;
+// Takes a thread's results to where they go: of rows from `row` and weights from `i` on, 8 apart.
+template <u32 M, u32 N>
+__device__ INLINE void finish_unit(Run run, const Multiply& p, u32 row, u32 i, const float (&sums)[M][N][4]) {
+    const Target& to = p.to;
+#pragma unroll
+    for (u32 m = 0; m < M; m++)
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            u32 own_row = row + m * 16 + half * 8;
+            if (own_row >= run.shared().rows) return;
+            auto is_pair = [&](u32 n) { return p.pairs && i + n * 8 + 1 < p.w_rows; };
+            float* y = run.at(to.y, own_row) + i;
+            // All that is added to comes before anything is written: loads behind a write would wait for each other.
+            Pair old[N] = {};
+            if (to.kind == ADD) {
+                const float* before = run.at(to.before, own_row) + i;
+#pragma unroll
+                for (u32 n = 0; n < N; n++)
+                    if (is_pair(n)) old[n] = load_pair(before + n * 8);
+            }
+#pragma unroll
+            for (u32 n = 0; n < N; n++) {
+                Pair v = {sums[m][n][2 * half], sums[m][n][2 * half + 1]};
+                if (is_pair(n)) {
+                    if (to.kind != STORE) v = {old[n].x + to.scale * v.x, old[n].y + to.scale * v.y};
+                    *(Pair*)(y + n * 8) = v;
+                } else {
+                    u32 own = i + n * 8;
+                    if (own < p.w_rows) finish(run, to, own_row, own, v.x);
+                    if (own + 1 < p.w_rows) finish(run, to, own_row, own + 1, v.y);
+                }
+            }
+        }
 }
 
 template <u32 M, u32 N>
@@ -74,34 +99,29 @@ __device__ INLINE void multiply_units(Run run, u32 passed, const Multiply& p) {
     u32 rows = run.shared().rows, columns = div_up(p.w_rows, Unit::WEIGHTS), units = columns * div_up(rows, Unit::ROWS);
     u32 steps = p.len / HALF_DEPTH, lane = run.lane();
     u16* stages = (u16*)run.shared().row;
-    const u16 *x = run.halves(p.x), *w = run.halves(p.w);
 
-    // What comes next: a stage of a unit. A thread brings pieces of rows THREADS / 8 apart.
+    // What comes next: a stage of a unit. A thread brings pieces of rows THREADS / 8 apart. Where there are no rows, there is room for whole units.
     u32 next_unit = first_unit(passed), next_step = 0, piece = half_place(run.thread / 8, run.thread % 8);
-    const u16* from[Unit::PIECES] = {};
+    const u16 *next_x = nullptr, *next_w = nullptr;
     auto bring = [&](u32 stage) {
         if (next_unit < units) {
-#pragma unroll
-            for (u32 k = 0; k < Unit::PIECES; k++) {
-                u32 row = run.thread / 8 + k * (THREADS / 8);
-                if (next_step == 0) {
-                    // Where there is no row, the last one again.
-                    bool is_weight = row >= Unit::ROWS;
-                    u32 wanted = is_weight ? next_unit % columns * Unit::WEIGHTS + row - Unit::ROWS : next_unit / columns * Unit::ROWS + row;
-                    u32 last = (is_weight ? p.w_rows : rows) - 1;
-                    from[k] = (is_weight ? w : x) + (u64)(wanted < last ? wanted : last) * p.len + run.thread % 8 * 8;
-                }
-                copy_async(stages + stage * Unit::STAGE + piece + k * (THREADS / 8) * HALF_DEPTH, from[k]);
-                from[k] += HALF_DEPTH;
+            if (next_step == 0) {
+                u32 own = run.thread / 8 * p.len + run.thread % 8 * 8;
+                next_x = run.halves(p.x) + next_unit / columns * Unit::ROWS * p.len + own;
+                next_w = run.halves(p.w) + next_unit % columns * Unit::WEIGHTS * p.len + own;
             }
+#pragma unroll
+            for (u32 k = 0; k < Unit::PIECES; k++)
+                copy_async(stages + stage * Unit::STAGE + piece + k * (THREADS / 8) * HALF_DEPTH,
+                           (k < M ? next_x + k * (THREADS / 8) * p.len : next_w + (k - M) * (THREADS / 8) * p.len));
+            next_x += HALF_DEPTH, next_w += HALF_DEPTH;
             if (++next_step == steps) next_step = 0, next_unit += blocks();
         }
         end_copies();
     };
-    bool has_pairs = (p.to.y.start | p.to.y.stride | p.to.before.start | p.to.before.stride) % 2 == 0 && p.to.bias == NONE && p.to.addend.start == NONE;
     u32 first_row = run.warp() / 4 * 16 * M, first_weight = run.warp() % 4 * 8 * N;
-    const u16* own_rows = stages + half_place(first_row + lane % 16, lane / 16);
-    const u16* own_weights = stages + half_place(Unit::ROWS + first_weight + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    u32 own_rows = half_place(first_row + lane % 16, lane / 16);
+    u32 own_weights = half_place(Unit::ROWS + first_weight + lane / 16 * 8 + lane % 8, lane / 8 % 2);
     u32 stage = 0;
     for (u32 k = 0; k + 1 < p.stages; k++) bring(k);
     for (u32 unit = first_unit(passed); unit < units; unit += blocks()) {
@@ -111,51 +131,37 @@ __device__ INLINE void multiply_units(Run run, u32 passed, const Multiply& p) {
             // What all have brought is there, and the stage before has been read.
             __syncthreads();
             bring(stage == 0 ? p.stages - 1 : stage - 1);
+            HalfPlace here = HalfPlace(stages) + stage * Unit::STAGE;
 #pragma unroll
             for (u32 k = 0; k < HALF_DEPTH / 16; k++) {
                 // Two eighths further on: other bits of the place.
-                auto at = [&](const u16* own, u32 row) {
-                    u32 place = (u32)(own - stages) ^ 16 * k;
-                    return stages + stage * Unit::STAGE + place + row * HALF_DEPTH;
-                };
-                u32 a[M][4], b[N / 2][4];
+                u32 a[M][4], b[4];
 #pragma unroll
-                for (u32 m = 0; m < M; m++) load_matrices(a[m], at(own_rows, m * 16));
+                for (u32 m = 0; m < M; m++) load_matrices(a[m], here + (own_rows ^ 16 * k) + m * 16 * HALF_DEPTH);
 #pragma unroll
-                for (u32 n = 0; n < N / 2; n++) load_matrices(b[n], at(own_weights, n * 16));
+                for (u32 n = 0; n < N; n += 2) {
+                    load_matrices(b, here + (own_weights ^ 16 * k) + n * 8 * HALF_DEPTH);
 #pragma unroll
-                for (u32 m = 0; m < M; m++)
-#pragma unroll
-                    for (u32 n = 0; n < N; n++) mma_f16(sums[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+                    for (u32 m = 0; m < M; m++) {
+                        mma_f16(sums[m][n], a[m], b[0], b[1]);
+                        mma_f16(sums[m][n + 1], a[m], b[2], b[3]);
+                    }
+                }
             }
             stage = stage + 1 == p.stages ? 0 : stage + 1;
         }
-        u32 row = unit / columns * Unit::ROWS + first_row + lane / 4, i = unit % columns * Unit::WEIGHTS + first_weight + lane % 4 * 2;
-#pragma unroll
-        for (u32 m = 0; m < M; m++)
-#pragma unroll
-            for (u32 n = 0; n < N; n++)
-#pragma unroll
-                for (u32 e = 0; e < 4; e += 2) {
-                    u32 own_row = row + m * 16 + e / 2 * 8, own = i + n * 8;
-                    if (own_row >= rows) continue;
-                    if (has_pairs && own + 1 < p.w_rows) {
-                        finish_pair(run, p.to, own_row, own, {sums[m][n][e], sums[m][n][e + 1]});
-                        continue;
-                    }
-                    for (u32 k = 0; k < 2; k++)
-                        if (own + k < p.w_rows) finish(run, p.to, own_row, own + k, sums[m][n][e + k]);
-                }
+        finish_unit<M, N>(run, p, unit / columns * Unit::ROWS + first_row + lane / 4, unit % columns * Unit::WEIGHTS + first_weight + lane % 4 * 2, sums);
     }
 }
 
 __device__ OUTLINED void op_multiply(Run run, u32 passed, const Multiply& p) {
-    using Large = HalfUnit<2, 6>;
-    using Small = HalfUnit<1, 6>;
-    static_assert(Large::WEIGHTS == Small::WEIGHTS && Large::STAGE == 320 * HALF_DEPTH && Small::STAGE == 256 * HALF_DEPTH, "no room for stages");
-    u32 rows = run.shared().rows, columns = div_up(p.w_rows, Large::WEIGHTS);
-    auto rounds = [&](u32 unit_rows) { return div_up(div_up(rows, unit_rows) * columns, blocks()); };
-    // A small unit takes more than half as long as a large one.
-    if (!p.large || 4 * rounds(Small::ROWS) < 7 * rounds(Large::ROWS)) multiply_units<1, 6>(run, passed, p);
-    else multiply_units<2, 6>(run, passed, p);
+    static_assert(HalfUnit<3, 6>::STAGE == 384 * HALF_DEPTH && HalfUnit<2, 6>::STAGE == 320 * HALF_DEPTH && HalfUnit<1, 6>::STAGE == 256 * HALF_DEPTH,
+                  "no room for stages");
+    u32 rows = run.shared().rows, columns = div_up(p.w_rows, HalfUnit<1, 6>::WEIGHTS);
+    // What units of 64, 128 and 192 rows take, about.
+    auto cost = [&](u32 unit_rows, u32 one) { return unit_rows > p.most_rows ? NONE : div_up(div_up(rows, unit_rows) * columns, blocks()) * one; };
+    u32 costs[3] = {cost(64, 8), cost(128, 10), cost(192, 13)};
+    if (costs[2] < costs[1] && costs[2] < costs[0]) multiply_units<3, 6>(run, passed, p);
+    else if (costs[1] < costs[0]) multiply_units<2, 6>(run, passed, p);
+    else multiply_units<1, 6>(run, passed, p);
 }

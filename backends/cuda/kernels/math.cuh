@@ -12,7 +12,7 @@ __device__ INLINE float at_most(float x, float high) { return x > high ? high : 
 __device__ INLINE float at_least(float x, float low) { return x < low ? low : x; }
 
 // Floats in f16: what is too large for it becomes the largest number of f16.
-__device__ INLINE float within_halves(float x) { return at_least(at_most(x, 65504.0f), -65504.0f); }
+__device__ INLINE float within_halves(float x) { return fmaxf(fminf(x, 65504.0f), -65504.0f); }
 __device__ INLINE u32 to_halves(float low, float high) { return rounded_halves(within_halves(low), within_halves(high)); }
 __device__ INLINE u16 to_half(float x) { return (u16)to_halves(x, 0.0f); }
 

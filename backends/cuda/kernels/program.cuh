@@ -155,9 +155,10 @@ struct Widen {
 };
 
 // Rows in f16, of length `len`, times such a matrix, which has `w_rows`. `stages`: parts of the columns of both in shared memory, of which one
-// is multiplied while the others are on their way; there is room for those of large units, if `large`.
+// is multiplied while the others are on their way; there is room for those of units of up to `most_rows`. `pairs`: results beside each other lie in
+// pairs of floats, with neither bias nor addend.
 struct Multiply {
-    u32 x, w, w_rows, len, stages, large;
+    u32 x, w, w_rows, len, stages, most_rows, pairs;
     Target to;
 };
 

@@ -18,7 +18,9 @@ __device__ INLINE void run_program(const Params& p) {
     walk.begin();
     while (true) {
         walk.fetch();
+        if (MANY) walk.rest();
         bool has_run = run_ops<MANY>(walk);
+        if (MANY) walk.rise();
         bool ends_step = walk.ends_step();
         // Nobody arrives at a barrier for which nobody waits: the last block to leave might set the counter back before that is seen.
         if (ends_step && walk.step + 1 == p.steps) break;

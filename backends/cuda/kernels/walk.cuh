@@ -36,6 +36,15 @@ struct Walk {
         own_word(shared().ops + next_slot()) = word;
         word = word_of(after(after(n)));
     }
+    // While an operation for many rows runs, which needs all registers, the way is in shared memory. All threads write the same there.
+    __device__ void rest() {
+        volatile Rest& r = shared().rest;
+        r.n = n, r.step = step, r.slot = slot, r.turn = turn, r.reached = grid.reached;
+    }
+    __device__ void rise() {
+        const volatile Rest& r = shared().rest;
+        n = r.n, step = r.step, slot = r.slot, turn = r.turn, grid.reached = r.reached;
+    }
     // The operation has run: waits for `whom`, one of `WAIT_…`.
     __device__ void end(u32 whom) {
         waits = whom == WAIT_GRID;

@@ -166,9 +166,16 @@ inline void mma_i8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2], int start)
 inline float exp2_near(float x) { return std::exp2(x); }
 inline float inverse_near(float x) { return 1.0f / x; }
 
+struct HalfPlace {
+    const u16* p;
+
+    explicit HalfPlace(const u16* p) : p(p) {}
+    HalfPlace operator+(u32 halves) const { return HalfPlace(p + halves); }
+};
+
 // The layouts of "ldmatrix": addresses go from lane to lane as two words.
-inline void load_matrices(u32 (&to)[4], const u16* row, u32 row_step, u32 column_step) {
-    u64 own = (u64)row;
+inline void load_matrices(u32 (&to)[4], HalfPlace row, u32 row_step, u32 column_step) {
+    u64 own = (u64)row.p;
     const u32* all = emulator::exchange((const u32*)&own, 2);
     u32 lane = threadIdx.x % 32;
     for (u32 i = 0; i < 4; i++) {
@@ -181,8 +188,8 @@ inline void load_matrices(u32 (&to)[4], const u16* row, u32 row_step, u32 column
         }
     }
 }
-inline void load_matrices(u32 (&to)[4], const u16* row) { load_matrices(to, row, 1, 0); }
-inline void load_matrices_by_column(u32 (&to)[4], const u16* row) { load_matrices(to, row, 0, 1); }
+inline void load_matrices(u32 (&to)[4], HalfPlace row) { load_matrices(to, row, 1, 0); }
+inline void load_matrices_by_column(u32 (&to)[4], HalfPlace row) { load_matrices(to, row, 0, 1); }
 
 inline float half_to_float(u16 bits) {
     u32 sign = (u32)(bits >> 15) << 31, exponent = bits >> 10 & 31, fraction = bits & 1023;

@@ -21,10 +21,10 @@ const NORM_PAD: usize = 64;
 /// Floats that the lanes of a product with many rows take in shared memory beyond the place of partial sums.
 const MMA_FLOATS: usize = 13312;
 
-/// Columns of a stage of a product in f16, and floats of shared memory that it takes: of 128 rows and 192 rows of weights, or of 64 and 192.
+/// Columns of a stage of a product in f16, and rows of weights and most rows of a unit: whole ones are read.
 const STAGE_COLUMNS: usize = 64;
-const LARGE_STAGE: usize = (128 + 192) * STAGE_COLUMNS / 2;
-const SMALL_STAGE: usize = (64 + 192) * STAGE_COLUMNS / 2;
+const UNIT_WEIGHTS: usize = 192;
+const UNIT_ROWS: usize = 192;
 const STAGES_MOST: usize = 4;
 
 /// Rows of up to so many elements that a block prepares at once, if there are several: as the kernels have it.
@@ -167,6 +167,7 @@ impl Layout {
                     _ if i == Buffer::Scores as usize || i == Buffer::ScanParts as usize => extent.grid,
                     _ if i == Buffer::Logits as usize => extent.logit_rows,
                     _ if i == Buffer::Widened as usize => 1,
+                    _ if i == Buffer::Halves as usize => extent.rows.next_multiple_of(UNIT_ROWS),
                     _ if i >= Buffer::PostedResidual as usize => 1,
                     _ => extent.rows,
                 },
@@ -509,15 +510,16 @@ impl<'m> Builder<'m> {
         let len = (source.len as usize).next_multiple_of(STAGE_COLUMNS);
         let room = self.extent.shared_bytes.saturating_sub(shared_bytes(0, self.layout.many.groups)) / 4;
         // One that is multiplied, one on its way.
-        let large = room >= 2 * LARGE_STAGE;
-        let stage = if large { LARGE_STAGE } else { SMALL_STAGE };
+        let stage = |rows: usize| (rows + UNIT_WEIGHTS) * STAGE_COLUMNS / 2;
+        let most_rows = [UNIT_ROWS, 128].into_iter().find(|&rows| room >= 2 * stage(rows)).unwrap_or(64);
+        let stage = stage(most_rows);
         let stages = (room / stage).clamp(2, STAGES_MOST);
         self.shared(self.prepared_floats(source).max(stages * stage), 0)?;
         let x = self.buffer(Buffer::Halves, len / 2).start;
         let record =
             Prepare { source: *source, multiple: 1, head: 0, to: Codes { halves: x, ..Codes::NONE } };
         self.op(Kind::Prepare, self.extent.rows, &record);
-        let floats = |matrix: &Matrix<'m>| matrix.rows() * len / 2;
+        let floats = |matrix: &Matrix<'m>| matrix.rows().next_multiple_of(UNIT_WEIGHTS) * len / 2;
         let mut w = self.buffer(Buffer::Widened, maps.iter().map(|map| floats(map.matrix)).sum()).start;
         let mut records = Vec::new();
         for map in maps {
@@ -528,8 +530,19 @@ impl<'m> Builder<'m> {
                 (rows * len / 8).div_ceil(THREADS),
                 &Widen { w: self.mat(map.matrix), to: w },
             );
-            let (w_rows, len, stages) = (rows as u32, len as u32, stages as u32);
-            records.push(Multiply { x, w, w_rows, len, stages, large: large.into(), to: map.to });
+            let to = map.to;
+            let is_even = |v: Vector| v == Vector::NONE || (v.start | v.stride).is_multiple_of(2);
+            let alone = to.bias == NONE && to.addend == Vector::NONE;
+            records.push(Multiply {
+                x,
+                w,
+                w_rows: rows as u32,
+                len: len as u32,
+                stages: stages as u32,
+                most_rows: most_rows as u32,
+                pairs: (alone && is_even(to.y) && is_even(to.before)).into(),
+                to,
+            });
             w += floats(map.matrix) as u32;
         }
         for (i, record) in records.iter().enumerate() {

@@ -66,7 +66,7 @@ records! {
     Prepare { source: Source, multiple: u32, head: u32, to: Codes }
     Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target, shift: ConvOf }
     Widen { w: Mat, to: u32 [place] }
-    Multiply { x: u32 [place], w: u32 [place], w_rows: u32, len: u32, stages: u32, large: u32, to: Target }
+    Multiply { x: u32 [place], w: u32 [place], w_rows: u32, len: u32, stages: u32, most_rows: u32, pairs: u32, to: Target }
     Convolve { conv: ConvOf, y: Vector, halves: Vector }
     Times { time: TimeOf, heads: u32, raw: Vector, dt: Vector, decay: Vector }
     ScanOf {
@@ -332,9 +332,9 @@ pub const SIZES: [usize; 18] = [
     SHARED_START_BYTES,
 ];
 
-/// Bytes of shared memory before the row, `Shared` of the kernels: parameters, two numbers, three operations, 256 sums, 4,096
+/// Bytes of shared memory before the row, `Shared` of the kernels: parameters, seven numbers, three operations, 256 sums, 4,096
 /// partial results, 1,296 floats of tokens.
 pub(crate) const SHARED_START_BYTES: usize =
-    (size_of::<Params>() + 8 + 3 * size_of::<Op>() + 4 * 256).next_multiple_of(16) + 4 * (4096 + 1296);
+    (size_of::<Params>() + 4 * 7 + 3 * size_of::<Op>() + 4 * 256).next_multiple_of(16) + 4 * (4096 + 1296);
 
 const _: () = assert!(size_of::<ScanOf>() <= 4 * PAYLOAD_WORDS);
