@@ -53,7 +53,7 @@ struct ChunkScan {
     struct Brought {
         Words bc[2 * CHUNK * CHUNK_STATES / 8 / THREADS], x;
     };
-    // What lanes of the first warp have of two tokens.
+    // What lanes of one warp have of two tokens.
     struct Times {
         float dt[2], decay[2];
     };
@@ -68,8 +68,8 @@ struct ChunkScan {
           group(head / (p.heads / p.n_groups)), held((u32)(run.position(sequence) % HELD)), all(held + run.p().count), row_len(p.d_state + 8),
           scratch(run.p().scratch) {}
 
-    // As `Run::at`, with the place of scratch at hand.
-    __device__ float* at(Vector v, u32 row) const { return scratch + (v.start + row * v.stride); }
+    // As `Run::at`, with the place of scratch at hand, also for rows before the first.
+    __device__ float* at(Vector v, int row) const { return scratch + ((i64)v.start + (i64)row * (int)v.stride); }
 
     // In shared memory. x of held tokens is their dt · x.
     __device__ u16* b() const { return (u16*)run.shared().row; }                 // [CHUNK][row_len]
@@ -90,18 +90,15 @@ struct ChunkScan {
     }
 
     __device__ u32 chunk_at(u32 part) const { return div_up(all, CHUNK) * part / parts; }
-    __device__ u32 row(u32 token) const { return sequence * run.p().count + token - held; }
+    __device__ int row(u32 token) const { return (int)(sequence * run.p().count + token - held); }
     // Tokens of a chunk that the state takes in: whole blocks.
     __device__ u32 taken(u32 chunk) const {
         u32 end = all / HELD * HELD, start = chunk * CHUNK;
         return end <= start ? 0 : end - start < CHUNK ? end - start : CHUNK;
     }
 
-    // The row of a token, or one near it.
-    __device__ u32 near_row(u32 token) const { return row(token < held ? held : token < all ? token : all - 1); }
-
-    // Eight numbers of a token from `i` on of its row [x | B | C]; where there is no row, others.
-    __device__ Words eight(u32 token, u32 i) const { return load_words((const u8*)((const u16*)at(p.reads, near_row(token)) + i)); }
+    // Eight numbers of a token from `i` on of its row [x | B | C]. Before the first row and behind the last lies other scratch.
+    __device__ Words eight(u32 token, u32 i) const { return load_words((const u8*)((const u16*)at(p.reads, row(token)) + i)); }
     // Of the `k`th eight numbers of B and C that the thread brings: the place in a row of theirs; the token, those of C after those of B; and
     // the place in the token's row.
     __device__ u32 own_eighth(u32 k) const { return (run.thread + k * THREADS) % (p.d_state / 8) * 8; }
@@ -226,7 +223,8 @@ struct ChunkScan {
         if (p.z.start == NONE || read_channel() >= channels) return;
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
-            const float* from = at(p.z, near_row(chunk * CHUNK + own_reader() + half * 8)) + first + own_channel();
+            u32 token = chunk * CHUNK + own_reader() + half * 8;
+            const float* from = at(p.z, row(token < held ? held : token < all ? token : all - 1)) + first + own_channel();
 #pragma unroll
             for (u32 t = 0; t < 2; t++)
                 z[half][t] = (p.z.start | p.z.stride) % 2 == 0 ? load_pair(from + t * 8) : Pair{load_float(from + t * 8), load_float(from + t * 8 + 1)};
@@ -329,7 +327,8 @@ struct ChunkScan {
     template <bool READS>
     __device__ float go(States& h) {
         float log = 0.0f;
-        bool has_times = run.warp() == 0;
+        // A warp that has nothing to weigh.
+        bool has_times = run.warp() == 3;
         Gates z = {};
         Pair d[2] = {};
         if (READS && read_channel() < channels)
@@ -341,25 +340,23 @@ struct ChunkScan {
         // What was there before has been read.
         __syncthreads();
         load<READS>(chunk, next);
-        if (has_times) store_times(chunk, load_times(chunk));
+        if (has_times) store_times(chunk, load_times(chunk)), times = load_times(chunk + 1);
         for (; chunk < end; chunk++) {
             // Else all places that depend on the thread would be kept from chunk to chunk, in registers that there are not.
             run.thread = thread_in(chunk);
             store<READS>(chunk, next);
-            if (READS) load_gates(chunk, z);
             if (READS) share(h);
             __syncthreads();
-            if (chunk + 1 < end) {
-                load<READS>(chunk + 1, next);
-                if (has_times) times = load_times(chunk + 1);
-            }
+            if (READS) load_gates(chunk, z);
+            if (chunk + 1 < end) load<READS>(chunk + 1, next);
             store_left(chunk);
             if (READS) weigh(chunk);
+            // Those of tokens beyond the last come to nothing.
+            if (has_times) store_times(chunk + 1, times), times = load_times(chunk + 2);
             __syncthreads();
             if (READS) read(chunk, z, d);
             take_in(chunk, h);
             log += logs(chunk)[CHUNK - 1];
-            if (has_times && chunk + 1 < end) store_times(chunk + 1, times);
             __syncthreads();
         }
         return log;

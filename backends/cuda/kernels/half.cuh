@@ -62,35 +62,36 @@ __device__ INLINE u32 half_place(u32 row, u32 eighth) { return (row * 8 + (eight
 template <u32 M, u32 N>
 __device__ INLINE void finish_unit(Run run, const Multiply& p, u32 row, u32 i, const float (&sums)[M][N][4]) {
     const Target& to = p.to;
+    auto is_pair = [&](u32 n) { return p.pairs && i + n * 8 + 1 < p.w_rows; };
 #pragma unroll
-    for (u32 m = 0; m < M; m++)
+    for (u32 m = 0; m < M; m++) {
+        auto own_row = [&](u32 half) { return row + m * 16 + half * 8; };
+        // All that is added to comes before anything is written: loads behind a write would wait for each other.
+        Pair old[2][N] = {};
+        if (to.kind == ADD)
 #pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            u32 own_row = row + m * 16 + half * 8;
-            if (own_row >= run.shared().rows) return;
-            auto is_pair = [&](u32 n) { return p.pairs && i + n * 8 + 1 < p.w_rows; };
-            float* y = run.at(to.y, own_row) + i;
-            // All that is added to comes before anything is written: loads behind a write would wait for each other.
-            Pair old[N] = {};
-            if (to.kind == ADD) {
-                const float* before = run.at(to.before, own_row) + i;
+            for (u32 half = 0; half < 2; half++)
 #pragma unroll
                 for (u32 n = 0; n < N; n++)
-                    if (is_pair(n)) old[n] = load_pair(before + n * 8);
-            }
+                    if (own_row(half) < run.shared().rows && is_pair(n)) old[half][n] = load_pair(run.at(to.before, own_row(half)) + i + n * 8);
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            if (own_row(half) >= run.shared().rows) return;
+            float* y = run.at(to.y, own_row(half)) + i;
 #pragma unroll
             for (u32 n = 0; n < N; n++) {
                 Pair v = {sums[m][n][2 * half], sums[m][n][2 * half + 1]};
                 if (is_pair(n)) {
-                    if (to.kind != STORE) v = {old[n].x + to.scale * v.x, old[n].y + to.scale * v.y};
+                    if (to.kind != STORE) v = {old[half][n].x + to.scale * v.x, old[half][n].y + to.scale * v.y};
                     *(Pair*)(y + n * 8) = v;
                 } else {
                     u32 own = i + n * 8;
-                    if (own < p.w_rows) finish(run, to, own_row, own, v.x);
-                    if (own + 1 < p.w_rows) finish(run, to, own_row, own + 1, v.y);
+                    if (own < p.w_rows) finish(run, to, own_row(half), own, v.x);
+                    if (own + 1 < p.w_rows) finish(run, to, own_row(half), own + 1, v.y);
                 }
             }
         }
+    }
 }
 
 template <u32 M, u32 N>

@@ -1,6 +1,6 @@
 //! The operations of each kind of block; `sarit-core`'s `engine` has the same steps.
 
-use super::builder::{Buffer, Builder, Map, ROW_MOST, Residual, THREADS, map};
+use super::builder::{Buffer, Builder, CHUNK, Map, ROW_MOST, Residual, THREADS, map};
 use super::records::{
     AttendOf, Combine, ConvOf, Convolve, Experts, Kind, Mat, NONE, NormOf, Route, ScanOf, Source, Target,
     TimeOf, Times, Vector, source, target,
@@ -40,9 +40,8 @@ fn scan_floats(p: &Ssm<'_>) -> usize {
     ((stages * 2 * HELD + SCAN_CHANNELS) * row).max(step)
 }
 
-/// Most channels of a unit, tokens and most elements of a state of a scan in chunks: as the kernels have them.
+/// Most channels of a unit and most elements of a state of a scan in chunks: as the kernels have them.
 const CHUNK_CHANNELS: usize = 64;
-const CHUNK: usize = 64;
 const CHUNK_STATES: usize = 128;
 
 /// Whether a scan can run in chunks.

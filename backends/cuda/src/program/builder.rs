@@ -21,6 +21,9 @@ const NORM_PAD: usize = 64;
 /// Floats that the lanes of a product with many rows take in shared memory beyond the place of partial sums.
 const MMA_FLOATS: usize = 13312;
 
+/// Tokens of a scan in chunks: as the kernels have it.
+pub(super) const CHUNK: usize = 64;
+
 /// Columns of a stage of a product in f16, and rows of weights and most rows of a unit: whole ones are read.
 const STAGE_COLUMNS: usize = 64;
 const UNIT_WEIGHTS: usize = 192;
@@ -168,6 +171,8 @@ impl Layout {
                     _ if i == Buffer::Logits as usize => extent.logit_rows,
                     _ if i == Buffer::Widened as usize => 1,
                     _ if i == Buffer::Halves as usize => extent.rows.next_multiple_of(UNIT_ROWS),
+                    // A chunk more is read.
+                    _ if i == Buffer::HalfConv as usize => extent.rows + CHUNK,
                     _ if i >= Buffer::PostedResidual as usize => 1,
                     _ => extent.rows,
                 },
