@@ -2,7 +2,7 @@
 
 use crate::args::Inspect;
 use crate::output;
-use crate::session::{CHUNK, GPU_CHUNK, ModelFile};
+use crate::session::{CHUNK, GPU_CHUNK, GPU_FAST_CHUNK, ModelFile};
 use anyhow::{Context, Result};
 use indicatif::HumanBytes;
 use sarit_core::plan::{Pool, Readout};
@@ -56,6 +56,9 @@ struct Needs {
     /// On a GPU: model, one state and scratch; missing where the kernels cannot run the model.
     gpu_bytes: Option<usize>,
     gpu_chunk: usize,
+    /// The same with prompts in f16.
+    gpu_fast_bytes: Option<usize>,
+    gpu_fast_chunk: usize,
 }
 
 /// All tensors of one type.
@@ -95,6 +98,8 @@ fn inspect(name: &str, model: &Model<'_>) -> Result<Inspection> {
     let meta = serde_json::from_str(model.meta()).context("the model's meta section is not JSON")?;
     let need = |chunk| model.memory(chunk).with_context(|| format!("a chunk of {chunk} tokens is too large"));
     let (step, chunked) = (need(1)?, need(CHUNK)?);
+    let on_gpu =
+        |chunk, prompts| DeviceMemory::of(model, 1, chunk, GPU_BLOCKS, prompts).ok().map(|need| need.total());
     Ok(Inspection {
         model: name.to_owned(),
         fingerprint: format!("{:016x}", model.fingerprint()),
@@ -108,10 +113,10 @@ fn inspect(name: &str, model: &Model<'_>) -> Result<Inspection> {
             scratch_bytes: step.scratch_bytes,
             scratch_bytes_chunk: chunked.scratch_bytes,
             chunk: CHUNK,
-            gpu_bytes: DeviceMemory::of(model, 1, GPU_CHUNK, GPU_BLOCKS, Prompts::Exact)
-                .ok()
-                .map(|need| need.total()),
+            gpu_bytes: on_gpu(GPU_CHUNK, Prompts::Exact),
             gpu_chunk: GPU_CHUNK,
+            gpu_fast_bytes: on_gpu(GPU_FAST_CHUNK, Prompts::Halves),
+            gpu_fast_chunk: GPU_FAST_CHUNK,
         },
         weights: DType::ALL.into_iter().filter_map(|dtype| type_sum(model, dtype)).collect(),
         blocks: blocks(model),
@@ -228,8 +233,7 @@ fn as_text(i: &Inspection) -> String {
     for (blocks, block) in runs(&i.blocks) {
         line(blocks.as_str(), block);
     }
-    let Needs { state, state_bytes, scratch_bytes, scratch_bytes_chunk, chunk, gpu_bytes, gpu_chunk } =
-        &i.memory;
+    let Needs { state, state_bytes, scratch_bytes, scratch_bytes_chunk, chunk, .. } = &i.memory;
     line("state", format!("{} ({state_bytes} bytes, {state}) per stream", size(*state_bytes)));
     line(
         "scratch",
@@ -239,9 +243,15 @@ fn as_text(i: &Inspection) -> String {
             size(*scratch_bytes_chunk)
         ),
     );
-    if let Some(gpu_bytes) = gpu_bytes {
-        let all = format!("{} ({gpu_bytes} bytes) with the model and one state", size(*gpu_bytes));
-        line("on a GPU", format!("{all}, to read {gpu_chunk} tokens at once"));
+    let gpus = [
+        ("on a GPU", i.memory.gpu_bytes, i.memory.gpu_chunk),
+        ("cuda-fast", i.memory.gpu_fast_bytes, i.memory.gpu_fast_chunk),
+    ];
+    for (name, bytes, chunk) in gpus {
+        if let Some(bytes) = bytes {
+            let all = format!("{} ({bytes} bytes) with the model and one state", size(bytes));
+            line(name, format!("{all}, to read {chunk} tokens at once"));
+        }
     }
     if let Some(worst) = worst_tensor(&i.meta) {
         line("quantization", worst);

@@ -3,11 +3,12 @@
 #include "math.cuh"
 
 #define PARTIALS 4096  // lanes of sums of a product's units, or tokens of a scan of many rows
+#define STAGES_MOST 4  // see `Multiply`
 #define TOKENS 1296    // floats of the tokens of a scan of one row
 
 // What is known of the way through the program while an operation runs.
 struct Rest {
-    u32 n, step, slot, turn, reached;
+    u32 n, step, slot, turn, reached, waits;
 };
 
 // Shared memory: what a launch is asked for; the operation that runs, the next, and the one before, which some threads may still be at,
@@ -18,6 +19,7 @@ struct Shared {
     volatile Rest rest;
     Op ops[3];
     float sums[256];
+    alignas(16) u64 arrivals[STAGES_MOST];
     alignas(16) float partials[PARTIALS], tokens[TOKENS];
     float row[1];  // [shared_floats], then int codes [groups][8], float scales [groups], int sums [groups]
 };
@@ -37,8 +39,9 @@ struct Run {
     __device__ float* row_codes_start() const { return shared().row + p().shared_floats; }
     // Scratch is no longer than a 4-byte number of floats.
     __device__ float* at(Vector v, u64 row) const { return p().scratch + (v.start + (u32)row * v.stride); }
-    // Rows of numbers in f16.
+    // Numbers in f16, and a row of them.
     __device__ u16* halves(u32 place) const { return (u16*)(p().scratch + place); }
+    __device__ u16* half_row(Vector v, u64 row) const { return (u16*)at(v, row); }
     __device__ const float* weights(u32 data) const { return (const float*)(p().model + (u64)data * 64); }
     __device__ u32 sequence(u32 row) const { return row / p().count; }
     __device__ u32 time(u32 row) const { return row % p().count; }

@@ -57,8 +57,8 @@ struct ChunkScan {
     struct Times {
         float dt[2], decay[2];
     };
-    // What a thread makes of two tokens and two pairs of channels needs beside the sums: z.
-    typedef Pair Gates[2][2];
+    // What a thread makes of two tokens and two pairs of channels needs beside the sums: z of each pair.
+    typedef u32 Gates[2][2];
     // What a thread has of the states of two channels.
     typedef float States[CHUNK_TILES][4];
 
@@ -98,7 +98,7 @@ struct ChunkScan {
     }
 
     // Eight numbers of a token from `i` on of its row [x | B | C]. Before the first row and behind the last lies other scratch.
-    __device__ Words eight(u32 token, u32 i) const { return load_words((const u8*)((const u16*)at(p.reads, row(token)) + i)); }
+    __device__ Words eight(u32 token, u32 i) const { return load_bits((const u16*)at(p.reads, row(token)) + i); }
     // Of the `k`th eight numbers of B and C that the thread brings: the place in a row of theirs; the token, those of C after those of B; and
     // the place in the token's row.
     __device__ u32 own_eighth(u32 k) const { return (run.thread + k * THREADS) % (p.d_state / 8) * 8; }
@@ -147,22 +147,24 @@ struct ChunkScan {
         *(Words*)(x() + run.thread / 8 * CHUNK_ROW + i) = token < held ? halves_of(own) : none;
     }
 
+    // Of tokens that have no row, others.
     __device__ Times load_times(u32 chunk) const {
-        Times own = {{0.0f, 0.0f}, {1.0f, 1.0f}};
+        Times own;
 #pragma unroll
         for (u32 k = 0; k < 2; k++) {
             u32 token = chunk * CHUNK + 2 * run.lane() + k;
-            if (token >= all) continue;
-            if (token < held) {
-                own.dt[k] = 1.0f, own.decay[k] = held_token(run, p, sequence, token).decay[head];
-            } else {
-                own.dt[k] = load_float(at(p.dt, row(token)) + head);
-                own.decay[k] = load_float(at(p.decay, row(token)) + head);
-            }
+            int near = row(token < held ? held : token < all ? token : all - 1);
+            own.dt[k] = load_float(at(p.dt, near) + head), own.decay[k] = load_float(at(p.decay, near) + head);
         }
         return own;
     }
-    __device__ void store_times(u32 chunk, const Times& own) const {
+    __device__ void store_times(u32 chunk, Times own) const {
+#pragma unroll
+        for (u32 k = 0; k < 2; k++) {
+            u32 token = chunk * CHUNK + 2 * run.lane() + k;
+            if (token < held) own.dt[k] = 1.0f, own.decay[k] = held_token(run, p, sequence, token).decay[head];
+            if (token >= all) own.dt[k] = 0.0f, own.decay[k] = 1.0f;
+        }
         float one = log2_core(own.decay[0]), both = one + log2_core(own.decay[1]), before = both;
         for (u32 step = 1; step < 32; step *= 2) {
             float other = __shfl_sync(FULL, before, (run.lane() - step) % 32);
@@ -224,10 +226,9 @@ struct ChunkScan {
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
             u32 token = chunk * CHUNK + own_reader() + half * 8;
-            const float* from = at(p.z, row(token < held ? held : token < all ? token : all - 1)) + first + own_channel();
+            const u16* from = (const u16*)at(p.z, row(token < held ? held : token < all ? token : all - 1)) + first + own_channel();
 #pragma unroll
-            for (u32 t = 0; t < 2; t++)
-                z[half][t] = (p.z.start | p.z.stride) % 2 == 0 ? load_pair(from + t * 8) : Pair{load_float(from + t * 8), load_float(from + t * 8 + 1)};
+            for (u32 t = 0; t < 2; t++) z[half][t] = __float_as_uint(load_float((const float*)(from + t * 8)));
         }
     }
 
@@ -260,13 +261,16 @@ struct ChunkScan {
         for (u32 half = 0; half < 2; half++) {
             u32 i = own_reader() + half * 8, token = chunk * CHUNK + i;
             if (token < held || token >= all) continue;
-            float* y = at(p.y, row(token)) + first + own_channel();
+            u16* y = (u16*)at(p.y, row(token)) + first + own_channel();
 #pragma unroll
             for (u32 t = 0; t < 2; t++) {
                 u32 both = *(const u32*)(x() + i * CHUNK_ROW + own_channel() + t * 8);
                 Pair v = {results[t][2 * half] + d[t].x * half_to_float((u16)both), results[t][2 * half + 1] + d[t].y * half_to_float((u16)(both >> 16))};
-                if (p.z.start != NONE) v.x *= silu_near(z[half][t].x), v.y *= silu_near(z[half][t].y);
-                *(Pair*)(y + t * 8) = v;
+                if (p.z.start != NONE) {
+                    v.x *= silu_near(half_to_float((u16)z[half][t]));
+                    v.y *= silu_near(half_to_float((u16)(z[half][t] >> 16)));
+                }
+                *(u32*)(y + t * 8) = to_halves(v.x, v.y);
             }
         }
     }

@@ -40,6 +40,13 @@ __device__ INLINE Floats load_floats(const float* p) {
     return v;
 }
 
+// Eight halves that may be written.
+__device__ INLINE Words load_bits(const u16* p) {
+    Words v;
+    asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
 // Posted numbers come from where all blocks see the same ones.
 __device__ INLINE Posted load_posted(const Posted* p) {
     Posted v;
@@ -85,16 +92,75 @@ __device__ INLINE void copy_async(void* to, const void* from) {
 
 __device__ INLINE void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-// Copies in sets: a thread's since the last end of one are a set, and all but the last `later` have come.
-__device__ INLINE void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-__device__ INLINE void await_copies_but(u32 later) {
-    switch (later) {
-        case 1: asm volatile("cp.async.wait_group 1;" ::: "memory"); break;
-        case 2: asm volatile("cp.async.wait_group 2;" ::: "memory"); break;
-        case 3: asm volatile("cp.async.wait_group 3;" ::: "memory"); break;
-        default: asm volatile("cp.async.wait_group 4;" ::: "memory");
+// Stages of shared memory that are filled one after another while earlier ones are used, by copies of whole pieces of memory. All
+// threads call each function. What other blocks wrote before a barrier may be copied.
+#if __CUDA_ARCH__ >= 900
+// By the engine for such copies; `arrivals` has a word for each stage.
+struct Stages {
+    u64* arrivals;
+    u32 count;
+
+    __device__ static u32 place(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+    __device__ Stages(u64* arrivals, u32 count) : arrivals(arrivals), count(count) {
+        if (threadIdx.x == 0) {
+            for (u32 k = 0; k < count; k++) asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(place(arrivals + k)) : "memory");
+            // Copies see the words, and what was written as usual.
+            asm volatile("fence.proxy.async;" ::: "memory");
+        }
+        __syncthreads();
     }
-}
+    // Fills a stage, which all have used, with two pieces.
+    __device__ void fill(u32 stage, void* to, const void* from, u32 bytes, void* to_second, const void* second, u32 second_bytes) const {
+        if (threadIdx.x > 0) return;
+        u32 arrival = place(arrivals + stage);
+        asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(arrival), "r"(bytes + second_bytes) : "memory");
+        copy(to, from, bytes, arrival);
+        copy(to_second, second, second_bytes, arrival);
+    }
+    // In the place of `fill` where there is nothing more to copy.
+    __device__ void skip() const {}
+    // Until a stage is full once more, after `round` times.
+    __device__ void await(u32 stage, u32 round) const {
+        u32 arrival = place(arrivals + stage), done = 0;
+        while (!done)
+            asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                         : "=r"(done) : "r"(arrival), "r"(round & 1) : "memory");
+    }
+    __device__ void close() const {
+        __syncthreads();
+        if (threadIdx.x > 0) return;
+        for (u32 k = 0; k < count; k++) asm volatile("mbarrier.inval.shared.b64 [%0];" ::"r"(place(arrivals + k)) : "memory");
+    }
+
+private:
+    __device__ static void copy(void* to, const void* from, u32 bytes, u32 arrival) {
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(place(to)),
+                     "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(arrival) : "memory");
+    }
+};
+#else
+// By all threads, 16 bytes each.
+struct Stages {
+    u32 count;
+
+    __device__ Stages(u64*, u32 count) : count(count) {}
+    __device__ void fill(u32, void* to, const void* from, u32 bytes, void* to_second, const void* second, u32 second_bytes) const {
+        for (u32 i = 16 * threadIdx.x; i < bytes; i += 16 * THREADS) copy_async((u8*)to + i, (const u8*)from + i);
+        for (u32 i = 16 * threadIdx.x; i < second_bytes; i += 16 * THREADS) copy_async((u8*)to_second + i, (const u8*)second + i);
+        skip();
+    }
+    __device__ void skip() const { asm volatile("cp.async.commit_group;" ::: "memory"); }
+    // All but the last sets of copies have come.
+    __device__ void await(u32, u32) const {
+        switch (count) {
+            case 2: asm volatile("cp.async.wait_group 0;" ::: "memory"); break;
+            case 3: asm volatile("cp.async.wait_group 1;" ::: "memory"); break;
+            default: asm volatile("cp.async.wait_group 2;" ::: "memory");
+        }
+    }
+    __device__ void close() const {}
+};
+#endif
 
 // A place of halves in shared memory. Places that are constants apart are so for the compiler too.
 struct HalfPlace {

@@ -1,6 +1,7 @@
 // Any operation of any model. The kernels for one model have another file in the place of this one, with a case for each
 // shape of operation, whose numbers are constants there.
 #pragma once
+#define SARIT_RESTS
 #include "operations.cuh"
 
 // An operation that asks for what the ones before it do not make, and then waits for them.
@@ -45,9 +46,9 @@ __device__ INLINE bool run_ops(Walk& walk) {
     const Op& op = walk.op();
     if (op.kind >= OP_HISTOGRAM && walk.skips()) return false;
     if (op.kind == OP_PRODUCT || op.kind == OP_SCAN) {
-        run_early<MANY>(walk.run(), op, walk.wait());
+        run_early<MANY>(walk.run(), op, walk.wait<RESTS>());
     } else {
-        walk.wait()();
+        walk.wait<RESTS>()();
         run_late<MANY>(walk.run(), op);
     }
     return true;

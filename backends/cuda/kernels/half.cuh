@@ -3,7 +3,7 @@
 #pragma once
 #include "product.cuh"
 
-#define HALF_DEPTH 64  // columns of a stage
+#define HALF_WEIGHTS 192  // rows of weights of a unit
 
 // Eight weights of row `row` from column `8 · eighth` on.
 __device__ INLINE void load_weights(Run run, const Matrix& w, u32 row, u32 eighth, float (&v)[8]) {
@@ -41,28 +41,36 @@ __device__ OUTLINED void op_widen(Run run, u32 passed, const Widen& p) {
         if (row >= p.w.rows) continue;
         float v[8] = {};
         if (g < own_groups) load_weights(run, p.w, row, g * 4 + eighth, v);
-        u16* to = run.halves(p.to) + ((u64)row * groups + g) * GROUP + eighth * 8;
-        *(Words*)to = {to_halves(v[0], v[1]), to_halves(v[2], v[3]), to_halves(v[4], v[5]), to_halves(v[6], v[7])};
+        u32 rows = div_up(p.w.rows, HALF_WEIGHTS) * HALF_WEIGHTS;
+        *(Words*)(run.halves(p.to) + half_place(rows, row, g * GROUP + eighth * 8)) = {
+            to_halves(v[0], v[1]), to_halves(v[2], v[3]), to_halves(v[4], v[5]), to_halves(v[6], v[7])};
     }
 }
 
-// A unit of a product: `ROWS` rows by `WEIGHTS` rows of weights, of which each of 4 by 4 warps has `M` tiles of 16 by `N` of 8.
+// A unit of a product: `ROWS` rows by `HALF_WEIGHTS` rows of weights, of which each of 4 by 4 warps has `M` tiles of 16 by `N` of 8. A stage is
+// 64 columns of both.
 template <u32 M, u32 N>
 struct HalfUnit {
-    static constexpr u32 ROWS = 64 * M, WEIGHTS = 32 * N;
-    static constexpr u32 STAGE = (ROWS + WEIGHTS) * HALF_DEPTH;             // halves
-    static constexpr u32 PIECES = STAGE / 8 / THREADS;                      // of eight halves, of a stage, that a thread brings
-    static_assert(PIECES * THREADS * 8 == STAGE, "threads bring whole stages");
+    static constexpr u32 ROWS = 64 * M, STAGE = (ROWS + HALF_WEIGHTS) * HALF_DEPTH;  // halves
+    static_assert(32 * N == HALF_WEIGHTS, "warps have all weights");
 };
 
-// Where eight halves lie in a stage: those that a warp reads at once, of eight rows, in different banks. Rows 8 apart lie alike.
-__device__ INLINE u32 half_place(u32 row, u32 eighth) { return (row * 8 + (eighth ^ row % 8)) * 8; }
-
-// Takes a thread's results to where they go: of rows from `row` and weights from `i` on, 8 apart.
+// Takes a thread's results of a unit to where they go.
 template <u32 M, u32 N>
-__device__ INLINE void finish_unit(Run run, const Multiply& p, u32 row, u32 i, const float (&sums)[M][N][4]) {
+__device__ INLINE void finish_unit(Run run, const Multiply& p, u32 unit, const float (&sums)[M][N][4]) {
     const Target& to = p.to;
+    // Found out here: registers for it through the whole product would be too many.
+    Run own = {thread_in(unit), run.turn};
+    u32 columns = div_up(p.w_rows, HALF_WEIGHTS);
+    u32 row = unit / columns * HalfUnit<M, N>::ROWS + own.warp() / 4 * 16 * M + own.lane() / 4;
+    u32 i = unit % columns * HALF_WEIGHTS + own.warp() % 4 * 8 * N + own.lane() % 4 * 2;
     auto is_pair = [&](u32 n) { return p.pairs && i + n * 8 + 1 < p.w_rows; };
+    u32 rows = run.shared().rows;
+    float* scratch = *(float* const volatile*)&run.shared().params.scratch;
+    auto at = [&](Vector v) { return scratch + (v.start + row * v.stride); };
+    float* y = at(to.y) + i;
+    u16* y_halves = (u16*)at(to.y) + i;
+    const float* before = at(to.before) + i;
 #pragma unroll
     for (u32 m = 0; m < M; m++) {
         auto own_row = [&](u32 half) { return row + m * 16 + half * 8; };
@@ -73,18 +81,20 @@ __device__ INLINE void finish_unit(Run run, const Multiply& p, u32 row, u32 i, c
             for (u32 half = 0; half < 2; half++)
 #pragma unroll
                 for (u32 n = 0; n < N; n++)
-                    if (own_row(half) < run.shared().rows && is_pair(n)) old[half][n] = load_pair(run.at(to.before, own_row(half)) + i + n * 8);
+                    if (own_row(half) < rows && is_pair(n)) old[half][n] = load_pair(before + (m * 16 + half * 8) * to.before.stride + n * 8);
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
-            if (own_row(half) >= run.shared().rows) return;
-            float* y = run.at(to.y, own_row(half)) + i;
+            if (own_row(half) >= rows) return;
+            float* own_y = y + (m * 16 + half * 8) * to.y.stride;
 #pragma unroll
             for (u32 n = 0; n < N; n++) {
                 Pair v = {sums[m][n][2 * half], sums[m][n][2 * half + 1]};
-                if (is_pair(n)) {
+                if (to.kind == STORE_HALVES) {
+                    if (i + n * 8 < p.w_rows) *(u32*)(y_halves + (m * 16 + half * 8) * 2 * to.y.stride + n * 8) = to_halves(v.x, v.y);
+                } else if (is_pair(n)) {
                     if (to.kind != STORE) v = {old[half][n].x + to.scale * v.x, old[half][n].y + to.scale * v.y};
-                    *(Pair*)(y + n * 8) = v;
-                } else {
+                    *(Pair*)(own_y + n * 8) = v;
+                } else if (!p.pairs || p.w_rows % 2 > 0) {
                     u32 own = i + n * 8;
                     if (own < p.w_rows) finish(run, to, own_row(half), own, v.x);
                     if (own + 1 < p.w_rows) finish(run, to, own_row(half), own + 1, v.y);
@@ -97,42 +107,34 @@ __device__ INLINE void finish_unit(Run run, const Multiply& p, u32 row, u32 i, c
 template <u32 M, u32 N>
 __device__ INLINE void multiply_units(Run run, u32 passed, const Multiply& p) {
     using Unit = HalfUnit<M, N>;
-    u32 rows = run.shared().rows, columns = div_up(p.w_rows, Unit::WEIGHTS), units = columns * div_up(rows, Unit::ROWS);
+    u32 columns = div_up(p.w_rows, HALF_WEIGHTS), units = columns * div_up(run.shared().rows, Unit::ROWS);
     u32 steps = p.len / HALF_DEPTH, lane = run.lane();
-    u16* stages = (u16*)run.shared().row;
+    u16* memory = (u16*)run.shared().row;
+    Stages stages(run.shared().arrivals, p.stages);
 
-    // What comes next: a stage of a unit. A thread brings pieces of rows THREADS / 8 apart. Where there are no rows, there is room for whole units.
-    u32 next_unit = first_unit(passed), next_step = 0, piece = half_place(run.thread / 8, run.thread % 8);
-    const u16 *next_x = nullptr, *next_w = nullptr;
-    auto bring = [&](u32 stage) {
-        if (next_unit < units) {
-            if (next_step == 0) {
-                u32 own = run.thread / 8 * p.len + run.thread % 8 * 8;
-                next_x = run.halves(p.x) + next_unit / columns * Unit::ROWS * p.len + own;
-                next_w = run.halves(p.w) + next_unit % columns * Unit::WEIGHTS * p.len + own;
-            }
-#pragma unroll
-            for (u32 k = 0; k < Unit::PIECES; k++)
-                copy_async(stages + stage * Unit::STAGE + piece + k * (THREADS / 8) * HALF_DEPTH,
-                           (k < M ? next_x + k * (THREADS / 8) * p.len : next_w + (k - M) * (THREADS / 8) * p.len));
-            next_x += HALF_DEPTH, next_w += HALF_DEPTH;
-            if (++next_step == steps) next_step = 0, next_unit += blocks();
-        }
-        end_copies();
+    // What comes next: a stage of a unit. Where there are no rows, there is room for whole units.
+    u32 next_unit = first_unit(passed), next_step = 0;
+    auto fill = [&](u32 stage) {
+        if (next_unit >= units) return stages.skip();
+        u16* to = memory + stage * Unit::STAGE;
+        const u16* x = run.halves(p.x) + half_place(p.x_rows, next_unit / columns * Unit::ROWS, next_step * HALF_DEPTH);
+        const u16* w = run.halves(p.w) + half_place(columns * HALF_WEIGHTS, next_unit % columns * HALF_WEIGHTS, next_step * HALF_DEPTH);
+        stages.fill(stage, to, x, Unit::ROWS * HALF_DEPTH * 2, to + Unit::ROWS * HALF_DEPTH, w, HALF_WEIGHTS * HALF_DEPTH * 2);
+        if (++next_step == steps) next_step = 0, next_unit += blocks();
     };
     u32 first_row = run.warp() / 4 * 16 * M, first_weight = run.warp() % 4 * 8 * N;
-    u32 own_rows = half_place(first_row + lane % 16, lane / 16);
-    u32 own_weights = half_place(Unit::ROWS + first_weight + lane / 16 * 8 + lane % 8, lane / 8 % 2);
-    u32 stage = 0;
-    for (u32 k = 0; k + 1 < p.stages; k++) bring(k);
+    u32 own_rows = half_place(0, first_row + lane % 16, lane / 16 * 8);
+    u32 own_weights = half_place(0, Unit::ROWS + first_weight + lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8);
+    u32 stage = 0, round = 0;
+    for (u32 k = 0; k + 1 < p.stages; k++) fill(k);
     for (u32 unit = first_unit(passed); unit < units; unit += blocks()) {
         float sums[M][N][4] = {};
         for (u32 step = 0; step < steps; step++) {
-            await_copies_but(p.stages - 2);
+            stages.await(stage, round);
             // What all have brought is there, and the stage before has been read.
             __syncthreads();
-            bring(stage == 0 ? p.stages - 1 : stage - 1);
-            HalfPlace here = HalfPlace(stages) + stage * Unit::STAGE;
+            fill(stage == 0 ? p.stages - 1 : stage - 1);
+            HalfPlace here = HalfPlace(memory) + stage * Unit::STAGE;
 #pragma unroll
             for (u32 k = 0; k < HALF_DEPTH / 16; k++) {
                 // Two eighths further on: other bits of the place.
@@ -149,16 +151,15 @@ __device__ INLINE void multiply_units(Run run, u32 passed, const Multiply& p) {
                     }
                 }
             }
-            stage = stage + 1 == p.stages ? 0 : stage + 1;
+            if (++stage == p.stages) stage = 0, round++;
         }
-        finish_unit<M, N>(run, p, unit / columns * Unit::ROWS + first_row + lane / 4, unit % columns * Unit::WEIGHTS + first_weight + lane % 4 * 2, sums);
+        finish_unit<M, N>(run, p, unit, sums);
     }
+    stages.close();
 }
 
 __device__ OUTLINED void op_multiply(Run run, u32 passed, const Multiply& p) {
-    static_assert(HalfUnit<3, 6>::STAGE == 384 * HALF_DEPTH && HalfUnit<2, 6>::STAGE == 320 * HALF_DEPTH && HalfUnit<1, 6>::STAGE == 256 * HALF_DEPTH,
-                  "no room for stages");
-    u32 rows = run.shared().rows, columns = div_up(p.w_rows, HalfUnit<1, 6>::WEIGHTS);
+    u32 rows = run.shared().rows, columns = div_up(p.w_rows, HALF_WEIGHTS);
     // What units of 64, 128 and 192 rows take, about.
     auto cost = [&](u32 unit_rows, u32 one) { return unit_rows > p.most_rows ? NONE : div_up(div_up(rows, unit_rows) * columns, blocks()) * one; };
     u32 costs[3] = {cost(64, 8), cost(128, 10), cost(192, 13)};

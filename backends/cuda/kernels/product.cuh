@@ -384,7 +384,7 @@ __device__ INLINE Input product_input(Run run, const Product& p, u32 row, Make m
 __device__ INLINE Input early_input(Run run, const Product& p, const EarlyProduct& early) {
     return product_input(run, p, 0, [&](u32 from, const RowCodes* codes, float* floats) {
         const Source& s = p.source;
-        RowPlaces to = {codes, floats, nullptr};
+        RowPlaces to = {codes, floats, {}};
         if (s.len > ROW_MOST) return prepare_long(run, s, from, to);
         auto raw = [&](u32 k) {
             if (!is_asked_for(p)) return gather(run, s, from, run.thread, k * THREADS);
@@ -407,7 +407,7 @@ __device__ INLINE void product_units(Run run, u32 passed, const Product& p, cons
 }
 
 __device__ INLINE void product_rows(Run run, u32 passed, const Product& p, u32 rows) {
-    auto make = [&](u32 from, const RowCodes* codes, float* floats) { prepare_row(run, p.source, from, {codes, floats, nullptr}); };
+    auto make = [&](u32 from, const RowCodes* codes, float* floats) { prepare_row(run, p.source, from, {codes, floats, {}}); };
     for (u32 row = 0; row < rows; row++) product_units(run, passed, p, product_input(run, p, row, make), row);
 }
 

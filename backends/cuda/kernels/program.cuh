@@ -81,9 +81,9 @@ struct Conv {
 };
 
 // Where the input of a product comes from: element i of a row is
-//   PLAIN a;  SUM a + b;  CONCAT [a | b], a of length `split`;  ACTIVATE act(b) · a, or act(a);  CONVOLVED conv(i)
+//   PLAIN a;  SUM a + b;  CONCAT [a | b], a of length `split`;  ACTIVATE act(b) · a, or act(a);  CONVOLVED conv(i);  IN_HALVES a, rows in f16
 // then normed, then multiplied by silu(after).
-enum { PLAIN, SUM, CONCAT, ACTIVATE, CONVOLVED };
+enum { PLAIN, SUM, CONCAT, ACTIVATE, CONVOLVED, IN_HALVES };
 struct Source {
     u32 kind, len, split, activation;
     Vector a, b;
@@ -92,16 +92,17 @@ struct Source {
     Conv conv;
 };
 
-// Rows as codes `[row][groups][32]`, scales and sums of codes `[groups][stride]`; as floats; and in f16 `[row][half_len(len)]`. Each
+// Rows as codes `[row][groups][32]`, scales and sums of codes `[groups][stride]`; as floats; and in f16, as `half_place` has them, with `half_rows` rows. Each
 // may be NONE.
 struct Codes {
     u32 codes, scales, sums, stride;
     Vector floats;
-    u32 halves;
+    u32 halves, half_rows;
 };
 
-// Where a result v goes: v += addend; v += bias; then y = v, y = before + scale · v, or y = scale · v.
-enum { STORE, ADD, SET };
+// Where a result v goes: v += addend; v += bias; then y = v, y = before + scale · v, or y = scale · v. Or y = v in rows in f16, of which
+// `stride` is half the length.
+enum { STORE, ADD, SET, STORE_HALVES };
 struct Target {
     u32 kind;
     float scale;
@@ -142,33 +143,34 @@ struct Product {
     Conv shift;
 };
 
-// With `halves` rows go there, in f16, and only those of the last `HELD` tokens to `y`.
+// With `halves` rows go there, in f16, and only those of the last `HELD` tokens to `y`; those of `conv.x` are in f16 too.
 struct Convolve {
     Conv conv;
     Vector y, halves;
 };
 
-// A matrix in f16, `[rows][half_len(cols)]`.
+// A matrix in f16, as `half_place` has it.
 struct Widen {
     Matrix w;
     u32 to;
 };
 
-// Rows in f16, of length `len`, times such a matrix, which has `w_rows`. `stages`: parts of the columns of both in shared memory, of which one
+// Rows in f16, of length `len` and in memory for `x_rows`, times such a matrix, which has `w_rows`. `stages`: parts of the columns of both in shared memory, of which one
 // is multiplied while the others are on their way; there is room for those of units of up to `most_rows`. `pairs`: results beside each other lie in
 // pairs of floats, with neither bias nor addend.
 struct Multiply {
-    u32 x, w, w_rows, len, stages, most_rows, pairs;
+    u32 x, x_rows, w, w_rows, len, stages, most_rows, pairs;
     Target to;
 };
 
+// `halves`: the raw ones are in rows in f16.
 struct Times {
     TimeStep time;
-    u32 heads;
+    u32 heads, halves;
     Vector raw, dt, decay;
 };
 
-// `reads`, of many rows: a `HeadRead` for each head; of a scan in chunks x, B and C in f16. `parts`: what it keeps of the parts of a
+// `reads`, of many rows: a `HeadRead` for each head; of a scan in chunks x, B and C in f16; z and y are in rows in f16 there too. `parts`: what it keeps of the parts of a
 // sequence. Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`.
 struct Scan {
     u32 heads, head_dim, d_state, n_groups, d, state, held;

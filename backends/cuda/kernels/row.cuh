@@ -3,9 +3,10 @@
 #include "block.cuh"
 
 // What the convolution sees of channel `i`, `back` tokens before token `t` of the sequence.
-__device__ INLINE float conv_input(Run run, const Conv& c, u32 sequence, u32 t, u32 back, u32 i) {
+__device__ INLINE float conv_input(Run run, const Conv& c, u32 sequence, u32 t, u32 back, u32 i, bool halves = false) {
     if (back > t) return run.state(sequence, c.window)[(u64)(c.width - 1 + t - back) * c.channels + i];
     u64 row = (u64)sequence * run.p().count + t - back;
+    if (halves) return half_to_float(run.half_row(c.x, row)[i]);
     float x = value_at(run, c.x, row, i);
     return c.factor.start == NONE ? x : run.at(c.factor, row)[i] * x;
 }
@@ -105,6 +106,7 @@ __device__ OUTLINED float gather_any(Run run, const Source& s, u32 row, u32 i) {
             return s.b.start == NONE ? activate(s.activation, a) : a * activate(s.activation, run.at(s.b, row)[i]);
         }
         case CONVOLVED: return convolved(run, s.conv, row, i);
+        case IN_HALVES: return half_to_float(run.half_row(s.a, row)[i]);
         default: return run.at(s.a, row)[i];
     }
 }
@@ -270,20 +272,37 @@ __device__ INLINE float finished(Run run, const Source& s, const float* sums, u3
     return s.after.start == NONE ? v : v * silu(value_at(run, s.after, row, i));
 }
 
+#define HALF_DEPTH 64  // columns that lie together
+
+// Where element `i` of a row in f16 lies: `[columns / 64][rows][64]`, so that what is multiplied at once lies together. Eights of a row are where a
+// warp that reads those of eight rows finds them in different banks. Rows 8 apart lie alike.
+__device__ INLINE u32 half_place(u32 rows, u32 row, u32 i) {
+    return (i / HALF_DEPTH * rows + row) * HALF_DEPTH + ((i % HALF_DEPTH / 8) ^ (row % 8)) * 8 + i % 8;
+}
+
+// Length of a row of `len` in f16.
+__device__ INLINE u32 half_len(u32 len) { return div_up(len, HALF_DEPTH) * HALF_DEPTH; }
+
+// A row in f16, or none.
+struct HalfRow {
+    u16* start;
+    u32 rows, row;
+
+    __device__ u16* at(u32 i) const { return start + half_place(rows, row, i); }
+    __device__ explicit operator bool() const { return start; }
+};
+
 // Where a prepared row goes, each of which may be absent: as codes, as floats, in f16.
 struct RowPlaces {
     const RowCodes* codes;
     float* floats;
-    u16* halves;
+    HalfRow halves;
 };
 
-// Length of a row of `len` in f16: whole stages of a product.
-__device__ INLINE u32 half_len(u32 len) { return div_up(len, 2 * GROUP) * 2 * GROUP; }
-
 // Zeros up to the end of a row in f16.
-__device__ INLINE void pad_halves(Run run, u32 len, u16* halves) {
+__device__ INLINE void pad_halves(Run run, u32 len, const HalfRow& halves) {
     u32 i = len + run.thread;
-    if (halves && i < half_len(len)) halves[i] = 0;
+    if (halves && i < half_len(len)) *halves.at(i) = 0;
 }
 
 // One row of a source: normed, gated; to `to`. All threads of the block; `raw(k)` is the thread's element `k` before the norm, and
@@ -311,7 +330,7 @@ __device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const Ro
         // The mean has been taken from what lies in shared memory.
         own[0][k] = finished(run, s, run.shared().sums, row, s.norm.kind == LAYER ? x[i] : own[0][k], i, weight(k));
         if (to.floats) to.floats[i] = own[0][k];
-        if (to.halves) to.halves[i] = to_half(own[0][k]);
+        if (to.halves) *to.halves.at(i) = to_half(own[0][k]);
     }
     pad_halves(run, s.len, to.halves);
     if (to.codes) quantize_short(run, s.len, *to.codes, own[0]);
@@ -338,7 +357,7 @@ __device__ INLINE void prepare_long(Run run, const Source& s, u32 row, const Row
     if (to.floats)
         for (u32 i = run.thread; i < s.len; i += THREADS) to.floats[i] = value(i);
     if (to.halves)
-        for (u32 i = run.thread; i < s.len; i += THREADS) to.halves[i] = to_half(value(i));
+        for (u32 i = run.thread; i < s.len; i += THREADS) *to.halves.at(i) = to_half(value(i));
     pad_halves(run, s.len, to.halves);
     __syncthreads();
 }
@@ -357,7 +376,7 @@ __device__ INLINE void prepare_row(Run run, const Source& s, u32 row, const RowP
 __device__ INLINE bool is_plain_in_halves(const Prepare& p) {
     const Source& s = p.source;
     bool only_halves = p.to.halves != NONE && p.to.codes == NONE && p.to.floats.start == NONE;
-    return only_halves && !p.head && p.multiple == 1 && s.kind == PLAIN && is_one_sum(s) && s.len % 128 == 0 && s.a.stride % 4 == 0 &&
+    return only_halves && !p.head && p.multiple == 1 && (s.kind == PLAIN || s.kind == IN_HALVES) && is_one_sum(s) && s.len % 128 == 0 && s.a.stride % 4 == 0 &&
            s.norm.weight != NONE && s.norm.bias == NONE && s.after.start == NONE;
 }
 
@@ -366,21 +385,28 @@ __device__ INLINE void prepare_halves(Run run, u32 passed, const Prepare& p) {
     const Source& s = p.source;
     const float* weights = run.weights(s.norm.weight) + run.lane() * 4;
     for (u32 row = first_unit(passed) * WARPS + run.warp(); row < run.shared().rows; row += blocks() * WARPS) {
-        const float* from = run.at(s.a, row) + run.lane() * 4;
-        u16* to = run.halves(p.to.halves) + (u64)row * s.len + run.lane() * 4;
+        const float* from = run.at(s.a, row);
+        auto four = [&](u32 i) {
+            u32 own = run.lane() * 4 + i;
+            if (s.kind == PLAIN) return load_floats(from + own);
+            u64 halves = *(const u64*)((const u16*)from + own);
+            auto one = [&](u32 k) { return half_to_float((u16)(halves >> 16 * k)); };
+            return Floats{one(0), one(1), one(2), one(3)};
+        };
+        HalfRow to = {run.halves(p.to.halves), p.to.half_rows, row};
         float sum = 0.0f;
 #pragma unroll 12
         for (u32 i = 0; i < s.len; i += 128) {
-            Floats v = load_floats(from + i);
+            Floats v = four(i);
             sum += v.x * v.x + v.y * v.y + (v.z * v.z + v.w * v.w);
         }
         sum += __shfl_xor_sync(FULL, sum, 16);
         float scale = rsqrt_core(fold16(sum) / (float)s.len + s.norm.eps);
 #pragma unroll 6
         for (u32 i = 0; i < s.len; i += 128) {
-            Floats v = load_floats(from + i), w = load_floats(weights + i);
+            Floats v = four(i), w = load_floats(weights + i);
             u32 halves[2] = {to_halves(v.x * scale * w.x, v.y * scale * w.y), to_halves(v.z * scale * w.z, v.w * scale * w.w)};
-            *(u64*)(to + i) = halves[0] | (u64)halves[1] << 32;
+            *(u64*)to.at(run.lane() * 4 + i) = halves[0] | (u64)halves[1] << 32;
         }
     }
 }
@@ -390,7 +416,7 @@ __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
     if (is_plain_in_halves(p)) return prepare_halves(run, passed, p);
     u32 rows = p.head ? run.p().head_count : run.shared().rows * p.multiple, row_start = p.head ? run.p().head_row : 0;
     auto floats_of = [&](u32 row) { return p.to.floats.start == NONE ? nullptr : run.at(p.to.floats, row); };
-    auto halves_of = [&](u32 row) { return p.to.halves == NONE ? nullptr : run.halves(p.to.halves) + (u64)row * half_len(s.len); };
+    auto halves_of = [&](u32 row) { return HalfRow{p.to.halves == NONE ? nullptr : run.halves(p.to.halves), p.to.half_rows, row}; };
     if (rows == 1 || !is_one_sum(s) || s.len > PREPARE_ELEMENTS * THREADS) {
         for (u32 row = first_unit(passed); row < rows; row += blocks()) {
             RowCodes codes = scratch_codes(run, p.to, s.len, row);
@@ -412,7 +438,7 @@ __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
         for (u32 r = 0; r < PREPARE_ROWS; r++) {
             if (first + r >= rows) break;
             float* floats = floats_of(first + r);
-            u16* halves = halves_of(first + r);
+            HalfRow halves = halves_of(first + r);
 #pragma unroll
             for (u32 k = 0; k < PREPARE_ELEMENTS && k * THREADS < s.len; k++) {
                 u32 i = row_element(run, k);
@@ -420,7 +446,7 @@ __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
                 float weight = norm_weight(run, s.norm, run.thread, k * THREADS);
                 own[r][k] = finished(run, s, run.shared().sums + r, row_start + first + r, own[r][k], i, weight);
                 if (floats) floats[i] = own[r][k];
-                if (halves) halves[i] = to_half(own[r][k]);
+                if (halves) *halves.at(i) = to_half(own[r][k]);
             }
             pad_halves(run, s.len, halves);
             if (p.to.codes != NONE) quantize_short(run, s.len, scratch_codes(run, p.to, s.len, first + r), own[r]);

@@ -8,8 +8,11 @@
 __device__ OUTLINED void convolve_halves(Run run, u32 passed, const Convolve& p) {
     const Conv& c = p.conv;
     u32 count = run.p().count, pairs = c.channels / 2, parts = div_up(count, CONV_TOKENS);
-    bool has_pairs = (c.x.start | c.x.stride) % 2 == 0;
     auto pair_at = [](const float* x) { return Pair{load_float(x), load_float(x + 1)}; };
+    auto halves_at = [](const u16* x) {
+        u32 both = *(const u32*)x;
+        return Pair{half_to_float((u16)both), half_to_float((u16)(both >> 16))};
+    };
     // Rows are numbered in 32 bits, and there are fewer pairs of them.
     u32 all = run.p().sequence_count * parts * pairs;
     for (u32 n = (u32)grid_thread(run, passed); n < all; n += (u32)grid_threads()) {
@@ -26,9 +29,8 @@ __device__ OUTLINED void convolve_halves(Run run, u32 passed, const Convolve& p)
         for (u32 k = 0; k < CONV_TOKENS + TAPS - 1; k++) {
             if (k >= CONV_TOKENS + c.width - 1) break;
             u32 after = first + k, t = after < c.width - 1 ? 0 : after - (c.width - 1);
-            const float* from = run.at(c.x, (u64)sequence * count + (t < count ? t : count - 1)) + i;
-            if (after < c.width - 1) from = run.state(sequence, c.window) + after * c.channels + i;
-            x[k] = has_pairs && c.channels % 2 == 0 ? load_pair(from) : pair_at(from);
+            x[k] = halves_at(run.half_row(c.x, (u64)sequence * count + (t < count ? t : count - 1)) + i);
+            if (after < c.width - 1) x[k] = pair_at(run.state(sequence, c.window) + after * c.channels + i);
         }
 #pragma unroll
         for (u32 k = 0; k < CONV_TOKENS; k++) {
@@ -92,7 +94,7 @@ __device__ OUTLINED void op_window(Run run, u32 passed, const Convolve& p) {
         // Row j is not read again once it is written: later rows come from rows further on.
         for (u32 j = 0; j < before; j++)
             window[(u64)j * p.conv.channels] =
-                conv_input(run, p.conv, sequence, run.p().count - 1, before - 1 - j, i);
+                conv_input(run, p.conv, sequence, run.p().count - 1, before - 1 - j, i, p.halves.start != NONE);
     }
 }
 
@@ -132,7 +134,8 @@ __device__ OUTLINED void op_times(Run run, u32 passed, const Times& p) {
         u32 row = n / p.heads, head = n % p.heads;
         float bias = p.time.sigmoid ? 0.0f : run.weights(p.time.bias)[head];
         float a_log2 = p.time.sigmoid || p.time.per_element ? 0.0f : run.weights(p.time.a_log2)[head];
-        time_step(p.time, run.at(p.raw, row)[head], bias, a_log2, run.at(p.dt, row)[head], run.at(p.decay, row)[head]);
+        float raw = p.halves ? half_to_float(run.half_row(p.raw, row)[head]) : run.at(p.raw, row)[head];
+        time_step(p.time, raw, bias, a_log2, run.at(p.dt, row)[head], run.at(p.decay, row)[head]);
     }
 }
 

@@ -7,6 +7,13 @@
 #define OP_WORDS (sizeof(Op) / 4)
 #define FETCHES (THREADS - (OP_WORDS + 31) / 32 * 32)  // the first of these threads
 
+// Whether the way is in shared memory while an operation runs: in kernels with operations that need all registers.
+#ifdef SARIT_RESTS
+#define RESTS MANY
+#else
+#define RESTS false
+#endif
+
 struct Walk {
     Grid grid;
     u32 n, step;       // the operation, and the step, that runs
@@ -18,7 +25,12 @@ struct Walk {
 
     __device__ Run run() const { return {thread_in(slot), turn}; }
     __device__ const Op& op() const { return shared().ops[slot]; }
-    __device__ Wait wait() const { return {grid, waits}; }
+    // Of the way in shared memory, if `RESTING`.
+    template <bool RESTING>
+    __device__ Wait wait() const {
+        if (RESTING) return {{grid.control, shared().rest.reached}, shared().rest.waits != 0};
+        return {grid, waits};
+    }
     __device__ bool ends_step() const { return n + 1 == params().last; }
 
     // Brings the first operation to shared memory.
@@ -36,14 +48,14 @@ struct Walk {
         own_word(shared().ops + next_slot()) = word;
         word = word_of(after(after(n)));
     }
-    // While an operation for many rows runs, which needs all registers, the way is in shared memory. All threads write the same there.
+    // The way to shared memory, where all threads write the same, and back. All have read it before one writes it anew.
     __device__ void rest() {
         volatile Rest& r = shared().rest;
-        r.n = n, r.step = step, r.slot = slot, r.turn = turn, r.reached = grid.reached;
+        r.n = n, r.step = step, r.slot = slot, r.turn = turn, r.reached = grid.reached, r.waits = waits;
     }
     __device__ void rise() {
         const volatile Rest& r = shared().rest;
-        n = r.n, step = r.step, slot = r.slot, turn = r.turn, grid.reached = r.reached;
+        n = r.n, step = r.step, slot = r.slot, turn = r.turn, grid.reached = r.reached, waits = r.waits;
     }
     // The operation has run: waits for `whom`, one of `WAIT_…`.
     __device__ void end(u32 whom) {

@@ -29,6 +29,7 @@
 //!
 //! Bits are those of [`sarit_core::Scalar`]: products of codes are exact, sums run in the lanes of the contract, which
 //! are warps (8 lanes over groups) and half-warps (16 over elements), and the kernels are compiled without contraction.
+//! Only prompts can be read without them, several times as fast ([`Prompts`], `kernels/half.cuh` and `chunks.cuh`).
 //! The tests run these kernels, thread by thread, on an emulator where there is no device.
 
 mod compile;

@@ -87,6 +87,7 @@ inline Words load_words(const u8* p) { return *(const Words*)p; }
 inline u32 load_codes(const u8* p) { return *(const u32*)p; }
 inline u32 load_half(const u16* p) { return *p; }
 inline float load_float(const float* p) { return *p; }
+inline Words load_bits(const u16* p) { return *(const Words*)p; }
 inline Pair load_pair(const float* p) { return *(const Pair*)p; }
 inline Floats load_floats(const float* p) { return *(const Floats*)p; }
 inline Posted load_posted(const Posted* p) { return {*(const volatile float*)&p->value, *(const volatile u32*)&p->turn}; }
@@ -97,8 +98,17 @@ inline void store_posted(Posted* p, Posted v) {
 
 inline void copy_async(void* to, const void* from) { memcpy(to, from, 16); }
 inline void await_copies() {}
-inline void end_copies() {}
-inline void await_copies_but(u32) {}
+struct Stages {
+    Stages(u64*, u32) {}
+    void fill(u32, void* to, const void* from, u32 bytes, void* to_second, const void* second, u32 second_bytes) const {
+        if (threadIdx.x > 0) return;
+        memcpy(to, from, bytes);
+        memcpy(to_second, second, second_bytes);
+    }
+    void skip() const {}
+    void await(u32, u32) const {}
+    void close() const {}
+};
 
 inline u32 __shfl_xor_sync(u32, u32 x, int mask) { return emulator::exchange(&x, 1)[threadIdx.x % 32 ^ mask]; }
 inline int __shfl_xor_sync(u32 all, int x, int mask) { return (int)__shfl_xor_sync(all, (u32)x, mask); }

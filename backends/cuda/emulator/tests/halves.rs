@@ -3,8 +3,8 @@
 mod common;
 
 use common::mamba2;
-use sarit_core::{DType, Engine, Model, Scalar, Scratch, State};
-use sarit_cuda::{Prompts, Streams};
+use sarit_core::{DType, Engine, Model, Sampling, Scalar, Scratch, State};
+use sarit_cuda::{Prompts, Request, Streams};
 use sarit_cuda_emulator::Emulator;
 use sarit_tests::{Lent, converted_with_window, difference, families, golden, tokens};
 
@@ -100,16 +100,23 @@ fn kernels_made_for_a_model_are_near_scalar() {
     check("special", Emulator::special(3, 7), model, 90, &[21, 28], CODES);
 }
 
-/// Streams, single tokens and short prompts do not change.
+/// Streams, single tokens and short prompts do not change, and kernels made for prompts in f16 let several streams choose.
 #[test]
 fn what_is_no_prompt_is_exact() {
     let file = mamba2(16, 192, DType::Q8);
     let model = Model::from_bytes(&file).unwrap();
     let ids = tokens(16, model.vocab_len());
-    let logits = |prompts| {
-        let mut streams = Streams::with_prompts(Emulator::new(2, 3), model, 2, 40, prompts).unwrap();
+    let logits = |device, prompts| {
+        let mut streams = Streams::with_prompts(device, model, 2, 40, prompts).unwrap();
         streams.feed(0, &ids).unwrap();
-        [streams.step(0, 3).unwrap().to_vec(), streams.step_all(&[(0, 1), (1, 2)]).unwrap().to_vec()]
+        let logits =
+            [streams.step(0, 3).unwrap().to_vec(), streams.step_all(&[(0, 1), (1, 2)]).unwrap().to_vec()];
+        let request = |stream| Request { stream, token: 5, sampling: Sampling::default() };
+        (logits, streams.generate(&mut [0, 1].map(request), 7, &[]).unwrap())
     };
-    assert_eq!(logits(Prompts::Halves), logits(Prompts::Exact));
+    for seed in [3, 8] {
+        let exact = logits(Emulator::new(2, seed), Prompts::Exact);
+        assert_eq!(logits(Emulator::new(2, seed), Prompts::Halves), exact);
+        assert_eq!(logits(Emulator::special(3, seed), Prompts::Halves), exact);
+    }
 }

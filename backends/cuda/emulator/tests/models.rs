@@ -269,6 +269,14 @@ fn tokens_are_chosen_on_the_device_as_on_the_host() {
     let mut requests: Vec<_> = samplings.iter().enumerate().map(request).collect();
     let want: Vec<_> = requests.iter().map(|r| chosen(&model, r.token, r.sampling, 6)).collect();
     assert_eq!(streams.generate(&mut requests, 6, &[]).unwrap(), want);
+    // All greedy: what serves the others is passed over.
+    for device in DEVICES {
+        let mut streams = Streams::new(device, model, 3, 1).unwrap();
+        let request = |stream| Request { stream, token: 7 + stream as u32, sampling: Sampling::default() };
+        let mut requests = [0, 1, 2].map(request);
+        let want: Vec<_> = requests.iter().map(|r| chosen(&model, r.token, r.sampling, 6)).collect();
+        assert_eq!(streams.generate(&mut requests, 6, &[]).unwrap(), want);
+    }
     let unsupported = Sampling { top_k: 0, ..hot };
     assert!(!streams.can_choose(&unsupported));
     let mut request = [Request { stream: 0, token: 1, sampling: unsupported }];

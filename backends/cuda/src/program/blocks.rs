@@ -44,11 +44,13 @@ fn scan_floats(p: &Ssm<'_>) -> usize {
 const CHUNK_CHANNELS: usize = 64;
 const CHUNK_STATES: usize = 128;
 
-/// Whether a scan can run in chunks.
+/// Whether a block can be in f16, with its scan in chunks.
 fn can_chunk(p: &Ssm<'_>) -> bool {
+    let is_plain = p.select.is_none() && p.in_proj.adapter.is_none() && p.in_proj.bias.is_none();
+    let late_gate = p.norm_before_gate && p.gate_norm.kind != NormKind::Identity;
     let by_16 = p.head_dim.min(CHUNK_CHANNELS).is_multiple_of(16) && p.d_state.is_multiple_of(16);
     let units = p.head_dim <= CHUNK_CHANNELS || p.head_dim.is_multiple_of(CHUNK_CHANNELS);
-    p.decays_by_head() && p.d_state <= CHUNK_STATES && by_16 && units
+    p.decays_by_head() && p.d_state <= CHUNK_STATES && by_16 && units && is_plain && !late_gate
 }
 
 /// Floats in shared memory of a scan in chunks, in f16: B, C and states, then x and what is left of it.
@@ -177,15 +179,23 @@ impl<'m> Builder<'m> {
         if p.n_groups > NORM_PARTS_MOST {
             return Err(CudaError::Groups(p.n_groups));
         }
-        let written = self.row(posting, [Buffer::Proj, Buffer::PostedProj], p.in_proj.matrix.rows());
-        let to = map(self, &p.in_proj, Target::store(written));
+        let in_chunks = self.halves && can_chunk(p);
+        let proj_len = p.in_proj.matrix.rows();
+        let written = if in_chunks {
+            self.half_buffer(Buffer::HalfProj, proj_len)
+        } else {
+            self.row(posting, [Buffer::Proj, Buffer::PostedProj], proj_len)
+        };
+        let kind = if in_chunks { target::STORE_HALVES } else { target::STORE };
+        let to = map(self, &p.in_proj, Target { kind, ..Target::store(written) });
+        let columns = |v: Vector, i| if in_chunks { v.half_columns(i) } else { v.columns(i) };
         self.products(input, &[to])?;
         self.posts_if(posting.within);
         let projected = self.ops.len() - 1;
 
         let proj = self.read(written, projected);
         let mut conv = ConvOf {
-            x: proj.columns(d_inner),
+            x: columns(proj, d_inner),
             factor: Vector::NONE,
             window,
             weight: self.place(p.conv_weight),
@@ -196,7 +206,11 @@ impl<'m> Builder<'m> {
         };
         let has_norm = p.gate_norm.kind != NormKind::Identity;
         let late_gate = has_norm && p.norm_before_gate;
-        let inner = self.row(posting, [Buffer::Inner, Buffer::PostedInner], d_inner);
+        let inner = if in_chunks {
+            self.half_buffer(Buffer::HalfInner, d_inner)
+        } else {
+            self.row(posting, [Buffer::Inner, Buffer::PostedInner], d_inner)
+        };
         let mut scan = ScanOf {
             heads: p.heads as u32,
             head_dim: p.head_dim as u32,
@@ -209,7 +223,7 @@ impl<'m> Builder<'m> {
             b: Vector::NONE,
             c: Vector::NONE,
             // Raw where it is not projected.
-            dt: proj.columns(d_inner + channels),
+            dt: columns(proj, d_inner + channels),
             decay: Vector::NONE,
             reads: Vector::NONE,
             parts: Vector::NONE,
@@ -236,15 +250,18 @@ impl<'m> Builder<'m> {
         if self.one {
             self.scan_one(p, scan, projected, posting)?
         } else {
-            self.scan_many(p, scan)?
+            self.scan_many(p, scan, in_chunks)?
         }
 
         let mut gated = Source::plain(self.read(inner, self.ops.len() - 1), d_inner);
         if has_norm {
             gated.norm = NormOf { bias: NONE, ..self.norm(&p.gate_norm, p.n_groups) };
         }
+        if in_chunks {
+            gated.kind = source::HALVES;
+        }
         let proj = self.read(written, projected);
-        conv.x = proj.columns(d_inner);
+        conv.x = columns(proj, d_inner);
         if late_gate {
             gated.after = proj;
         }
@@ -252,7 +269,11 @@ impl<'m> Builder<'m> {
         if self.one {
             self.shift = conv;
         } else {
-            self.op(Kind::Window, channels.div_ceil(THREADS), &Convolve::floats(conv, Vector::NONE));
+            let mut record = Convolve::floats(conv, Vector::NONE);
+            if in_chunks {
+                record.halves = conv.x;
+            }
+            self.op(Kind::Window, channels.div_ceil(THREADS), &record);
             self.no_barrier();
         }
         if posting.within {
@@ -317,17 +338,17 @@ impl<'m> Builder<'m> {
     }
 
     /// The same for many rows, one thing after another.
-    fn scan_many(&mut self, p: &Ssm<'m>, mut scan: ScanOf) -> Result<(), CudaError> {
+    fn scan_many(&mut self, p: &Ssm<'m>, mut scan: ScanOf, in_chunks: bool) -> Result<(), CudaError> {
         let (d_inner, bc, heads) = (p.d_inner(), p.bc_len(), p.heads);
         let conv = self.buffer(Buffer::Conv, p.conv_channels());
         let (dt, decay) = (self.buffer(Buffer::Dt, heads), self.buffer(Buffer::Decay, heads));
-        let mut times = Times { time: scan.time, heads: heads as u32, raw: scan.dt, dt, decay };
+        let mut times =
+            Times { time: scan.time, heads: heads as u32, halves: in_chunks.into(), raw: scan.dt, dt, decay };
         let rows = self.extent.rows;
         let threads = |len: usize| (rows * len).div_ceil(THREADS);
-        let in_chunks = self.halves && can_chunk(p);
         let mut convolve = Convolve::floats(scan.conv, conv);
         if in_chunks {
-            scan.reads = self.buffer(Buffer::HalfConv, p.conv_channels() / 2);
+            scan.reads = self.half_buffer(Buffer::HalfConv, p.conv_channels());
             convolve.halves = scan.reads;
         }
         self.op(Kind::Convolve, threads(p.conv_channels()), &convolve);

@@ -79,9 +79,11 @@ pub(super) enum Buffer {
     /// A prepared row as floats; of a low-rank part.
     Floats,
     LowFloats,
-    /// Inputs of products in f16, and of a scan in chunks.
+    /// Inputs of products in f16; of a scan in chunks the input, projected and convolved, and the output.
     Halves,
+    HalfProj,
     HalfConv,
+    HalfInner,
     /// Matrices in f16.
     Widened,
     Logits,
@@ -319,6 +321,11 @@ impl<'m> Builder<'m> {
         codes
     }
 
+    /// A buffer whose rows are `len` numbers in f16 long.
+    pub(super) fn half_buffer(&mut self, buffer: Buffer, len: usize) -> Vector {
+        self.buffer(buffer, len.div_ceil(2))
+    }
+
     /// The place of something that the model holds, in units of 64 bytes.
     pub(super) fn place<T>(&self, part: &[T]) -> u32 {
         let offset = part.as_ptr().addr() - self.model.bytes().as_ptr().addr();
@@ -521,8 +528,9 @@ impl<'m> Builder<'m> {
         let stages = (room / stage).clamp(2, STAGES_MOST);
         self.shared(self.prepared_floats(source).max(stages * stage), 0)?;
         let x = self.buffer(Buffer::Halves, len / 2).start;
-        let record =
-            Prepare { source: *source, multiple: 1, head: 0, to: Codes { halves: x, ..Codes::NONE } };
+        let x_rows = self.extent.rows.next_multiple_of(UNIT_ROWS) as u32;
+        let to = Codes { halves: x, half_rows: x_rows, ..Codes::NONE };
+        let record = Prepare { source: *source, multiple: 1, head: 0, to };
         self.op(Kind::Prepare, self.extent.rows, &record);
         let floats = |matrix: &Matrix<'m>| matrix.rows().next_multiple_of(UNIT_WEIGHTS) * len / 2;
         let mut w = self.buffer(Buffer::Widened, maps.iter().map(|map| floats(map.matrix)).sum()).start;
@@ -540,6 +548,7 @@ impl<'m> Builder<'m> {
             let alone = to.bias == NONE && to.addend == Vector::NONE;
             records.push(Multiply {
                 x,
+                x_rows,
                 w,
                 w_rows: rows as u32,
                 len: len as u32,

@@ -59,16 +59,16 @@ records! {
         kind: u32, len: u32, split: u32, activation: u32, a: Vector, b: Vector, norm: NormOf, after: Vector,
         conv: ConvOf,
     }
-    Codes { codes: u32 [place], scales: u32 [place], sums: u32 [place], stride: u32 [place], floats: Vector, halves: u32 [place] }
+    Codes { codes: u32 [place], scales: u32 [place], sums: u32 [place], stride: u32 [place], floats: Vector, halves: u32 [place], half_rows: u32 [place] }
     Target { kind: u32, scale: f32, y: Vector, before: Vector, bias: u32 [place], addend: Vector }
     TimeOf { sigmoid: u32, bias: u32 [place], min: f32, max: f32, a_log2: u32 [place], per_element: u32 }
     Embed { w: Mat, scale: f32, residual: Vector, embedded: Vector }
     Prepare { source: Source, multiple: u32, head: u32, to: Codes }
     Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target, shift: ConvOf }
     Widen { w: Mat, to: u32 [place] }
-    Multiply { x: u32 [place], w: u32 [place], w_rows: u32, len: u32, stages: u32, most_rows: u32, pairs: u32, to: Target }
+    Multiply { x: u32 [place], x_rows: u32 [place], w: u32 [place], w_rows: u32, len: u32, stages: u32, most_rows: u32, pairs: u32, to: Target }
     Convolve { conv: ConvOf, y: Vector, halves: Vector }
-    Times { time: TimeOf, heads: u32, raw: Vector, dt: Vector, decay: Vector }
+    Times { time: TimeOf, heads: u32, halves: u32, raw: Vector, dt: Vector, decay: Vector }
     ScanOf {
         heads: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32 [place], state: u32 [place], held: u32 [place],
         x: Vector, b: Vector, c: Vector, dt: Vector, decay: Vector, reads: Vector, parts: Vector, z: Vector, y: Vector,
@@ -111,11 +111,24 @@ impl Vector {
         let floats = if self.is_posted() { 2 * i } else { i };
         Self { start: self.start + floats as u32, ..self }
     }
+
+    /// The same of rows in f16; `i` is even.
+    pub(crate) fn half_columns(self, i: usize) -> Self {
+        debug_assert!(i.is_multiple_of(2));
+        Self { start: self.start + (i / 2) as u32, ..self }
+    }
 }
 
 impl Codes {
-    pub(crate) const NONE: Self =
-        Self { codes: NONE, scales: NONE, sums: NONE, stride: 0, floats: Vector::NONE, halves: NONE };
+    pub(crate) const NONE: Self = Self {
+        codes: NONE,
+        scales: NONE,
+        sums: NONE,
+        stride: 0,
+        floats: Vector::NONE,
+        halves: NONE,
+        half_rows: 0,
+    };
 }
 
 impl Convolve {
@@ -153,6 +166,7 @@ pub(crate) mod source {
     pub(crate) const CONCAT: u32 = 2;
     pub(crate) const ACTIVATE: u32 = 3;
     pub(crate) const CONVOLVED: u32 = 4;
+    pub(crate) const HALVES: u32 = 5;
 }
 
 impl Source {
@@ -177,6 +191,7 @@ pub(crate) mod target {
     pub(crate) const STORE: u32 = 0;
     pub(crate) const ADD: u32 = 1;
     pub(crate) const SET: u32 = 2;
+    pub(crate) const STORE_HALVES: u32 = 3;
 }
 
 impl Target {
@@ -332,9 +347,11 @@ pub const SIZES: [usize; 18] = [
     SHARED_START_BYTES,
 ];
 
-/// Bytes of shared memory before the row, `Shared` of the kernels: parameters, seven numbers, three operations, 256 sums, 4,096
+/// Bytes of shared memory before the row, `Shared` of the kernels: parameters, eight numbers, three operations, 256 sums, four words, 4,096
 /// partial results, 1,296 floats of tokens.
-pub(crate) const SHARED_START_BYTES: usize =
-    (size_of::<Params>() + 4 * 7 + 3 * size_of::<Op>() + 4 * 256).next_multiple_of(16) + 4 * (4096 + 1296);
+pub(crate) const SHARED_START_BYTES: usize = (size_of::<Params>() + 4 * 8 + 3 * size_of::<Op>() + 4 * 256)
+    .next_multiple_of(16)
+    + 8 * 4
+    + 4 * (4096 + 1296);
 
 const _: () = assert!(size_of::<ScanOf>() <= 4 * PAYLOAD_WORDS);

@@ -84,10 +84,10 @@ impl Shape {
         let first = self.first.map_or("op.first".to_owned(), |first| format!("{first}u"));
         let last = match self.kind.checked_sub(Kind::Histogram as u16) {
             Some(byte) => format!(", {byte}"),
-            None if call.waits => ", walk.wait()".to_owned(),
+            None if call.waits => ", walk.wait<RESTS>()".to_owned(),
             None => String::new(),
         };
-        let before = if call.waits { "" } else { "walk.wait()(); " };
+        let before = if call.waits { "" } else { "walk.wait<RESTS>()(); " };
         let (function, record, words) = (call.function, call.record, words.join(", "));
         format!("{before}{function}(walk.run(), {first}, record<{record}>({{{words}}}){last})")
     }
@@ -136,10 +136,12 @@ fn switch(programs: &mut [&mut Program], many: bool, text: &mut String) {
 
 /// `dispatch.cuh` of the kernels for one row and for many.
 pub(super) fn dispatch(one: &mut Program, many: &mut Program, halves: Option<&mut Program>) -> String {
+    // `walk.cuh` has more of it.
+    let rests = if halves.is_some() { "#define SARIT_RESTS\n" } else { "" };
     let mut of_many: Vec<_> = std::iter::once(many).chain(halves).collect();
-    let mut text = String::from(
-        "#pragma once\n#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
-         __device__ INLINE bool run_ops(Walk& walk) {\n    if constexpr (MANY) {\n",
+    let mut text = format!(
+        "#pragma once\n{rests}#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
+         __device__ INLINE bool run_ops(Walk& walk) {{\n    if constexpr (MANY) {{\n"
     );
     switch(&mut of_many, true, &mut text);
     text.push_str("    } else {\n");
