@@ -9,11 +9,11 @@ use sarit_cuda_emulator::Emulator;
 use sarit_tests::{Lent, converted_with_window, difference, families, golden, tokens};
 
 /// What the scalar definition says of the last of `ids`, and the state after it.
-fn scalar(model: Model<'_>, ids: &[u32]) -> (Vec<f32>, Vec<f32>) {
-    let mut lent = Lent::new(&model, 16);
-    let mut state = State::init(&model, &mut lent.state).unwrap();
-    let mut scratch = Scratch::new(&model, &mut lent.scratch, 16).unwrap();
-    let engine = Engine::new(model, Scalar);
+fn scalar(model: &Model<'_>, ids: &[u32]) -> (Vec<f32>, Vec<f32>) {
+    let mut lent = Lent::new(model, 16);
+    let mut state = State::init(model, &mut lent.state).unwrap();
+    let mut scratch = Scratch::new(model, &mut lent.scratch, 16).unwrap();
+    let engine = Engine::new(*model, Scalar);
     let (last, before) = ids.split_last().unwrap();
     engine.feed(&mut state, &mut scratch, before).unwrap();
     let logits = engine.step(&mut state, &mut scratch, *last).unwrap().to_vec();
@@ -25,12 +25,12 @@ fn floats(state: &State<'_>) -> Vec<f32> {
 }
 
 /// The same of `ids` read in parts that end at `cuts`, each by the processor or by the device in turn, the last token exactly.
-fn halves(device: Emulator, model: Model<'_>, ids: &[u32], cuts: &[usize]) -> (Vec<f32>, Vec<f32>) {
-    let mut lent = Lent::new(&model, 16);
-    let mut state = State::init(&model, &mut lent.state).unwrap();
-    let mut scratch = Scratch::new(&model, &mut lent.scratch, 16).unwrap();
-    let engine = Engine::new(model, Scalar);
-    let mut streams = Streams::with_prompts(device, model, 2, ids.len(), Prompts::Halves).unwrap();
+fn halves(device: Emulator, model: &Model<'_>, ids: &[u32], cuts: &[usize]) -> (Vec<f32>, Vec<f32>) {
+    let mut lent = Lent::new(model, 16);
+    let mut state = State::init(model, &mut lent.state).unwrap();
+    let mut scratch = Scratch::new(model, &mut lent.scratch, 16).unwrap();
+    let engine = Engine::new(*model, Scalar);
+    let mut streams = Streams::with_prompts(device, *model, 2, ids.len(), Prompts::Halves).unwrap();
     let (last, mut start) = (ids.len() - 1, 0);
     for (i, end) in cuts.iter().copied().chain([last]).enumerate() {
         if i % 2 == 0 {
@@ -48,7 +48,7 @@ fn halves(device: Emulator, model: Model<'_>, ids: &[u32], cuts: &[usize]) -> (V
     (logits, floats(&state))
 }
 
-fn check(what: &str, device: Emulator, model: Model<'_>, count: usize, cuts: &[usize], most: [f64; 2]) {
+fn check(what: &str, device: Emulator, model: &Model<'_>, count: usize, cuts: &[usize], most: [f64; 2]) {
     let ids = tokens(count, model.vocab_len());
     let (got, want) = (halves(device, model, &ids, cuts), scalar(model, &ids));
     let [logits, state] = [difference(&got.0, &want.0), difference(&got.1, &want.1)];
@@ -67,7 +67,7 @@ fn every_family_is_near_scalar() {
     for name in families() {
         let file = converted_with_window(&golden(&name), DType::F32, Some(20));
         let model = Model::from_bytes(&file).unwrap();
-        check(&name, Emulator::new(2, 5), model, 30, &[], EXACT);
+        check(&name, Emulator::new(2, 5), &model, 30, &[], EXACT);
     }
 }
 
@@ -86,7 +86,7 @@ fn chunks_are_near_scalar() {
             let what = format!("{d_state} x {d_inner}, {}, {count} tokens, cut at {cuts:?}", weights.name());
             // With blocks for one part of the chunks, and for two or three.
             for grid in [3, 9, 13] {
-                check(&what, Emulator::new(grid, 7), model, count, cuts, most);
+                check(&what, Emulator::new(grid, 7), &model, count, cuts, most);
             }
         }
     }
@@ -97,7 +97,7 @@ fn chunks_are_near_scalar() {
 fn kernels_made_for_a_model_are_near_scalar() {
     let file = mamba2(32, 192, DType::Q8);
     let model = Model::from_bytes(&file).unwrap();
-    check("special", Emulator::special(3, 7), model, 90, &[21, 28], CODES);
+    check("special", Emulator::special(3, 7), &model, 90, &[21, 28], CODES);
 }
 
 /// Streams, single tokens and short prompts do not change, and kernels made for prompts in f16 let several streams choose.

@@ -44,7 +44,7 @@ pub enum Prompts {
     #[default]
     Exact,
     /// Of more than 16 tokens: products in f16 with sums in f32 on the tensor cores, and states with a decay per head, of up to 128 elements,
-    /// scanned in chunks (Mamba-2's SSD, arXiv 2405.21060, section 6). Several times as fast for long prompts, and takes 42 KB of memory
+    /// scanned in chunks (Mamba-2's SSD, arXiv 2405.21060, section 6). Several times as fast for long prompts, and takes 55 KB of memory
     /// on the device for each token of a chunk of mamba2-130m. `bench/results/cuda-h200.md` tells by how much results differ. What follows one token
     /// at a time, or several streams with a token each, is exact.
     Halves,
