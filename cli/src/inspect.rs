@@ -115,7 +115,7 @@ fn inspect(name: &str, model: &Model<'_>) -> Result<Inspection> {
             chunk: CHUNK,
             gpu_bytes: on_gpu(GPU_CHUNK, Prompts::Exact),
             gpu_chunk: GPU_CHUNK,
-            gpu_fast_bytes: on_gpu(GPU_FAST_CHUNK, Prompts::Halves),
+            gpu_fast_bytes: on_gpu(GPU_FAST_CHUNK, Prompts::NEAR),
             gpu_fast_chunk: GPU_FAST_CHUNK,
         },
         weights: DType::ALL.into_iter().filter_map(|dtype| type_sum(model, dtype)).collect(),

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     let (isas, formats) = (isas(args)?, formats(args)?);
     let prompts = args.backend.and_then(Backend::prompts);
     ensure!(
-        prompts != Some(Prompts::Halves),
+        !matches!(prompts, Some(Prompts::Halves { .. })),
         "--backend cuda-fast does not have the bits of the scalar definition: there is nothing to verify; verify --backend cuda"
     );
     let has_gpu = prompts.is_some();

@@ -15,8 +15,6 @@ const STEPS: usize = 32;
 const STOP_TOKENS: usize = 64;
 /// Logits of so many tokens are made at once.
 const LOGIT_ROWS: usize = 16;
-/// Tokens of a prompt from which on it is read in f16, where it may be.
-const HALVES_LEAST: usize = 17;
 /// Words that the blocks of a launch share.
 const CONTROL_BYTES: usize = 64;
 
@@ -157,6 +155,7 @@ pub struct Streams<'m, D: Device> {
     device: D,
     model: Model<'m>,
     programs: Programs,
+    prompts: Prompts,
     /// Blocks for one row, and for many.
     grids: [usize; 2],
     weights: D::Model<'m>,
@@ -244,6 +243,7 @@ impl<'m, D: Device> Streams<'m, D> {
             device,
             model,
             programs,
+            prompts,
             grids,
             weights,
             states,
@@ -499,7 +499,9 @@ impl<'m, D: Device> Streams<'m, D> {
         self.address(std::iter::once((stream, tokens[0])))?;
         part(&mut self.letter, self.mail_layout.tokens, tokens.len()).copy_from_slice(tokens);
         let mut launch = Launch { ops: 0..self.program(tokens.len()).body, ..Launch::new(1, tokens.len()) };
-        if let Some(halves) = self.programs.halves.as_ref().filter(|_| tokens.len() >= HALVES_LEAST) {
+        if let (Some(halves), Prompts::Halves { least }) = (&self.programs.halves, self.prompts)
+            && tokens.len() >= least.max(2)
+        {
             launch = Launch { kind: ProgramKind::Halves, ops: 0..halves.body, ..launch };
         }
         self.launch(&launch)?;

@@ -47,7 +47,7 @@ fn kernels_compile_for_every_architecture() {
     if !can_compile() {
         return;
     }
-    let [exact, halves] = [Prompts::Exact, Prompts::Halves].map(bundled);
+    let [exact, halves] = [Prompts::Exact, Prompts::NEAR].map(bundled);
     let special = |dispatch| Some(Special { dispatch, blocks: 16 });
     for arch in ARCHS {
         for (what, special) in [

@@ -43,11 +43,20 @@ pub enum Prompts {
     /// With the bits of [`sarit_core::Scalar`].
     #[default]
     Exact,
-    /// Of more than 16 tokens: products in f16 with sums in f32 on the tensor cores, and states with a decay per head, of up to 128 elements,
+    /// Parts of at least so many tokens that are read at once ([`Prompts::NEAR`]): products in f16 with sums in f32 on the tensor cores, and states with a decay per head, of up to 128 elements,
     /// scanned in chunks (Mamba-2's SSD, arXiv 2405.21060, section 6). Several times as fast for long prompts, and takes 55 KB of memory
     /// on the device for each token of a chunk of mamba2-130m. `bench/results/cuda-h200.md` tells by how much results differ. What follows one token
     /// at a time, or several streams with a token each, is exact.
-    Halves,
+    Halves {
+        /// Tokens, at least.
+        least: usize,
+    },
+}
+
+impl Prompts {
+    /// [`Halves`](Self::Halves) where that is faster: below some 300 tokens exact products are, on an H200, for bringing the matrices into f16
+    /// takes as long for few tokens as for many.
+    pub const NEAR: Self = Self::Halves { least: 320 };
 }
 
 /// All programs of a model and the scratch that they share.
