@@ -39,7 +39,6 @@ __device__ INLINE float group_value(const float* ranks, u32 len) {
 __device__ OUTLINED void op_route(Run run, u32 passed, const Route& p) {
     bool is_sigmoid = p.routing == SIGMOID || p.routing == SIGMOID_NORMALIZED;
     u32 group_len = p.experts / p.groups;
-    float* sums = run.shared().sums;
     float* scores = run.shared().row;
     float* ranks = scores + p.experts;
     float* values = ranks + p.experts;
