@@ -91,6 +91,8 @@ struct ChunkScan {
 
     __device__ u32 chunk_at(u32 part) const { return div_up(all, CHUNK) * part / parts; }
     __device__ int row(u32 token) const { return (int)(sequence * run.p().count + token - held); }
+    // That of a token, or one near it where it has none.
+    __device__ int near_row(u32 token) const { return row(token < held ? held : token < all ? token : all - 1); }
     // Tokens of a chunk that the state takes in: whole blocks.
     __device__ u32 taken(u32 chunk) const {
         u32 end = all / HELD * HELD, start = chunk * CHUNK;
@@ -153,7 +155,7 @@ struct ChunkScan {
 #pragma unroll
         for (u32 k = 0; k < 2; k++) {
             u32 token = chunk * CHUNK + 2 * run.lane() + k;
-            int near = row(token < held ? held : token < all ? token : all - 1);
+            int near = near_row(token);
             own.dt[k] = load_float(at(p.dt, near) + head), own.decay[k] = load_float(at(p.decay, near) + head);
         }
         return own;
@@ -186,19 +188,24 @@ struct ChunkScan {
         *(Words*)(left_x() + t * CHUNK_ROW + i) = {scaled(v.x), scaled(v.y), scaled(v.z), scaled(v.w)};
     }
 
+    // C of 16 tokens times 16 rows of states' length, B or states.
+    __device__ void multiply_c(u32 reader, const u16* rows, u32 row, float (&sums)[2][4]) const {
+#pragma unroll 4
+        for (u32 k = 0; k < p.d_state; k += 16) {
+            u32 own_c[4], own[4];
+            load_matrices(own_c, by_rows(c(), row_len) + (reader * row_len + k));
+            load_matrices(own, by_columns(rows, row_len) + (row * row_len + k));
+            mma_f16(sums[0], own_c, own[0], own[1]);
+            mma_f16(sums[1], own_c, own[2], own[3]);
+        }
+    }
+
     // Of 16 tokens and 16 before them, by a warp: C · B with the decay between them and dt.
     __device__ void weigh(u32 chunk) const {
         u32 reader = run.warp() / 4 * 16, source = run.warp() % 4 * 16;
         if (source > reader) return;
         float products[2][4] = {};
-#pragma unroll 4
-        for (u32 k = 0; k < p.d_state; k += 16) {
-            u32 own_c[4], own_b[4];
-            load_matrices(own_c, by_rows(c(), row_len) + (reader * row_len + k));
-            load_matrices(own_b, by_columns(b(), row_len) + (source * row_len + k));
-            mma_f16(products[0], own_c, own_b[0], own_b[1]);
-            mma_f16(products[1], own_c, own_b[2], own_b[3]);
-        }
+        multiply_c(reader, b(), source, products);
         const float *log = logs(chunk), *steps = dt(chunk);
         u32 row = reader + run.lane() / 4, column = source + run.lane() % 4 * 2;
 #pragma unroll
@@ -225,8 +232,7 @@ struct ChunkScan {
         if (p.z.start == NONE || read_channel() >= channels) return;
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
-            u32 token = chunk * CHUNK + own_reader() + half * 8;
-            const u16* from = (const u16*)at(p.z, row(token < held ? held : token < all ? token : all - 1)) + first + own_channel();
+            const u16* from = (const u16*)at(p.z, near_row(chunk * CHUNK + own_reader() + half * 8)) + first + own_channel();
 #pragma unroll
             for (u32 t = 0; t < 2; t++) z[half][t] = __float_as_uint(load_float((const float*)(from + t * 8)));
         }
@@ -237,14 +243,7 @@ struct ChunkScan {
         u32 reader = this->reader(), channel = read_channel();
         if (channel >= channels) return;
         float results[2][4] = {};
-#pragma unroll 4
-        for (u32 k = 0; k < p.d_state; k += 16) {
-            u32 own_c[4], h[4];
-            load_matrices(own_c, by_rows(c(), row_len) + (reader * row_len + k));
-            load_matrices(h, by_columns(states(), row_len) + (channel * row_len + k));
-            mma_f16(results[0], own_c, h[0], h[1]);
-            mma_f16(results[1], own_c, h[2], h[3]);
-        }
+        multiply_c(reader, states(), channel, results);
         float left[2] = {exp2_near(logs(chunk)[own_reader()]), exp2_near(logs(chunk)[own_reader() + 8])};
 #pragma unroll
         for (u32 t = 0; t < 2; t++)
