@@ -38,6 +38,12 @@ fn wrong_usage_is_exit_code_2() {
 }
 
 #[test]
+fn what_has_other_bits_is_not_verified() {
+    let words = ["does not have the bits", "verify --backend cuda"];
+    fails(&["verify", str(tiny()), "--backend", "cuda-fast"], &words);
+}
+
+#[test]
 fn bad_models_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.sarit");
