@@ -68,10 +68,15 @@ fn parse_dtype(text: &str) -> Result<DType, String> {
 
 /// Answer a question about a text.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "The bundled model, and any whose file says so, answers with a part of the text, word for word, or with its words for
+\"not given\". With --free, and with --state, where the text is not known, nothing holds it to that.
+
+Examples:
   sarit ask --context \"Name: Ravi; age: 34; city: Pune\" --question \"What is Ravi's age?\"
   sarit ask --context-file notes.txt --question \"रवि कहाँ रहता है?\"
-  sarit ask --state notes.state --question \"रवि कहाँ रहता है?\" --json")]
+  sarit ask --state notes.state --question \"रवि कहाँ रहता है?\" --json"
+)]
 pub(crate) struct Ask {
     /// Model file [default: the bundled Indic question answering model]
     pub(crate) model: Option<PathBuf>,
@@ -83,6 +88,9 @@ pub(crate) struct Ask {
     /// Stop after this many tokens [default: as the model states]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
+    /// Let the model answer freely, not only with parts of the text
+    #[arg(long)]
+    pub(crate) free: bool,
     /// Element type of the state: f32, f16 or i8 [default: that of the state file, or as the model file says]
     #[arg(long, value_name = "T", value_parser = parse_state)]
     pub(crate) state_format: Option<StateDType>,
@@ -373,6 +381,8 @@ fn parse_tokens(text: &str) -> Result<usize, String> {
 Answers are compared in NFC, without blanks around and without one final full stop (Urdu's too) or danda.
 The second and later ones of rows with the same context, one after the other, are also counted by themselves (later).
 With --keep-state they are asked of the state that has read the context, the questions before and the model's answers.
+A model whose file says so answers with parts of the context, word for word, or with its words for \"not given\"; with
+--free nothing holds it to that.
 
 Examples:
   sarit eval qa tests/data/indic-qa/eval.jsonl
@@ -391,6 +401,9 @@ pub(crate) struct EvalQa {
     /// Read a context once for all of its rows in a row, as someone does who asks on
     #[arg(long)]
     pub(crate) keep_state: bool,
+    /// Let the model answer freely, not only with parts of the text
+    #[arg(long)]
+    pub(crate) free: bool,
     #[command(flatten)]
     pub(crate) compute: Compute,
     #[command(flatten)]

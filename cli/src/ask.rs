@@ -1,6 +1,7 @@
 //! `sarit ask`: a question about a text, or about the state of one that was read before.
 
 use crate::args::{About, Ask};
+use crate::extract::Passage;
 use crate::input;
 use crate::output::{self, Live};
 use crate::prompt::Prompt;
@@ -37,6 +38,10 @@ pub(crate) fn run(args: &Ask) -> Result<()> {
         None => Vec::new(),
     };
     ids.extend(prompt.question_ids(&args.question)?);
+    let passage = match &context {
+        Some(context) if !args.free => prompt.passage(context)?,
+        _ => None,
+    };
     let mut stream = match (state, &snapshot) {
         (Some(path), Some(snapshot)) => memory
             .resume(&engine, snapshot)
@@ -46,9 +51,10 @@ pub(crate) fn run(args: &Ask) -> Result<()> {
 
     let mut sampler = Sampler::new(Sampling::default())?;
     let max_tokens = args.max_tokens.unwrap_or(prompt.max_tokens);
+    let answer = passage.as_ref().map(Passage::answer);
     let mut answer_tokens = 0;
     let mut live = Live::new(&text, args.json);
-    let end = stream.continue_from(&ids, &prompt.stop, max_tokens, &mut sampler, |token| {
+    let end = stream.continue_within(answer, &ids, &prompt.stop, max_tokens, &mut sampler, |token| {
         answer_tokens += 1;
         live.push(token)
     })?;

@@ -1,6 +1,7 @@
 //! `sarit eval qa`: exact match and F1 over rows of context, question and answer.
 
 use crate::args::EvalQa;
+use crate::extract::Passage;
 use crate::prompt::Prompt;
 use crate::score::{Means, Score, Tally, normalize, score};
 use crate::session::{End, Meta, ModelFile, worker};
@@ -135,17 +136,20 @@ fn answers(args: &EvalQa, rows: &[Row]) -> Result<Vec<String>> {
     let start = || worker(&model, &args.compute);
     let answers = parallel::map(streams.len(), args.compute.workers(), &bar, start, |(engine, memory), i| {
         let mut stream = memory.start(engine)?;
-        let mut ids = prompt.context_ids(&streams[i][0].context)?;
+        let context = &streams[i][0].context;
+        let mut ids = prompt.context_ids(context)?;
+        let passage = if args.free { None } else { prompt.passage(context)? };
         let mut answers = Vec::new();
         for row in streams[i] {
             ids.extend(prompt.question_ids(&row.question)?);
             let mut answer = Vec::new();
             let mut sampler = Sampler::new(Sampling::default())?;
-            let ended =
-                stream.continue_from(&ids, &prompt.stop, prompt.max_tokens, &mut sampler, |token| {
-                    answer.push(token);
-                    Ok(())
-                })?;
+            let within = passage.as_ref().map(Passage::answer);
+            let (stop, max_tokens) = (&prompt.stop, prompt.max_tokens);
+            let ended = stream.continue_within(within, &ids, stop, max_tokens, &mut sampler, |token| {
+                answer.push(token);
+                Ok(())
+            })?;
             answers.push(text.decode(&answer)?);
             // What the stream has not read: of an answer that was cut off, the last token.
             ids.clear();

@@ -14,6 +14,7 @@ mod devices;
 mod eval_frames;
 mod eval_ppl;
 mod eval_qa;
+mod extract;
 mod generate;
 mod input;
 mod inspect;

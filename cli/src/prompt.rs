@@ -2,6 +2,7 @@
 //! instruct model by its chat template.
 
 use crate::chat::Chat;
+use crate::extract::{Extractor, Passage};
 use crate::session::{Meta, PromptFormat};
 use crate::text::{Specials, Text};
 use anyhow::{Context, Result, bail};
@@ -18,6 +19,8 @@ pub(crate) struct Prompt<'t> {
     pub(crate) stop: Vec<u32>,
     /// The most tokens of an answer.
     pub(crate) max_tokens: usize,
+    /// Of a model whose answers are parts of the context.
+    extractor: Option<Extractor<'t>>,
 }
 
 enum Format<'t> {
@@ -55,7 +58,7 @@ impl<'t> Prompt<'t> {
             (None, Some(_)) => {
                 let chat = Box::new(Chat::new(meta, text)?);
                 let stop = chat.stop.clone();
-                Ok(Self { format: Format::Chat(chat), stop, max_tokens: CHAT_MAX_TOKENS })
+                Ok(Self { format: Format::Chat(chat), stop, max_tokens: CHAT_MAX_TOKENS, extractor: None })
             }
             (None, None) => bail!(
                 "the model has no prompt format and no chat template, so it cannot be asked; use `sarit generate`, or \
@@ -82,10 +85,13 @@ impl<'t> Prompt<'t> {
         after.extend(parts(text, end));
         let mut before = parts(text, before);
         before.push(Part::Slot);
+        let stop = format.stop.iter().map(stop).collect::<Result<Vec<_>>>()?;
+        let extractor = |format| Extractor::new(format, &stop, text);
         Ok(Self {
             format: Format::Stated(Stated { text, before, after }),
-            stop: format.stop.iter().map(stop).collect::<Result<_>>()?,
             max_tokens: format.max_tokens.unwrap_or(MAX_TOKENS),
+            extractor: format.extract.as_ref().map(extractor).transpose()?,
+            stop,
         })
     }
 
@@ -95,6 +101,11 @@ impl<'t> Prompt<'t> {
             Format::Stated(stated) => stated.encode(&stated.before, context),
             Format::Chat(chat) => chat.encode(&chat.question(context, "q")?.0),
         }
+    }
+
+    /// The context that answers are parts of, if those of the model are.
+    pub(crate) fn passage(&self, context: &str) -> Result<Option<Passage<'_>>> {
+        self.extractor.as_ref().map(|extractor| extractor.passage(context)).transpose()
     }
 
     /// Ids of the rest of the prompt.
@@ -187,7 +198,7 @@ mod tests {
 
     fn meta(template: &str, stop: &[&str]) -> Meta {
         let stop = stop.iter().map(|name| name.to_string()).collect();
-        let prompt = PromptFormat { template: template.to_owned(), stop, max_tokens: None };
+        let prompt = PromptFormat { template: template.to_owned(), stop, max_tokens: None, extract: None };
         Meta { prompt: Some(prompt), ..Meta::default() }
     }
 

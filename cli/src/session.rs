@@ -1,6 +1,7 @@
 //! A model file, what it runs on, and one stream with its memory.
 
 use crate::args::{Backend, Compute};
+use crate::extract::Answer;
 use anyhow::{Context, Result, anyhow, ensure};
 use sarit_core::{
     Engine, Kernels, Model, ModelError, Sampler, Sampling, Scratch, State, StateDType, StateError, StepError,
@@ -144,6 +145,19 @@ pub(crate) struct PromptFormat {
     pub(crate) stop: Vec<String>,
     /// The most tokens of an answer.
     pub(crate) max_tokens: Option<usize>,
+    /// Of a model whose answers are parts of the context.
+    pub(crate) extract: Option<ExtractFormat>,
+}
+
+/// What a model that extracts answers may say, beside spans of the context.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ExtractFormat {
+    /// Words for "not given".
+    #[serde(default)]
+    pub(crate) refusals: Vec<String>,
+    /// How much likelier than a span a refusal must be to begin, in nats.
+    #[serde(default)]
+    pub(crate) margin: f32,
 }
 
 impl Meta {
@@ -345,17 +359,31 @@ impl<K: Kernels> Stream<'_, '_, K> {
         Ok(())
     }
 
-    /// Reads `token` and chooses up to `most` tokens, one after another, up to a stop token: on a GPU several at once.
-    fn choose(&mut self, token: u32, stop: &[u32], most: usize, sampler: &mut Sampler) -> Result<Vec<u32>> {
+    /// Reads `token` and chooses up to `most` tokens, one after another, up to a stop token: on a GPU several at once,
+    /// unless `answer` says which ones it may be.
+    fn choose(
+        &mut self,
+        answer: Option<&Answer<'_>>,
+        token: u32,
+        stop: &[u32],
+        most: usize,
+        sampler: &mut Sampler,
+    ) -> Result<Vec<u32>> {
         let sampling = sampler.sampling();
-        match &mut self.gpu {
-            Some(gpu) if gpu.can_choose(&sampling) && stop.len() <= Streams::<Cuda>::STOP_MOST => {
+        match (&mut self.gpu, answer) {
+            (Some(gpu), None) if gpu.can_choose(&sampling) && stop.len() <= Streams::<Cuda>::STOP_MOST => {
                 let mut request = [Request { stream: 0, token, sampling }];
                 let chosen = gpu.generate(&mut request, most.min(GPU_TOKENS), stop)?;
                 *sampler = Sampler::new(request[0].sampling)?;
                 Ok(chosen.into_iter().flatten().collect())
             }
-            _ => Ok(vec![sampler.sample(self.step(token)?)]),
+            _ => {
+                let logits = self.step(token)?;
+                if let Some(answer) = answer {
+                    answer.mask(logits);
+                }
+                Ok(vec![sampler.sample(logits)])
+            }
         }
     }
 
@@ -379,19 +407,35 @@ impl<K: Kernels> Stream<'_, '_, K> {
         stop: &[u32],
         max_tokens: usize,
         sampler: &mut Sampler,
+        each: impl FnMut(u32) -> Result<()>,
+    ) -> Result<End> {
+        self.continue_within(None, prompt, stop, max_tokens, sampler, each)
+    }
+
+    /// The same with no tokens but those that `answer` allows, if there is one.
+    pub(crate) fn continue_within(
+        &mut self,
+        mut answer: Option<Answer<'_>>,
+        prompt: &[u32],
+        stop: &[u32],
+        max_tokens: usize,
+        sampler: &mut Sampler,
         mut each: impl FnMut(u32) -> Result<()>,
     ) -> Result<End> {
         let (&last, before) = prompt.split_last().context("the prompt holds no tokens")?;
         self.feed(before)?;
         let (mut token, mut left) = (last, max_tokens);
         while left > 0 {
-            let chosen = self.choose(token, stop, left, sampler)?;
+            let chosen = self.choose(answer.as_ref(), token, stop, left, sampler)?;
             left -= chosen.len();
             for next in chosen {
                 if stop.contains(&next) {
                     return Ok(End::Stop);
                 }
                 token = next;
+                if let Some(answer) = &mut answer {
+                    answer.push(token);
+                }
                 each(token)?;
             }
         }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use sarit_core::Model;
+use std::collections::HashMap;
 use tokenizers::Tokenizer;
 
 /// What a special token's name in a text means.
@@ -31,7 +32,7 @@ impl Text {
         Self::from_json(json, specials)
     }
 
-    fn from_json(json: &[u8], specials: Specials) -> Result<Self> {
+    pub(crate) fn from_json(json: &[u8], specials: Specials) -> Result<Self> {
         let mut tokenizer = Tokenizer::from_bytes(json)
             .map_err(|error| anyhow!("the model's tokenizer cannot be used: {error}"))?;
         tokenizer
@@ -81,13 +82,27 @@ impl Text {
             .map_err(|error| anyhow!("the tokens cannot be turned into text: {error}"))
     }
 
+    /// `text` as the vocabulary writes it.
+    pub(crate) fn written(&self, text: &str) -> Result<String> {
+        Ok(self.encode(text)?.into_iter().filter_map(|id| self.shown_token(id)).collect())
+    }
+
+    /// The tokens that texts show, by how the vocabulary writes them.
+    pub(crate) fn vocabulary(&self) -> HashMap<String, u32> {
+        let mut vocabulary = self.tokenizer.get_vocab(true);
+        for (name, _) in &self.specials {
+            vocabulary.remove(name);
+        }
+        vocabulary
+    }
+
     /// The text of ids that come one after another.
     pub(crate) fn decoder(&self) -> Decoder<'_> {
         Decoder { text: self, window: Vec::new(), shown: 0 }
     }
 
     /// The token as the vocabulary writes it, unless it is one that no text shows.
-    fn shown_token(&self, id: u32) -> Option<String> {
+    pub(crate) fn shown_token(&self, id: u32) -> Option<String> {
         let special = self.specials.iter().any(|(_, special)| *special == id);
         if special { None } else { self.tokenizer.id_to_token(id) }
     }

@@ -1,9 +1,11 @@
 //! Asking, reading and generating with the bundled model.
 
+use crate::instruct::checkpoint;
 use crate::{bundled, data, fails, json, output, reference, relabelled, str};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 /// Context, question and the reference's answer of each golden prompt.
@@ -42,14 +44,15 @@ fn a_text_is_read_once_and_asked_often() {
 
     for question in ["रवि की उम्र क्या है?", "रवि का शहर क्या है?", "रवि का फ़ोन नंबर क्या है?"]
     {
-        let answer = output(&["ask", "--context", context, "--question", question]);
+        // What is asked of a state is answered freely.
+        let answer = output(&["ask", "--context", context, "--question", question, "--free"]);
         assert!(answer.trim_end().len() > 1, "{answer}");
         assert_eq!(output(&["ask", "--state", str(&state), "--question", question]), answer);
-        assert_eq!(output(&["ask", "--context-file", str(&text), "--question", question]), answer);
+        assert_eq!(output(&["ask", "--context-file", str(&text), "--question", question, "--free"]), answer);
         let one =
             ["ask", "--threads", "1", "--backend", "scalar", "--state", str(&state), "--question", question];
         assert_eq!(output(&one), answer);
-        let whole = json(&["ask", "--context", context, "--question", question, "--json"]);
+        let whole = json(&["ask", "--context", context, "--question", question, "--free", "--json"]);
         assert_eq!(whole["answer"].as_str().unwrap(), answer.trim_end());
         assert_eq!(whole["complete"], true);
     }
@@ -86,6 +89,80 @@ fn an_answer_is_cut_where_asked() {
     assert_eq!((&answer["answer_tokens"], &answer["complete"]), (&1.into(), &false.into()));
 }
 
+/// A model of random weights, which would say anything, whose answers are extracted as `extract` states.
+fn extracting(folder: &Path, extract: &Value) -> PathBuf {
+    checkpoint(folder, None);
+    let (meta, model) = (folder.join("meta.json"), folder.join("extract.sarit"));
+    let template = "<|start|>{context}<|pad|>{question}<|start|>";
+    let prompt = json!({ "template": template, "stop": ["<|end|>"], "max_tokens": 12, "extract": extract });
+    fs::write(&meta, json!({ "prompt": prompt }).to_string()).unwrap();
+    output(&["convert", str(folder), "-o", str(&model), "--weights", "f32", "--meta", str(&meta)]);
+    model
+}
+
+#[test]
+fn answers_are_parts_of_the_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = extracting(folder.path(), &json!({}));
+    let (text, state) = (folder.path().join("text"), folder.path().join("text.state"));
+    let (rows, predictions) = (folder.path().join("rows"), folder.path().join("predictions"));
+    let context = "Ravi (34), a \"tall one\" of Pune-7,\npays 36.5 a day";
+    let questions = ["Who?", "How old?", "Where?", "How much?"];
+    fs::write(&text, context).unwrap();
+    output(&["read", str(&model), "--context-file", str(&text), "-o", str(&state)]);
+    let row = |question: &&str| {
+        json!({ "lang": "en", "kind": "span", "context": context, "question": question, "answer": "34" })
+            .to_string()
+    };
+    fs::write(&rows, questions.map(|question| row(&question)).join("\n")).unwrap();
+
+    let ask = |more: &[&str]| {
+        questions.map(|question| {
+            let ask = ["ask", str(&model), "--question", question, "--json"];
+            json(&[&ask[..], more].concat())["answer"].as_str().unwrap().to_owned()
+        })
+    };
+    let eval = |more: &[&str]| {
+        let eval = ["eval", "qa", str(&model), str(&rows), "--json", "--predictions", str(&predictions)];
+        json(&[&eval[..], more].concat());
+        let written = fs::read_to_string(&predictions).unwrap();
+        let lines = written.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.map(|line| line["prediction"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let are_parts = |answers: &[String]| answers.iter().all(|a| !a.is_empty() && context.contains(a));
+    let (answers, kept) = (ask(&["--context", context]), eval(&["--keep-state"]));
+    assert!(are_parts(&answers) && are_parts(&kept), "{answers:?} {kept:?}");
+    assert_eq!(eval(&[]), answers);
+    let free = ask(&["--context", context, "--free"]);
+    assert!(!free.iter().any(|answer| context.contains(answer)), "{free:?}");
+    assert_eq!(eval(&["--free"]), free);
+    assert_eq!(ask(&["--state", str(&state)]), free);
+
+    // Names that the bundled model has not read before.
+    let context = "टंकी के लिए झ्वेन्किश ठक्रालवाल से 94150-78236 पर बात करें। चाबी “घुर्रमपुरा” (गेट 7-ब) में है।";
+    for question in ["टंकी के लिए किससे बात करनी है?", "नंबर क्या है?", "चाबी कहाँ है?"]
+    {
+        let answer = output(&["ask", "--context", context, "--question", question]);
+        let answer = answer.trim_end();
+        assert!(!answer.is_empty() && (context.contains(answer) || answer == "नहीं दिया गया"), "{answer}");
+    }
+}
+
+#[test]
+fn models_that_extract_in_no_way_that_is_known_are_refused() {
+    let cases = [
+        (json!({ "margin": -1 }), "margin of the model's refusals is -1; it must be finite"),
+        (json!({ "margin": 1e39 }), "must be finite"),
+        (json!({ "refusals": ["no", ""] }), "refusal \"\" has no tokens"),
+        (json!({ "refusals": "no" }), "meta section is not as Sarit writes it"),
+    ];
+    for (extract, word) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let model = extracting(folder.path(), &extract);
+        fails(&["ask", str(&model), "--context", "c", "--question", "q"], &[word]);
+    }
+}
+
 #[test]
 fn the_seed_decides_what_is_generated() {
     let generate = |seed: &str| {
@@ -101,7 +178,7 @@ fn the_seed_decides_what_is_generated() {
     let whole = json(&[&greedy[..], &["--json"][..]].concat());
     assert_eq!(whole["text"].as_str().unwrap(), text.trim_end());
     // Special tokens in a prompt are read as such: the model knows that it is asked.
-    assert_eq!(text, output(&["ask", "--context", "उम्र: 34", "--question", "उम्र क्या है?"]));
+    assert_eq!(text, output(&["ask", "--context", "उम्र: 34", "--question", "उम्र क्या है?", "--free"]));
 }
 
 #[test]

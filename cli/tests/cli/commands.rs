@@ -108,7 +108,8 @@ fn questions_are_asked_of_the_state_that_is_kept() {
         serde_json::json!({ "lang": "hi", "kind": "span", "context": context, "question": question, "answer": "1967" }).to_string()
     };
     fs::write(&rows, questions.iter().map(row).collect::<Vec<_>>().join("\n")).unwrap();
-    let eval = ["eval", "qa", str(&rows), "--json", "--predictions", str(&predictions), "--keep-state"];
+    let eval =
+        ["eval", "qa", str(&rows), "--json", "--predictions", str(&predictions), "--keep-state", "--free"];
     assert_eq!(json(&eval)["later_questions"]["rows"], 2);
     let written = fs::read_to_string(&predictions).unwrap();
     let mut prompt = format!("<bos><ctx>{context}");
