@@ -172,7 +172,7 @@ impl Answer<'_> {
         let goes_on = |refusal: &Vec<u32>| refusal.strip_prefix(&self.said[..])?.first().copied();
         allowed.extend(refusals.iter().filter_map(goes_on));
         let is_span = self.begun && !self.live.is_empty();
-        // A passage in which nothing starts has but the empty answer if there is no refusal.
+        // Where no span starts and there is no refusal, nothing is left but the empty answer.
         if is_span || refusals.contains(&self.said) || allowed.is_empty() {
             allowed.extend(stop);
         }
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn refusals_are_said_whole_and_only_their_beginning_is_held_back() {
         let text = words();
-        let extractor = extractor(&text, &["not ab", "no"], 1.5);
+        let extractor = extractor(&text, &["not ab", "no", "no no"], 1.5);
         let passage = extractor.passage("not a").unwrap();
         let mut answer = passage.answer();
         let logits = |answer: &Answer<'_>, name: &str| {
@@ -289,10 +289,11 @@ mod tests {
             answer.mask(&mut logits);
             logits[extractor.tokens[name] as usize]
         };
-        // Once, though two refusals begin so.
+        // Once, though three refusals begin so.
         assert_eq!((logits(&answer, "▁no"), logits(&answer, "no"), logits(&answer, "n")), (-0.5, 1.0, 1.0));
         say(&mut answer, "▁no");
-        assert_eq!(next(&answer), ["<end>", "t"]);
+        assert_eq!(next(&answer), ["<end>", "t", "▁no"]);
+        assert_eq!(logits(&answer, "▁no"), 1.0);
         for token in ["t", "▁", "a"] {
             assert_eq!(logits(&answer, token), 1.0);
             say(&mut answer, token);
@@ -304,7 +305,8 @@ mod tests {
 
         let passage = extractor.passage("a").unwrap();
         let mut answer = passage.answer();
-        for (token, then) in [("▁no", &["<end>", "t"][..]), ("t", &["▁"]), ("▁", &["a"]), ("a", &["b"])]
+        for (token, then) in
+            [("▁no", &["<end>", "t", "▁no"][..]), ("t", &["▁"]), ("▁", &["a"]), ("a", &["b"])]
         {
             say(&mut answer, token);
             assert_eq!(next(&answer), then, "{token}");
