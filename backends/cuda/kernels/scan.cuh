@@ -415,34 +415,30 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
     if (has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = h[e]; });
 }
 
-// A token of each of several sequences: some threads have a channel. `Step` is what a thread loads for one; `read` makes of it what
-// is left to `finish` when the next one has been asked for.
+// A token of each of several sequences: some threads have a channel. `Step` is what a thread loads for one, of which so many are on
+// their way; `read` makes of it what is left to `finish` when another one has been asked for.
 template <class Step>
 __device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
-    u32 units = unit_count(p, Step::CHANNELS), all = units * run.p().sequence_count, index = first_unit(passed);
+    constexpr u32 UNDER_WAY = Step::UNDER_WAY;
+    u32 units = unit_count(p, Step::CHANNELS), all = units * run.p().sequence_count, first = first_unit(passed);
     auto unit_at = [&](u32 index) { return unit_of(p, Step::CHANNELS, index % units); };
-    if (index >= all) return;
-    Step step;
-    step.load(run, p, index / units, unit_at(index));
-    for (; index < all; index += blocks()) {
-        auto rest = step.read(run, p, index / units, unit_at(index));
-        u32 next = index + blocks();
-        if (next < all) step.load(run, p, next / units, unit_at(next));
-        rest.finish(run, p, index / units, unit_at(index));
-    }
-}
-
-// The elements of a thread of a row of `n`, and zeros.
-template <int ELEMENTS>
-__device__ INLINE void load_row(Run run, const float* row, u32 n, float (&own)[ELEMENTS]) {
-    row = settled(row + run.half_lane());
+    // Zeros as in `EarlyProduct`.
+    Step steps[UNDER_WAY] = {};
+    auto load = [&](Step& step, u32 index) {
+        if (index < all) step.load(run, p, index / units, unit_at(index));
+    };
 #pragma unroll
-    for (int e = 0; e < ELEMENTS; e++) own[e] = n == 16 * ELEMENTS || element(run, e) < n ? load_float(row + 16 * e) : 0.0f;
-}
-
-template <int ELEMENTS>
-__device__ INLINE void store_row(Run run, float* row, u32 n, const float (&own)[ELEMENTS]) {
-    for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { row[i] = own[e]; });
+    for (u32 k = 0; k < UNDER_WAY; k++) load(steps[k], first + k * blocks());
+    for (; first < all; first += UNDER_WAY * blocks()) {
+#pragma unroll
+        for (u32 k = 0; k < UNDER_WAY; k++) {
+            u32 index = first + k * blocks();
+            if (index >= all) break;
+            auto rest = steps[k].read(run, p, index / units, unit_at(index));
+            load(steps[k], index + UNDER_WAY * blocks());
+            rest.finish(run, p, index / units, unit_at(index));
+        }
+    }
 }
 
 // The elements from `i` on of a row of `n` one by one, and zeros.
@@ -458,10 +454,21 @@ __device__ INLINE Floats load_fours(Run run, const float* row, u32 n, int e, boo
     return load_four(row, n, i);
 }
 
+// And back, without those beyond.
+__device__ INLINE void store_fours(Run run, float* row, u32 n, int e, const Floats& v) {
+    u32 i = 16 * e + run.thread % 4 * 4;
+    float fours[4] = {v.x, v.y, v.z, v.w};
+    if (n % 4 == 0 && i < n) *(Floats*)(row + i) = v;
+    else
+#pragma unroll
+        for (u32 k = 0; k < 4; k++)
+            if (i + k < n) row[i + k] = fours[k];
+}
+
 // With a decay per head: four threads have a channel, each four elements of every sixteen, and four tokens of its block.
 template <int ELEMENTS>
 struct HeadStep {
-    static constexpr u32 CHANNELS = THREADS / 4;
+    static constexpr u32 CHANNELS = THREADS / 4, UNDER_WAY = 1;
     static constexpr bool SHARED = ELEMENTS <= 8;  // whether the state comes to shared memory, and C to registers
 
     struct Rest {
@@ -588,55 +595,71 @@ __device__ INLINE void take_in_block(Run run, const Scan& p, u32 sequence, const
     }
     if (unit.first + run.thread / 4 >= unit.end) return;
 #pragma unroll
-    for (int e = 0; e < ELEMENTS; e++) {
-        float fours[4] = {h[e].x, h[e].y, h[e].z, h[e].w};
-        u32 i = 16 * e + own;
-        if (n % 4 == 0 && i < n) *(Floats*)(state + i) = h[e];
-        else
-#pragma unroll
-            for (u32 k = 0; k < 4; k++)
-                if (i + k < n) state[i + k] = fours[k];
-    }
+    for (int e = 0; e < ELEMENTS; e++) store_fours(run, state, n, e, h[e]);
 }
 
-// With a decay per element.
+// With a decay per element: four threads have a channel, as in `HeadStep`.
 template <int ELEMENTS>
 struct ElementStep {
-    static constexpr u32 CHANNELS = HALVES;
+    // Of what a channel takes there is room in registers for several at once; or for the state alone.
+    static constexpr u32 CHANNELS = THREADS / 4, UNDER_WAY = ELEMENTS == 1 ? 3 : 1;
+    static constexpr bool EARLY = ELEMENTS <= 4;
 
     struct Rest {
         float x, z, d, sum;
 
         __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-            u32 channel = unit.first + run.half_warp();
-            if (channel < unit.end && run.half_lane() == 0) Outcome(p, d, x, z).store(run, p, sequence, channel, sum);
+            u32 channel = unit.first + run.thread / 4;
+            if (channel < unit.end && run.lane() % 4 == 0) Outcome(p, d, x, z).store(run, p, sequence, channel, sum);
         }
     };
 
-    float h[ELEMENTS], a[ELEMENTS], b[ELEMENTS], c[ELEMENTS], dt;
+    // What four elements of the state are taken forward and read with.
+    struct Factors {
+        Floats a, b, c;
+
+        __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit, int e) {
+            u32 n = p.d_state, head = unit.channel(run.thread / 4) / p.head_dim;
+            a = load_fours(run, run.weights(p.time.a_log2) + (u64)head * n, n, e, n % 4 == 0);
+            b = load_fours(run, run.at(p.b, sequence) + unit.group * n, n, e, has_fours(n, p.b.stride));
+            c = load_fours(run, run.at(p.c, sequence) + unit.group * n, n, e, has_fours(n, p.c.stride));
+        }
+    };
+
+    Floats h[ELEMENTS];
+    Factors factors[EARLY ? ELEMENTS : 1];
+    float dt;
     Rest rest;
 
+    __device__ static float* state(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+        return run.state(sequence, p.state) + (u64)unit.channel(run.thread / 4) * p.d_state;
+    }
     __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-        u32 n = p.d_state, channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
-        load_row(run, run.state(sequence, p.state) + (u64)channel * n, n, h);
-        load_row(run, run.weights(p.time.a_log2) + (u64)head * n, n, a);
-        load_row(run, run.at(p.b, sequence) + unit.group * n, n, b);
-        load_row(run, run.at(p.c, sequence) + unit.group * n, n, c);
-        dt = load_float(run.at(p.dt, sequence) + head);
+        u32 channel = unit.channel(run.thread / 4);
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e++) {
+            h[e] = load_fours(run, state(run, p, sequence, unit), p.d_state, e, p.d_state % 4 == 0);
+            if (EARLY) factors[e].load(run, p, sequence, unit, e);
+        }
+        dt = load_float(run.at(p.dt, sequence) + channel / p.head_dim);
         rest.x = load_float(run.at(p.x, sequence) + channel);
         rest.z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
         rest.d = load_float(run.weights(p.d) + channel);
     }
     __device__ Rest read(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-        u32 channel = unit.first + run.half_warp();
-        float sum = 0.0f, u = dt * rest.x;
+        float sums[4] = {}, u = dt * rest.x;
 #pragma unroll
         for (int e = 0; e < ELEMENTS; e++) {
-            h[e] = exp2_core(dt * a[e]) * h[e] + u * b[e];
-            sum += c[e] * h[e];
+            if (!EARLY) factors[0].load(run, p, sequence, unit, e);
+            const Factors& by = factors[EARLY ? e : 0];
+            auto after = [&](float a, float h, float b) { return exp2_core(dt * a) * h + u * b; };
+            h[e] = {after(by.a.x, h[e].x, by.b.x), after(by.a.y, h[e].y, by.b.y), after(by.a.z, h[e].z, by.b.z), after(by.a.w, h[e].w, by.b.w)};
+            add_products(sums, by.c, h[e]);
         }
-        rest.sum = fold16(sum);
-        if (channel < unit.end) store_row(run, run.state(sequence, p.state) + (u64)channel * p.d_state, p.d_state, h);
+        rest.sum = fold_fours(sums);
+        if (unit.first + run.thread / 4 < unit.end)
+#pragma unroll
+            for (int e = 0; e < ELEMENTS; e++) store_fours(run, state(run, p, sequence, unit), p.d_state, e, h[e]);
         return rest;
     }
 };

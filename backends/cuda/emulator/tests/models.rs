@@ -5,9 +5,13 @@ mod common;
 use common::mamba2;
 use sarit_core::format::FINGERPRINT_START;
 use sarit_core::{DType, Engine, Model, Sampler, Sampling, Scalar, Scratch, State, StateDType};
+use sarit_cpu::AlignedBytes;
 use sarit_cuda::{Device, DeviceMemory, Prompts, Request, Streams};
 use sarit_cuda_emulator::Emulator;
-use sarit_tests::{Lent, assert_same_bits, converted_with_window, families, golden, run, tokens};
+use sarit_tests::{
+    Lent, assert_same_bits, converted, converted_with_window, families, golden, run, tokens, write_checkpoint,
+};
+use std::collections::BTreeMap;
 
 /// Smaller than the texts, so that rings of attention wrap around.
 const WINDOW: usize = 7;
@@ -163,31 +167,76 @@ fn states_go_from_host_to_device_and_back() {
     });
 }
 
+/// Mamba-1 with states of `d_state` elements.
+fn mamba(d_state: usize, d_inner: usize, weights: DType) -> AlignedBytes {
+    let (d_model, rank, vocab) = (24, 4, 31);
+    let expand = d_inner / d_model;
+    let config = format!(
+        r#"{{"model_type": "mamba", "architectures": ["MambaForCausalLM"], "hidden_size": {d_model},
+        "num_hidden_layers": 1, "vocab_size": {vocab}, "state_size": {d_state}, "expand": {expand}, "conv_kernel": 4,
+        "intermediate_size": {d_inner}, "time_step_rank": {rank}, "use_bias": false, "use_conv_bias": true,
+        "hidden_act": "silu", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": true}}"#
+    );
+    let layer = "backbone.layers.0";
+    let tensors = [
+        ("backbone.embeddings.weight".into(), (vec![vocab, d_model], 1.0)),
+        ("backbone.norm_f.weight".into(), (vec![d_model], 1.0)),
+        (format!("{layer}.norm.weight"), (vec![d_model], 1.0)),
+        (format!("{layer}.mixer.in_proj.weight"), (vec![2 * d_inner, d_model], 0.5)),
+        (format!("{layer}.mixer.conv1d.weight"), (vec![d_inner, 1, 4], 0.7)),
+        (format!("{layer}.mixer.conv1d.bias"), (vec![d_inner], 0.2)),
+        (format!("{layer}.mixer.x_proj.weight"), (vec![rank + 2 * d_state, d_inner], 0.3)),
+        (format!("{layer}.mixer.dt_proj.weight"), (vec![d_inner, rank], 0.5)),
+        (format!("{layer}.mixer.dt_proj.bias"), (vec![d_inner], 1.0)),
+        (format!("{layer}.mixer.A_log"), (vec![d_inner, d_state], 1.0)),
+        (format!("{layer}.mixer.D"), (vec![d_inner], 1.0)),
+        (format!("{layer}.mixer.out_proj.weight"), (vec![d_model, d_inner], 0.5)),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    write_checkpoint(folder.path(), &config, &BTreeMap::from(tensors), d_state as u64);
+    converted(folder.path(), weights)
+}
+
+/// Three streams with a token each, so many times. Another stays as it is; the three are at different positions, and one comes to the
+/// end of a block.
+fn step_beside(device: Emulator, name: &str, model: &Model<'_>, steps: usize) {
+    let vocab = model.vocab_len();
+    let ids = tokens(3 * steps.max(5), vocab);
+    let mut streams = Streams::new(device, *model, 4, 2).unwrap();
+    let before = exported(&streams, 2);
+    streams.feed(3, &ids[..13]).unwrap();
+    let mut logits = [const { Vec::new() }; 3];
+    for t in 0..steps {
+        let step: Vec<_> = [0, 3, 1].iter().enumerate().map(|(i, &s)| (s, ids[steps * i + t])).collect();
+        let all = streams.step_all(&step).unwrap();
+        logits.iter_mut().zip(all.chunks_exact(vocab)).for_each(|(l, row)| l.extend_from_slice(row));
+    }
+    assert_eq!(exported(&streams, 2), before, "{name}: the idle stream");
+    for (i, stream) in [0, 3, 1].into_iter().enumerate() {
+        let own = &ids[steps * i..steps * (i + 1)];
+        let read = if stream == 3 { [&ids[..13], own].concat() } else { own.to_vec() };
+        let want = run(*model, Scalar, &read, 1);
+        let skipped = (read.len() - steps) * vocab;
+        assert_same_bits(&logits[i], &want.0[skipped..], &format!("{name}: stream {stream}"));
+        assert_eq!(exported(&streams, stream), want.1, "{name}: stream {stream}");
+    }
+}
+
 #[test]
 fn streams_beside_each_other_do_not_touch() {
-    models(&[DType::Q4], |name, model| {
-        let vocab = model.vocab_len();
-        let ids = tokens(3 * 6, vocab);
-        let mut streams = Streams::new(DEVICES[0], model, 4, 2).unwrap();
-        // Stream 2 stays as it is; the others are at different positions, and one comes to the end of a block.
-        let before = exported(&streams, 2);
-        streams.feed(3, &ids[..13]).unwrap();
-        let mut logits = [const { Vec::new() }; 3];
-        for t in 0..6 {
-            let step: Vec<_> = [0, 3, 1].iter().enumerate().map(|(i, &s)| (s, ids[6 * i + t])).collect();
-            let all = streams.step_all(&step).unwrap();
-            logits.iter_mut().zip(all.chunks_exact(vocab)).for_each(|(l, row)| l.extend_from_slice(row));
+    models(&[DType::Q4], |name, model| step_beside(DEVICES[0], name, &model, 6));
+}
+
+/// One for each number of elements that a thread may have, with a decay per head and per element; one block that does all units.
+#[test]
+fn states_of_any_size_step_beside_each_other() {
+    for d_state in [9, 24, 72, 136] {
+        for (name, model) in [("mamba2", mamba2 as fn(_, _, _) -> _), ("mamba", mamba)] {
+            let file = model(d_state, 144, DType::Q8);
+            let model = Model::from_bytes(&file).unwrap();
+            step_beside(Emulator::new(1, 5), &format!("{name}, {d_state}"), &model, 5);
         }
-        assert_eq!(exported(&streams, 2), before, "{name}: the idle stream");
-        for (i, stream) in [0, 3, 1].into_iter().enumerate() {
-            let own = &ids[6 * i..6 * (i + 1)];
-            let read = if stream == 3 { [&ids[..13], own].concat() } else { own.to_vec() };
-            let want = run(model, Scalar, &read, 1);
-            let skipped = (read.len() - 6) * vocab;
-            assert_same_bits(&logits[i], &want.0[skipped..], &format!("{name}: stream {stream}"));
-            assert_eq!(exported(&streams, stream), want.1, "{name}: stream {stream}");
-        }
-    });
+    }
 }
 
 #[test]
