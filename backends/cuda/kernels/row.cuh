@@ -145,18 +145,19 @@ __device__ INLINE u32 lane_stride(u32 len) { return (len / 64 | 1) * 4; }
 // Whether a norm is one sum of squares, of whole fours in every lane.
 __device__ INLINE bool is_one_sum(const Source& s) { return s.norm.kind == RMS && s.norm.groups == 1 && s.len % 64 == 0; }
 
-// 1 / sqrt(mean(x²) + eps) of rows whose elements, a thread's `own`, are in registers: into `sums`. All threads of the block.
+// 1 / sqrt(mean(x²) + eps) of the first `rows` rows whose elements, a thread's `own`, are in registers: into `sums`. All threads of the
+// block.
 template <u32 ROWS, u32 ELEMENTS>
-__device__ INLINE void inverse_rms_short(Run run, u32 len, float eps, const float (&own)[ROWS][ELEMENTS]) {
+__device__ INLINE void inverse_rms_short(Run run, u32 len, float eps, const float (&own)[ROWS][ELEMENTS], u32 rows = ROWS) {
     float* squares = run.shared().row;    // [ROWS][16 lanes][lane_stride]
 #pragma unroll
-    for (u32 r = 0; r < ROWS; r++)
+    for (u32 r = 0; r < ROWS && r < rows; r++)
 #pragma unroll
         for (u32 k = 0; k < ELEMENTS && k * THREADS < len; k++)
             if (row_element(run, k) < len)
                 squares[(r * 16 + run.half_lane()) * lane_stride(len) + run.thread / 16 + k * HALVES] = own[r][k] * own[r][k];
     __syncthreads();
-    if (run.warp() < ROWS) {
+    if (run.warp() < rows) {
         const Floats* fours = (const Floats*)(squares + (run.warp() * 16 + run.half_lane()) * lane_stride(len));
         float sum = 0.0f;
 #pragma unroll 12
@@ -369,7 +370,7 @@ __device__ INLINE void prepare_row(Run run, const Source& s, u32 row, const RowP
                   [&](u32 k) { return norm_weight(run, s.norm, run.thread, k * THREADS); });
 }
 
-#define PREPARE_ROWS 4      // that a block prepares at once
+#define PREPARE_ROWS 4      // that a block prepares at once, if there are so many
 #define PREPARE_ELEMENTS 4  // of each that a thread has: rows of up to 2,048 elements
 
 // Whether rows go to f16 alone and are no more than one vector of fours, normed.
@@ -424,27 +425,29 @@ __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
         }
         return;
     }
-    for (u32 first = first_unit(passed) * PREPARE_ROWS; first < rows; first += blocks() * PREPARE_ROWS) {
-        float own[PREPARE_ROWS][PREPARE_ELEMENTS];
-        // Where there is no row, the last one again.
-        auto row_at = [&](u32 r) { return first + r < rows ? first + r : rows - 1; };
+    float weights[PREPARE_ELEMENTS];
 #pragma unroll
-        for (u32 r = 0; r < PREPARE_ROWS; r++)
+    for (u32 k = 0; k < PREPARE_ELEMENTS; k++)
+        weights[k] = row_element(run, k) < s.len ? norm_weight(run, s.norm, run.thread, k * THREADS) : 0.0f;
+    u32 few = div_up(rows, blocks()), at_once = few < PREPARE_ROWS ? few : PREPARE_ROWS;
+    for (u32 first = first_unit(passed) * at_once; first < rows; first += blocks() * at_once) {
+        float own[PREPARE_ROWS][PREPARE_ELEMENTS];
+        u32 count = rows - first < at_once ? rows - first : at_once;
+#pragma unroll
+        for (u32 r = 0; r < PREPARE_ROWS && r < count; r++)
 #pragma unroll
             for (u32 k = 0; k < PREPARE_ELEMENTS; k++)
-                own[r][k] = row_element(run, k) < s.len ? gather(run, s, row_start + row_at(r), run.thread, k * THREADS) : 0.0f;
-        inverse_rms_short(run, s.len, s.norm.eps, own);
+                own[r][k] = row_element(run, k) < s.len ? gather(run, s, row_start + first + r, run.thread, k * THREADS) : 0.0f;
+        inverse_rms_short(run, s.len, s.norm.eps, own, count);
 #pragma unroll
-        for (u32 r = 0; r < PREPARE_ROWS; r++) {
-            if (first + r >= rows) break;
+        for (u32 r = 0; r < PREPARE_ROWS && r < count; r++) {
             float* floats = floats_of(first + r);
             HalfRow halves = halves_of(first + r);
 #pragma unroll
             for (u32 k = 0; k < PREPARE_ELEMENTS && k * THREADS < s.len; k++) {
                 u32 i = row_element(run, k);
                 if (i >= s.len) continue;
-                float weight = norm_weight(run, s.norm, run.thread, k * THREADS);
-                own[r][k] = finished(run, s, run.shared().sums + r, row_start + first + r, own[r][k], i, weight);
+                own[r][k] = finished(run, s, run.shared().sums + r, row_start + first + r, own[r][k], i, weights[k]);
                 if (floats) floats[i] = own[r][k];
                 if (halves) *halves.at(i) = to_half(own[r][k]);
             }
