@@ -71,7 +71,14 @@ __device__ INLINE void shift_window(Run run, const Conv& c, u64 i, u64 stride) {
     }
 }
 
-// The same of one channel, of a convolution without factor, what it takes having been asked for.
+// The same of one channel, whose `window` was loaded before, as was its input `x`.
+__device__ INLINE void shift_channel(const Conv& c, float* to, const float (&window)[TAPS], float x) {
+#pragma unroll
+    for (u32 j = 1; j < TAPS; j++)
+        if (j < c.width) to[(u64)(j - 1) * c.channels] = j + 1 < c.width ? window[j] : x;
+}
+
+// For that of the one row, of a convolution without factor, what it takes having been asked for.
 struct EarlyShift {
     float window[TAPS];
     Posted x;
@@ -89,11 +96,7 @@ __device__ INLINE void ask_shift(Run run, const Conv& c, u32 i, EarlyShift& earl
 
 // Once its input has come, as `x.value`.
 __device__ INLINE void shift_channel(Run run, const Conv& c, u32 i, const EarlyShift& early) {
-    if (i >= c.channels) return;
-    float* window = run.state(0, c.window) + i;
-#pragma unroll
-    for (u32 j = 1; j < TAPS; j++)
-        if (j < c.width) window[(u64)(j - 1) * c.channels] = j + 1 < c.width ? early.window[j] : early.x.value;
+    if (i < c.channels) shift_channel(c, run.state(0, c.window) + i, early.window, early.x.value);
 }
 
 // Element `i` of a row before its norm.

@@ -2,7 +2,8 @@
 #pragma once
 #include "product.cuh"
 
-#define CONV_TOKENS 8  // of a sequence that a thread convolves together
+#define CONV_TOKENS 8   // of a sequence that a thread convolves together
+#define CONV_STREAMS 2  // that have a token each, of which it convolves these together
 
 // Rows in f16, two channels by a thread, and floats of the last tokens, which are held.
 __device__ OUTLINED void convolve_halves(Run run, u32 passed, const Convolve& p) {
@@ -47,11 +48,42 @@ __device__ OUTLINED void convolve_halves(Run run, u32 passed, const Convolve& p)
     }
 }
 
+// Whether the window takes a token in as soon as it is convolved: of sequences that have one each.
+__device__ INLINE bool shifts_at_once(Run run, const Convolve& p) {
+    return run.p().count == 1 && p.conv.width <= TAPS && p.halves.start == NONE;
+}
+
+// A token of each sequence, and the windows after it.
+__device__ INLINE void convolve_steps(Run run, u32 passed, const Convolve& p) {
+    const Conv& c = p.conv;
+    // Scratch has room for a float of each channel of all rows, so they are numbered in 32 bits.
+    u32 count = run.p().sequence_count, all = div_up(count, CONV_STREAMS) * c.channels;
+    for (u32 n = (u32)grid_thread(run, passed); n < all; n += (u32)grid_threads()) {
+        u32 i = n % c.channels, first = n / c.channels * CONV_STREAMS;
+        Taps taps[CONV_STREAMS];
+        float x[CONV_STREAMS];
+#pragma unroll
+        for (u32 k = 0; k < CONV_STREAMS; k++) {
+            // Where there is none, the last one again, as in `op_convolve`.
+            u32 sequence = first + k < count ? first + k : count - 1;
+            load_taps(run, c, sequence, i, 0, taps[k]);
+            x[k] = conv_input(run, c, sequence, 0, 0, i);
+        }
+#pragma unroll
+        for (u32 k = 0; k < CONV_STREAMS; k++) {
+            if (first + k >= count) break;
+            run.at(p.y, first + k)[i] = apply_taps(c, taps[k], x[k]);
+            shift_channel(c, run.state(first + k, c.window) + i, taps[k].window, x[k]);
+        }
+    }
+}
+
 __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
     const Conv& c = p.conv;
     if (p.halves.start != NONE) return convolve_halves(run, passed, p);
+    if (shifts_at_once(run, p)) return convolve_steps(run, passed, p);
     u32 count = run.p().count, parts = div_up(count, CONV_TOKENS);
-    if (c.width > TAPS || count == 1) {
+    if (c.width > TAPS) {
         u64 all = (u64)run.shared().rows * c.channels;
         for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
             u32 row = n / c.channels, i = n % c.channels;
@@ -83,9 +115,10 @@ __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
     }
 }
 
-// The last inputs of the convolution become its window.
+// The last inputs of the convolution become its window, if they have not yet.
 template <bool MANY>
 __device__ OUTLINED void op_window(Run run, u32 passed, const Convolve& p) {
+    if (shifts_at_once(run, p)) return;
     if constexpr (!MANY) return shift_window(run, p.conv, grid_thread(run, passed), grid_threads());
     u64 all = (u64)run.p().sequence_count * p.conv.channels;
     for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
