@@ -92,6 +92,14 @@ __device__ INLINE void copy_async(void* to, const void* from) {
 
 __device__ INLINE void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// Makes a set of a thread's copies since the last one; `await_sets` waits for all sets but the last `LATER`.
+__device__ INLINE void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+template <u32 LATER>
+__device__ INLINE void await_sets() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
+}
+
 // Stages of shared memory that are filled one after another while earlier ones are used, by copies of whole pieces of memory. All
 // threads call each function. What other blocks wrote before a barrier may be copied.
 #if __CUDA_ARCH__ >= 900
@@ -149,13 +157,13 @@ struct Stages {
         for (u32 i = 16 * threadIdx.x; i < second_bytes; i += 16 * THREADS) copy_async((u8*)to_second + i, (const u8*)second + i);
         skip();
     }
-    __device__ void skip() const { asm volatile("cp.async.commit_group;" ::: "memory"); }
+    __device__ void skip() const { end_copies(); }
     // All but the last sets of copies have come.
     __device__ void await(u32, u32) const {
         switch (count) {
-            case 2: asm volatile("cp.async.wait_group 0;" ::: "memory"); break;
-            case 3: asm volatile("cp.async.wait_group 1;" ::: "memory"); break;
-            default: asm volatile("cp.async.wait_group 2;" ::: "memory");
+            case 2: await_sets<0>(); break;
+            case 3: await_sets<1>(); break;
+            default: await_sets<2>();
         }
     }
     __device__ void close() const {}

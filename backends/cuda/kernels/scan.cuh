@@ -415,28 +415,30 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
     if (has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = h[e]; });
 }
 
+// A unit of a sequence, if there is one.
+struct StepUnit {
+    bool is_there;
+    u32 sequence;
+    Unit unit;
+};
+
 // A token of each of several sequences: some threads have a channel. `Step` is what a thread loads for one, of which so many are on
-// their way; `read` makes of it what is left to `finish` when another one has been asked for.
+// their way; `read` makes of it what is left to `finish`, and asks for another one in its place.
 template <class Step>
 __device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
     constexpr u32 UNDER_WAY = Step::UNDER_WAY;
-    u32 units = unit_count(p, Step::CHANNELS), all = units * run.p().sequence_count, first = first_unit(passed);
-    auto unit_at = [&](u32 index) { return unit_of(p, Step::CHANNELS, index % units); };
+    u32 units = unit_count(p, Step::CHANNELS), all = units * run.p().sequence_count;
+    auto unit_at = [&](u32 index) { return StepUnit{index < all, index / units, unit_of(p, Step::CHANNELS, index % units)}; };
     // Zeros as in `EarlyProduct`.
     Step steps[UNDER_WAY] = {};
-    auto load = [&](Step& step, u32 index) {
-        if (index < all) step.load(run, p, index / units, unit_at(index));
-    };
 #pragma unroll
-    for (u32 k = 0; k < UNDER_WAY; k++) load(steps[k], first + k * blocks());
-    for (; first < all; first += UNDER_WAY * blocks()) {
+    for (u32 k = 0; k < UNDER_WAY; k++) steps[k].load(run, p, unit_at(first_unit(passed) + k * blocks()));
+    for (u32 first = first_unit(passed); first < all; first += UNDER_WAY * blocks()) {
 #pragma unroll
         for (u32 k = 0; k < UNDER_WAY; k++) {
-            u32 index = first + k * blocks();
-            if (index >= all) break;
-            auto rest = steps[k].read(run, p, index / units, unit_at(index));
-            load(steps[k], index + UNDER_WAY * blocks());
-            rest.finish(run, p, index / units, unit_at(index));
+            StepUnit own = unit_at(first + k * blocks());
+            if (!own.is_there) break;
+            steps[k].read(run, p, own, unit_at(first + (k + UNDER_WAY) * blocks())).finish(run, p, own.sequence, own.unit);
         }
     }
 }
@@ -465,16 +467,30 @@ __device__ INLINE void store_fours(Run run, float* row, u32 n, int e, const Floa
             if (i + k < n) row[i + k] = fours[k];
 }
 
-// With a decay per head: four threads have a channel, each four elements of every sixteen, and four tokens of its block.
+// With a decay per head: four threads have a channel, each four elements of every sixteen, and four tokens of its block. The states come
+// to shared memory in pieces: the place of one that has been read is for another one, of the same unit or the next.
 template <int ELEMENTS>
 struct HeadStep {
+    // Fours that a thread has of a piece; pieces of a unit, and those on their way.
+    static constexpr int FOURS = ELEMENTS > 4 ? 2 : 1, PIECES = ELEMENTS / FOURS, PLACES = PIECES < 4 ? PIECES : 4;
     static constexpr u32 CHANNELS = THREADS / 4, UNDER_WAY = 1;
-    static constexpr bool SHARED = ELEMENTS <= 8;  // whether the state comes to shared memory, and C to registers
 
     struct Rest {
         Floats part;
         float u[4], x, dt, left, z, d, sum;
 
+        __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+            u32 channel = unit.channel(run.thread / 4), head = channel / p.head_dim, own = run.thread % 4 * 4;
+            const HeadRead& read = head_read(run, p, sequence, head);
+            part = load_floats(read.part + own);
+            left = load_float(&read.left);
+#pragma unroll
+            for (u32 k = 0; k < 4; k++) u[k] = load_float(held_token(run, p, sequence, own + k).u + channel);
+            x = load_float(run.at(p.x, sequence) + channel);
+            dt = load_float(run.at(p.dt, sequence) + head);
+            z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
+            d = load_float(run.weights(p.d) + channel);
+        }
         __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
             u32 place = run.position(sequence) % HELD, channel = unit.channel(run.thread / 4), first = run.lane() & ~3u;
             bool has_channel = unit.first + run.thread / 4 < unit.end;
@@ -493,68 +509,57 @@ struct HeadStep {
         }
     };
 
-    Floats early[ELEMENTS];  // of C, or of the state
+    Floats c[PLACES * FOURS];
     Rest rest;
 
-    __device__ static void load_c(Run run, const Scan& p, u32 sequence, const Unit& unit, Floats (&c)[ELEMENTS]) {
-        const float* row = run.at(p.c, sequence) + unit.group * p.d_state;
-#pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) c[e] = load_fours(run, row, p.d_state, e, has_fours(p.d_state, p.c.stride));
-    }
-    // The place of four elements of the state, `4 · i` on, of one of the warp's channels. Those that two channels beside each other
+    // Four elements of a piece, `4 · i` on, of one of the warp's channels, in shared memory. Those that two channels beside each other
     // read at once lie in different banks.
-    __device__ static Floats& place(Run run, u32 channel, u32 i) {
-        u32 row = 4 * ELEMENTS, side = ELEMENTS > 1 ? channel % 2 * 4 : 0;
-        return ((Floats*)run.shared().row)[(run.warp() * 8 + channel) * row + (i ^ side)];
+    __device__ static Floats& four_at(Run run, int piece, u32 channel, u32 i) {
+        u32 row = 4 * FOURS, side = FOURS > 1 ? channel % 2 * 4 : 0;
+        return ((Floats*)run.shared().row)[((piece % PLACES * WARPS + run.warp()) * 8 + channel) * row + (i ^ side)];
     }
-    // A warp brings the states of its channels, line by line of memory.
-    __device__ static void bring(Run run, const Scan& p, const float* states, const Unit& unit) {
+    // A warp brings a piece of its channels, line by line of memory, and its threads have theirs of C.
+    __device__ void bring(Run run, const Scan& p, const StepUnit& at, int piece) {
         u32 n = p.d_state;
         // All have read what was there.
         __syncwarp();
+        if (at.is_there) {
 #pragma unroll
-        for (u32 k = 0; k < ELEMENTS; k++) {
-            u32 channel = (32 * k + run.lane()) / (4 * ELEMENTS), i = (32 * k + run.lane()) % (4 * ELEMENTS), x = 4 * i;
-            const float* row = states + (u64)unit.channel(run.warp() * 8 + channel) * n;
-            if (n % 4 == 0 && x < n) copy_async(&place(run, channel, i), row + x);
-            else place(run, channel, i) = load_four(row, n, x);
+            for (u32 k = 0; k < FOURS; k++) {
+                u32 channel = (32 * k + run.lane()) / (4 * FOURS), i = (32 * k + run.lane()) % (4 * FOURS), x = 16 * FOURS * piece + 4 * i;
+                const float* row = run.state(at.sequence, p.state) + (u64)at.unit.channel(run.warp() * 8 + channel) * n;
+                if (n % 4 == 0 && x < n) copy_async(&four_at(run, piece, channel, i), row + x);
+                else four_at(run, piece, channel, i) = load_four(row, n, x);
+            }
+            const float* row = run.at(p.c, at.sequence) + at.unit.group * n;
+#pragma unroll
+            for (int e = 0; e < FOURS; e++)
+                c[piece % PLACES * FOURS + e] = load_fours(run, row, n, piece * FOURS + e, has_fours(n, p.c.stride));
         }
+        // Where there is nothing to copy too: sets are counted.
+        end_copies();
     }
-    __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-        u32 channel = unit.channel(run.thread / 4), head = channel / p.head_dim, own = run.thread % 4 * 4;
-        const float* states = run.state(sequence, p.state);
-        if (SHARED) {
-            bring(run, p, states, unit);
-            load_c(run, p, sequence, unit, early);
-        } else {
+    __device__ void load(Run run, const Scan& p, const StepUnit& at) {
 #pragma unroll
-            for (int e = 0; e < ELEMENTS; e++)
-                early[e] = load_fours(run, states + (u64)channel * p.d_state, p.d_state, e, p.d_state % 4 == 0);
-        }
-        const HeadRead& read = head_read(run, p, sequence, head);
-        rest.part = load_floats(read.part + own);
-        rest.left = load_float(&read.left);
-#pragma unroll
-        for (u32 k = 0; k < 4; k++) rest.u[k] = load_float(held_token(run, p, sequence, own + k).u + channel);
-        rest.x = load_float(run.at(p.x, sequence) + channel);
-        rest.dt = load_float(run.at(p.dt, sequence) + head);
-        rest.z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
-        rest.d = load_float(run.weights(p.d) + channel);
+        for (int piece = 0; piece < PLACES; piece++) bring(run, p, at, piece);
+        if (at.is_there) rest.load(run, p, at.sequence, at.unit);
     }
-    __device__ Rest read(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+    __device__ Rest read(Run run, const Scan& p, const StepUnit& own, const StepUnit& next) {
         float sums[4] = {};
-        Floats late[ELEMENTS];
-        if (SHARED) {
-            await_copies();
-            __syncwarp();
-        } else {
-            load_c(run, p, sequence, unit, late);
-        }
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e++)
-            add_products(sums, early[e], SHARED ? place(run, run.lane() / 4, 4 * e + run.lane() % 4) : late[e]);
-        rest.sum = rest.left * fold_fours(sums);
-        return rest;
+        for (int piece = 0; piece < PIECES; piece++) {
+            await_sets<PLACES - 1>();
+            __syncwarp();
+#pragma unroll
+            for (int e = 0; e < FOURS; e++)
+                add_products(sums, c[piece % PLACES * FOURS + e], four_at(run, piece, run.lane() / 4, 4 * e + run.lane() % 4));
+            if (piece + PLACES < PIECES) bring(run, p, own, piece + PLACES);
+            else bring(run, p, next, piece + PLACES - PIECES);
+        }
+        Rest done = rest;
+        done.sum = done.left * fold_fours(sums);
+        if (next.is_there) rest.load(run, p, next.sequence, next.unit);
+        return done;
     }
 };
 
@@ -634,8 +639,10 @@ struct ElementStep {
     __device__ static float* state(Run run, const Scan& p, u32 sequence, const Unit& unit) {
         return run.state(sequence, p.state) + (u64)unit.channel(run.thread / 4) * p.d_state;
     }
-    __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-        u32 channel = unit.channel(run.thread / 4);
+    __device__ void load(Run run, const Scan& p, const StepUnit& at) {
+        if (!at.is_there) return;
+        u32 sequence = at.sequence, channel = at.unit.channel(run.thread / 4);
+        const Unit& unit = at.unit;
 #pragma unroll
         for (int e = 0; e < ELEMENTS; e++) {
             h[e] = load_fours(run, state(run, p, sequence, unit), p.d_state, e, p.d_state % 4 == 0);
@@ -646,7 +653,9 @@ struct ElementStep {
         rest.z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
         rest.d = load_float(run.weights(p.d) + channel);
     }
-    __device__ Rest read(Run run, const Scan& p, u32 sequence, const Unit& unit) {
+    __device__ Rest read(Run run, const Scan& p, const StepUnit& own, const StepUnit& next) {
+        u32 sequence = own.sequence;
+        const Unit& unit = own.unit;
         float sums[4] = {}, u = dt * rest.x;
 #pragma unroll
         for (int e = 0; e < ELEMENTS; e++) {
@@ -660,7 +669,9 @@ struct ElementStep {
         if (unit.first + run.thread / 4 < unit.end)
 #pragma unroll
             for (int e = 0; e < ELEMENTS; e++) store_fours(run, state(run, p, sequence, unit), p.d_state, e, h[e]);
-        return rest;
+        Rest done = rest;
+        load(run, p, next);
+        return done;
     }
 };
 

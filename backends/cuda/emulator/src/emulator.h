@@ -98,6 +98,9 @@ inline void store_posted(Posted* p, Posted v) {
 
 inline void copy_async(void* to, const void* from) { memcpy(to, from, 16); }
 inline void await_copies() {}
+inline void end_copies() {}
+template <u32 LATER>
+inline void await_sets() {}
 struct Stages {
     Stages(u64*, u32) {}
     void fill(u32, void* to, const void* from, u32 bytes, void* to_second, const void* second, u32 second_bytes) const {

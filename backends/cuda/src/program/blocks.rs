@@ -31,12 +31,12 @@ const HEAD_READ: usize = 2 * HELD + 4;
 /// Rows that a block weighs at once, at most: as the kernels have it.
 const WEIGH_ROWS: usize = 4;
 
-/// Floats in shared memory of the scan of many rows: `ScanRows` of the kernels, or what is on its way to `HeadStep`.
+/// Floats in shared memory of the scan of many rows: `ScanRows` of the kernels, or the pieces of `HeadStep`.
 fn scan_floats(p: &Ssm<'_>) -> usize {
     let elements = [1, 4, 8, 16].into_iter().find(|e| p.d_state <= LANES * e).unwrap_or(16);
     let stages = if elements > 8 { 1 } else { 2 };
     let row = LANES * elements + if elements > 1 { LANES } else { 0 };
-    let step = if p.decays_by_head() && elements <= 8 { 4 * elements * THREADS } else { 0 };
+    let step = if p.decays_by_head() { 4 * elements.min(8) * THREADS } else { 0 };
     ((stages * 2 * HELD + SCAN_CHANNELS) * row).max(step)
 }
 
