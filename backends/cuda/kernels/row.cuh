@@ -434,7 +434,8 @@ __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
         weights[k] = row_element(run, k) < s.len ? norm_weight(run, s.norm, run.thread, k * THREADS) : 0.0f;
     u32 few = div_up(rows, blocks()), at_once = few < PREPARE_ROWS ? few : PREPARE_ROWS;
     for (u32 first = first_unit(passed) * at_once; first < rows; first += blocks() * at_once) {
-        float own[PREPARE_ROWS][PREPARE_ELEMENTS];
+        // Zeros as in `EarlyProduct`.
+        float own[PREPARE_ROWS][PREPARE_ELEMENTS] = {};
         u32 count = rows - first < at_once ? rows - first : at_once;
 #pragma unroll
         for (u32 r = 0; r < PREPARE_ROWS && r < count; r++)
