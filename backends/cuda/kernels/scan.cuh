@@ -415,10 +415,11 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
     if (has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = h[e]; });
 }
 
-// A unit of a sequence, if there is one.
+// A unit of a sequence, if there is one, and the sequence's states.
 struct StepUnit {
     bool is_there;
     u32 sequence;
+    float* states;
     Unit unit;
 };
 
@@ -428,7 +429,11 @@ template <class Step>
 __device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
     constexpr u32 UNDER_WAY = Step::UNDER_WAY;
     u32 units = unit_count(p, Step::CHANNELS), all = units * run.p().sequence_count;
-    auto unit_at = [&](u32 index) { return StepUnit{index < all, index / units, unit_of(p, Step::CHANNELS, index % units)}; };
+    auto unit_at = [&](u32 index) {
+        u32 sequence = index / units;
+        float* states = index < all ? run.state(sequence, p.state) : nullptr;
+        return StepUnit{index < all, sequence, states, unit_of(p, Step::CHANNELS, index % units)};
+    };
     // Zeros as in `EarlyProduct`.
     Step steps[UNDER_WAY] = {};
 #pragma unroll
@@ -527,7 +532,7 @@ struct HeadStep {
 #pragma unroll
             for (u32 k = 0; k < FOURS; k++) {
                 u32 channel = (32 * k + run.lane()) / (4 * FOURS), i = (32 * k + run.lane()) % (4 * FOURS), x = 16 * FOURS * piece + 4 * i;
-                const float* row = run.state(at.sequence, p.state) + (u64)at.unit.channel(run.warp() * 8 + channel) * n;
+                const float* row = at.states + (u64)at.unit.channel(run.warp() * 8 + channel) * n;
                 if (n % 4 == 0 && x < n) copy_async(&four_at(run, piece, channel, i), row + x);
                 else four_at(run, piece, channel, i) = load_four(row, n, x);
             }
@@ -636,8 +641,8 @@ struct ElementStep {
     float dt;
     Rest rest;
 
-    __device__ static float* state(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-        return run.state(sequence, p.state) + (u64)unit.channel(run.thread / 4) * p.d_state;
+    __device__ static float* state(Run run, const Scan& p, const StepUnit& at) {
+        return at.states + (u64)at.unit.channel(run.thread / 4) * p.d_state;
     }
     __device__ void load(Run run, const Scan& p, const StepUnit& at) {
         if (!at.is_there) return;
@@ -645,7 +650,7 @@ struct ElementStep {
         const Unit& unit = at.unit;
 #pragma unroll
         for (int e = 0; e < ELEMENTS; e++) {
-            h[e] = load_fours(run, state(run, p, sequence, unit), p.d_state, e, p.d_state % 4 == 0);
+            h[e] = load_fours(run, state(run, p, at), p.d_state, e, p.d_state % 4 == 0);
             if (EARLY) factors[e].load(run, p, sequence, unit, e);
         }
         dt = load_float(run.at(p.dt, sequence) + channel / p.head_dim);
@@ -668,7 +673,7 @@ struct ElementStep {
         rest.sum = fold_fours(sums);
         if (unit.first + run.thread / 4 < unit.end)
 #pragma unroll
-            for (int e = 0; e < ELEMENTS; e++) store_fours(run, state(run, p, sequence, unit), p.d_state, e, h[e]);
+            for (int e = 0; e < ELEMENTS; e++) store_fours(run, state(run, p, own), p.d_state, e, h[e]);
         Rest done = rest;
         load(run, p, next);
         return done;
