@@ -411,8 +411,8 @@ __device__ INLINE void product_rows(Run run, u32 passed, const Product& p, u32 r
     for (u32 row = 0; row < rows; row++) product_units(run, passed, p, product_input(run, p, row, make), row);
 }
 
-#define MMA_WEIGHTS 64  // rows of weights that a block multiplies at once: half of them in a warp
-#define MMA_COLUMNS 4   // most tiles of 8 rows of activations that it multiplies them with
+#define MMA_WEIGHTS 64  // rows of weights by rows of activations / 8 that a unit has for each of `WIDE`
+#define MMA_COLUMNS 4   // most tiles of 8 rows of activations that a warp multiplies its weights with
 
 // What a thread of a warp has of a group of 32 rows of weights: of four rows two words (in q4 both in `low`) and the scales.
 struct MmaWeights {
@@ -428,42 +428,60 @@ struct MmaRows {
 // Codes 0..15 of nibbles to -8..7, byte by byte: no byte borrows from its neighbour.
 __device__ INLINE u32 centred(u32 nibbles) { return (((nibbles & 0x0f0f0f0fu) | 0x80808080u) - 0x08080808u) ^ 0x80808080u; }
 
+// A unit: two warps for each lane of the sum over groups, with 32 rows of weights and `WIDE` tiles of 8 rows of activations. They have
+// other weights and the same tiles, or, where that is less to load, the same weights and other tiles.
+template <u32 WIDE>
+struct MmaUnit {
+    static constexpr u32 WEIGHTS = WIDE < 4 ? MMA_WEIGHTS / 2 : MMA_WEIGHTS, PARTS = MMA_WEIGHTS / WEIGHTS, ROWS = 8 * WIDE * PARTS;
+
+    __device__ static u32 columns(const Matrix& w) { return div_up(w.rows, WEIGHTS); }
+    __device__ static u32 count(const Matrix& w, u32 rows) { return columns(w) * div_up(rows, ROWS); }
+    // About the time of all, in that of a tile: weights and the fold take two.
+    __device__ static u32 time(const Matrix& w, u32 rows) { return div_up(count(w, rows), blocks()) * (WIDE + 2); }
+};
+
 // Tensor cores: a warp has a lane of the sum over groups, so all warps go through the groups by themselves; then the lanes are
-// folded in shared memory. What comes next is asked for as soon as its place is free.
+// folded in shared memory. What comes next is asked for as soon as its place is free; the first weights before the barrier.
 //
 // Which of its words a thread multiplies first does not matter, nor do the numbers of rows: four of weights lie side by side.
 // The accumulator of a group starts at the bits of 1.5 · 2^23, so the sum of products, below 2^22, comes out as a float.
-template <u32 WIDE>
-__device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows) {
+template <u32 WIDE, class Wait>
+__device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows, Wait wait) {
+    using Unit = MmaUnit<WIDE>;
     // Numbers of a lane in shared memory, of 8 rows of activations, which lie 4 apart.
     constexpr u32 LANE = 8 * (MMA_WEIGHTS + 4), PLACE = GROUP_LANES * LANE;
     // Room beyond the partial sums is asked for by the host.
     static_assert(MMA_COLUMNS * PLACE <= PARTIALS + 13312, "no room for lanes");
-    u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16), columns = div_up(p.w.rows, MMA_WEIGHTS);
-    u32 units = columns * div_up(rows, 8 * WIDE), sum_lane = run.warp() % GROUP_LANES, half = run.warp() / GROUP_LANES;
-    u32 r = run.lane() / 4, j = run.lane() % 4, own = half * 32 + r / 4 * 16 + r % 4 * 4;    // first of its rows of weights
+    // Groups on their way: one with few tiles takes less time than its loads.
+    constexpr u32 GROUPS_AHEAD = WIDE == 1 ? 3 : 1;
+    u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16), columns = Unit::columns(p.w), units = Unit::count(p.w, rows);
+    u32 sum_lane = run.warp() % GROUP_LANES, half = run.warp() / GROUP_LANES;
+    // The first of its rows of weights, and of its tiles.
+    u32 r = run.lane() / 4, j = run.lane() % 4, own = half * 32 + r / 4 * 16 + r % 4 * 4, tiles = Unit::PARTS == 1 ? 0 : half * 8 * WIDE;
+    u32 own_row = Unit::PARTS == 1 ? own : own - half * 32;
     const float* row_scales = run.p().scratch + p.codes.scales;
     const u32* codes = (const u32*)(run.p().scratch + p.codes.codes);
     auto load_weights = [&](u32 unit, u32 g, MmaWeights& to) {
-        u32 tile = unit % columns * (MMA_WEIGHTS / 16) + own / 16;
+        u32 tile = unit % columns * (Unit::WEIGHTS / 16) + own_row / 16;
         const u16* s;
         const u8* c;
         tile_row_at(run.p().model, p.w, tile < tile_rows ? tile : tile_rows - 1, s, c);
-        c = settled(c + (u64)g * tile_bytes(p.w) + own % 16 * 4 + (p.w.dtype == Q8 ? 2 * j : j) * 64);
+        c = settled(c + (u64)g * tile_bytes(p.w) + own_row % 16 * 4 + (p.w.dtype == Q8 ? 2 * j : j) * 64);
         to.low = load_words(c);
         if (p.w.dtype == Q8) to.high = load_words(c + 64);
-        to.scales = __ldg((const u64*)(s + g * 16 + own % 16));
+        to.scales = __ldg((const u64*)(s + g * 16 + own_row % 16));
     };
-    // Where a thread's of a group and a unit's first tile are, and how many rows the unit has.
+    // Where a thread's of a group and a unit's first tile are, and how many rows there are from there on.
     struct Rows {
         const u32* codes;
         const float* scales;
         u32 count;
     };
     auto rows_at = [&](u32 unit, u32 g) {
-        u32 first = unit / columns * 8 * WIDE;
+        u32 first = unit / columns * Unit::ROWS + tiles;
+        bool has_rows = unit < units && (Unit::PARTS == 1 || first < rows);
         return Rows{settled(codes + ((first + r) * groups + g) * 8 + 2 * j),
-                    settled(row_scales + (g * p.codes.stride + first + 2 * j)), unit < units ? rows - first : 0};
+                    settled(row_scales + (g * p.codes.stride + first + 2 * j)), has_rows ? rows - first : 0};
     };
     auto load_rows = [&](const Rows& from, u32 k, MmaRows& to) {
         // Of the last tile there is room for whole 8 rows.
@@ -473,50 +491,71 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
     };
     auto number = [](u64 two, u32 which) { return __uint_as_float((u32)(two >> 32 * which)); };
     u32 unit = first_unit(passed);
-    MmaWeights next = {};
-    MmaRows acts[WIDE] = {};
-    if (unit < units && sum_lane < groups) {
-        load_weights(unit, sum_lane, next);
-        Rows from = rows_at(unit, sum_lane);
+    MmaWeights weights[GROUPS_AHEAD] = {};
+    MmaRows acts[GROUPS_AHEAD][WIDE] = {};
+    auto group = [&](u32 n) { return sum_lane + n * GROUP_LANES; };
+    // Of the first groups of the first unit.
+    auto has_early = [&](u32 n) { return unit < units && group(n) < groups; };
 #pragma unroll
-        for (u32 k = 0; k < WIDE; k++) load_rows(from, k, acts[k]);
+    for (u32 n = 0; n < GROUPS_AHEAD; n++)
+        if (has_early(n)) load_weights(unit, group(n), weights[n]);
+    wait();
+#pragma unroll
+    for (u32 n = 0; n < GROUPS_AHEAD; n++) {
+        if (!has_early(n)) break;
+        Rows from = rows_at(unit, group(n));
+#pragma unroll
+        for (u32 k = 0; k < WIDE; k++) load_rows(from, k, acts[n][k]);
     }
     for (; unit < units; unit += blocks()) {
-        u32 first = unit / columns * 8 * WIDE;
         float sums[2][WIDE][4] = {};
-        for (u32 g = sum_lane; g < groups; g += GROUP_LANES) {
-            bool is_last = g + GROUP_LANES >= groups;
-            u32 unit_after = is_last ? unit + blocks() : unit, g_after = is_last ? sum_lane : g + GROUP_LANES;
-            MmaWeights weights = next;
-            if (unit_after < units) load_weights(unit_after, g_after, next);
-            Rows from = rows_at(unit_after, g_after);
-            u32 a[2][4] = {{weights.low.x, weights.low.y, weights.high.x, weights.high.y},
-                           {weights.low.z, weights.low.w, weights.high.z, weights.high.w}};
-            float scales[4];
+        for (u32 start = sum_lane; start < groups; start += GROUPS_AHEAD * GROUP_LANES) {
 #pragma unroll
-            for (u32 m = 0; m < 2; m++) {
-                if (p.w.dtype == Q4) {
-                    a[m][2] = centred(a[m][0] >> 4), a[m][3] = centred(a[m][1] >> 4);
-                    a[m][0] = centred(a[m][0]), a[m][1] = centred(a[m][1]);
-                }
-                scales[2 * m] = half_to_float((u16)(weights.scales >> 32 * m));
-                scales[2 * m + 1] = half_to_float((u16)(weights.scales >> (32 * m + 16)));
-            }
-            // Beyond the last row what was there before is multiplied, and goes nowhere.
-#pragma unroll
-            for (u32 k = 0; k < WIDE; k++) {
-                u32 b[2] = {(u32)acts[k].codes, (u32)(acts[k].codes >> 32)};
+            for (u32 n = 0; n < GROUPS_AHEAD; n++) {
+                u32 g = start + n * GROUP_LANES;
+                if (g >= groups) break;
+                // What takes the place of this group: one so many further on, or one of the first of the next unit.
+                u32 g_after = g + GROUPS_AHEAD * GROUP_LANES;
+                bool is_last = g_after >= groups;
+                u32 unit_after = is_last ? unit + blocks() : unit;
+                g_after = is_last ? group(n) : g_after;
+                MmaWeights w = weights[n];
+                Rows from = rows_at(unit_after, g_after);
+                if (unit_after < units) load_weights(unit_after, g_after, weights[n]);
+                u32 a[2][4] = {{w.low.x, w.low.y, w.high.x, w.high.y}, {w.low.z, w.low.w, w.high.z, w.high.w}};
+                float scales[4];
 #pragma unroll
                 for (u32 m = 0; m < 2; m++) {
-                    int dot[4];
-                    mma_i8(dot, a[m], b, 0x4b400000);
-#pragma unroll
-                    for (u32 e = 0; e < 4; e++)
-                        sums[m][k][e] += (__int_as_float(dot[e]) - ROUND) * (scales[2 * m + e / 2] * number(acts[k].scales, e % 2));
+                    if (p.w.dtype == Q4) {
+                        a[m][2] = centred(a[m][0] >> 4), a[m][3] = centred(a[m][1] >> 4);
+                        a[m][0] = centred(a[m][0]), a[m][1] = centred(a[m][1]);
+                    }
+                    scales[2 * m] = half_to_float((u16)(w.scales >> 32 * m));
+                    scales[2 * m + 1] = half_to_float((u16)(w.scales >> (32 * m + 16)));
                 }
-                load_rows(from, k, acts[k]);
+                // Beyond the last row what was there before is multiplied, and goes nowhere.
+#pragma unroll
+                for (u32 k = 0; k < WIDE; k++) {
+                    u32 b[2] = {(u32)acts[n][k].codes, (u32)(acts[n][k].codes >> 32)};
+#pragma unroll
+                    for (u32 m = 0; m < 2; m++) {
+                        int dot[4];
+                        mma_i8(dot, a[m], b, 0x4b400000);
+#pragma unroll
+                        for (u32 e = 0; e < 4; e++)
+                            sums[m][k][e] += (__int_as_float(dot[e]) - ROUND) * (scales[2 * m + e / 2] * number(acts[n][k].scales, e % 2));
+                    }
+                    load_rows(from, k, acts[n][k]);
+                }
             }
         }
+        // Of the results whose lanes the thread folds.
+        u32 n = run.thread / MMA_WEIGHTS, slot = run.thread % MMA_WEIGHTS, i = unit % columns * Unit::WEIGHTS + slot % Unit::WEIGHTS;
+        u32 first = unit / columns * Unit::ROWS + slot / Unit::WEIGHTS * 8 * WIDE + n;
+        auto has_result = [&](u32 k) { return first + k * 8 < rows && i < p.w.rows; };
+        float before[WIDE];
+#pragma unroll
+        for (u32 k = 0; k < WIDE; k++) before[k] = p.to.kind == ADD && has_result(k) ? value_at(run, p.to.before, first + k * 8, i) : 0.0f;
         // Those of the unit before have been read.
         __syncthreads();
         float* lanes = run.shared().partials;
@@ -527,23 +566,21 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
                 *(Floats*)(lanes + k * PLACE + sum_lane * LANE + (2 * j + e) * (MMA_WEIGHTS + 4) + own) =
                     Floats{sums[0][k][e], sums[0][k][e + 2], sums[1][k][e], sums[1][k][e + 2]};
         __syncthreads();
-        u32 n = run.thread / MMA_WEIGHTS, i = run.thread % MMA_WEIGHTS;
         float results[WIDE];
 #pragma unroll
-        for (u32 k = 0; k < WIDE; k++) results[k] = fold8(lanes + k * PLACE + n * (MMA_WEIGHTS + 4) + i, LANE);
-        i += unit % columns * MMA_WEIGHTS;
+        for (u32 k = 0; k < WIDE; k++) results[k] = fold8(lanes + k * PLACE + n * (MMA_WEIGHTS + 4) + slot, LANE);
 #pragma unroll
         for (u32 k = 0; k < WIDE; k++)
-            if (first + k * 8 + n < rows && i < p.w.rows) finish(run, p.to, first + k * 8 + n, i, results[k]);
+            if (has_result(k)) finish(run, p.to, first + k * 8, i, results[k], before[k]);
     }
 }
 
-// As wide as leaves work for all blocks.
-__device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows) {
-    u32 columns = div_up(p.w.rows, MMA_WEIGHTS), enough = blocks() * 3 / 4;
-    if (columns * div_up(rows, 32) >= enough) product_mma<4>(run, passed, p, rows);
-    else if (columns * div_up(rows, 16) >= enough) product_mma<2>(run, passed, p, rows);
-    else product_mma<1>(run, passed, p, rows);
+template <class Wait>
+__device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows, Wait wait) {
+    u32 wide = MmaUnit<4>::time(p.w, rows), middle = MmaUnit<2>::time(p.w, rows), narrow = MmaUnit<1>::time(p.w, rows);
+    if (wide <= middle && wide <= narrow) product_mma<4>(run, passed, p, rows, wait);
+    else if (middle <= narrow) product_mma<2>(run, passed, p, rows, wait);
+    else product_mma<1>(run, passed, p, rows, wait);
 }
 
 // `wait` ends when the operations before the barrier have: a `Wait`.
@@ -551,9 +588,9 @@ template <bool MANY, class Wait>
 __device__ INLINE void op_product(Run run, u32 passed, const Product& p, Wait wait) {
     u32 rows = p.head ? run.p().head_count : run.shared().rows;
     if constexpr (MANY) {
+        if (is_quantized(p.w)) return product_mma(run, passed, p, rows, wait);
         wait();
-        if (is_quantized(p.w)) product_mma(run, passed, p, rows);
-        else product_rows(run, passed, p, rows);
+        product_rows(run, passed, p, rows);
     } else {
         // Blocks that have units: only they may read what is posted, for the others nobody waits, and they shift the window when all
         // of the input has come, so that all have read it.
