@@ -510,7 +510,17 @@ struct HeadStep {
                 float other = __shfl_sync(FULL, products[j % 4], first + j / 4);
                 if (j <= place) sum += other;
             }
-            if (has_channel && run.lane() % 4 == 0) Outcome(p, d, x, z).store(run, p, sequence, channel, sum);
+            // The token becomes a held one: what is read of its place meanwhile is not used.
+            HeldToken token = held_token(run, p, sequence, place);
+            if (has_channel && run.lane() % 4 == 0) {
+                Outcome(p, d, x, z).store(run, p, sequence, channel, sum);
+                u32 head = channel / p.head_dim;
+                token.u[channel] = dt * x;
+                if (channel % p.head_dim == 0) token.decay[head] = run.at(p.decay, sequence)[head];
+            }
+            if (unit.first % group_channels(p) == 0)
+                for (u32 i = run.thread; i < p.d_state; i += THREADS)
+                    token.b[unit.group * p.d_state + i] = run.at(p.b, sequence)[unit.group * p.d_state + i];
         }
     };
 
@@ -732,8 +742,9 @@ __device__ OUTLINED void op_step(Run run, u32 passed, const Scan& p) {
     else scan_steps<16>(run, passed, p);
 }
 
-// The last tokens of many rows become held ones.
+// The last tokens of many rows become held ones. Of a token of each sequence `HeadStep` has done it, where there is no scan in chunks.
 __device__ OUTLINED void op_hold(Run run, u32 passed, const Scan& p) {
+    if (run.p().count == 1 && p.parts.start == NONE) return;
     u32 channels = p.heads * p.head_dim, bc = p.n_groups * p.d_state, len = channels + bc + p.heads;
     u32 count = run.p().count, tokens = count < HELD ? count : HELD;
     u64 all = (u64)run.p().sequence_count * tokens * len;
