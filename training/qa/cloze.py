@@ -8,6 +8,7 @@ from records_wording import NOTGIVEN
 from text import sentences, strip_edge
 
 BLANK = "____"
+GENITIVES = {"का", "की", "के", "کا", "کی", "کے", "ਦਾ", "ਦੀ", "ਦੇ"}
 
 
 def passage(rng, text, max_chars):
@@ -31,6 +32,23 @@ def numeric(word):
     return any(c.isdigit() for c in word)
 
 
+def phrase_start(rng, words, last, text):
+    """Where a phrase that ends with word `last` may begin: names and other rare words belong together, as do words with a genitive
+    between them."""
+    start = last
+    while start > 0 and last - start < 4 and words[start - 1]:
+        before = words[start - 1]
+        if before in GENITIVES:
+            if start < 2 or not words[start - 2] or rng.random() < 0.65:
+                break
+            start -= 2
+        elif before in text.stop or rng.random() > (0.85 if text.count[before] <= 12 or numeric(before) else 0.3):
+            break
+        else:
+            start -= 1
+    return start
+
+
 def choose_span(rng, lang, words, text):
     """(start, end, question words, end of what they replace), or None. `words` are cleaned of edge marks."""
     candidates = []
@@ -46,27 +64,27 @@ def choose_span(rng, lang, words, text):
                 candidates.append((3.0, i, i + 2, WORDS[lang]["num"], i + 2))
                 candidates.append((1.0, i, i + 2, [q + " " + words[i + 1] for q in WORDS[lang]["num"]], i + 2))
             continue
-        rare = 2.0 if text.count[w] <= 8 else 1.0 if text.count[w] <= 40 else 0.15
+        rare = 2.0 if text.count[w] <= 8 else 1.0 if text.count[w] <= 40 else 0.0
         for marker, asks in MARKERS[lang]:
-            width = rng.choice((1, 1, 2, 2, 3))
             if lang in FOLLOWING:
-                start = max(0, i - width)
-                if words[i:i + len(marker)] == marker and start < i and all(words[start:i]):
-                    candidates.append((2.0, start, i, asks, i + len(marker)))
+                if i > 0 and words[i - 1] and words[i:i + len(marker)] == marker:
+                    candidates.append((2.0, phrase_start(rng, words, i - 1, text), i, asks, i + len(marker)))
             elif lang in PRECEDING:
+                width = rng.choice((1, 1, 2, 2, 3))
                 if w == marker[0] and i + width < n and all(words[i + 1:i + 1 + width]):
                     candidates.append((2.0, i + 1, i + 1 + width, asks, i + 1 + width))
             elif marker.search(w) and len(w) > 3:
-                start = max(0, i - width + 1)
-                if all(words[start:i + 1]):
-                    candidates.append((1.2 * max(rare, 0.5), start, i + 1, asks, i + 1))
+                candidates.append((1.2 * max(rare, 0.2), phrase_start(rng, words, i, text), i + 1, asks, i + 1))
         width = rng.choice((1, 1, 1, 1, 2, 2, 3))
         if i + width <= n and all(words[i:i + width]):
-            candidates.append((0.4 * rare, i, i + width, WORDS[lang]["what"], i + width))
+            candidates.append((0.2 * rare, i, i + width, WORDS[lang]["what"], i + width))
             if width > 1 and lang not in PRECEDING:
                 noun = words[i + width - 1]
-                candidates.append((0.5 * rare, i, i + width, [w + " " + noun for w in WORDS[lang]["which"]], i + width))
-    candidates = [c for c in candidates if words[c[1]] not in text.stop and words[c[2] - 1] not in text.stop]
+                candidates.append((0.3 * rare, i, i + width, [w + " " + noun for w in WORDS[lang]["which"]], i + width))
+    # An answer has a word that is not in everybody's mouth.
+    telling = lambda span: any(text.count[w] <= 150 or numeric(w) for w in span)
+    candidates = [c for c in candidates if c[0] > 0.0 and words[c[1]] not in text.stop and words[c[2] - 1] not in text.stop
+                  and telling(words[c[1]:c[2]])]
     if not candidates:
         return None
     _, start, end, asks, stop = rng.choices(candidates, [c[0] for c in candidates])[0]
@@ -83,13 +101,17 @@ def wording(rng, lang, words, start, stop, ask, text):
     if len(others) < 2:
         return None
     anchors = sorted(others, key=lambda w: text.count[w] or 1)[:rng.choice((1, 2, 2, 3))]
-    keep = 1.0 if rng.random() < 0.25 else rng.uniform(0.35, 0.95)
+    keep = 1.0 if rng.random() < 0.15 else rng.uniform(0.25, 0.95)
+    # Words that the text does not have, as people ask.
+    strange = rng.choice((0.0, 0.1, 0.2))
 
     def thin(side):
         kept = []
         for w in side:
-            if w and (w in anchors or rng.random() < keep):
+            if w in anchors:
                 kept.append(text.relative(rng, w) if rng.random() < 0.15 else w)
+            elif w and rng.random() < keep:
+                kept.append(rng.choice(text.common) if rng.random() < strange else text.relative(rng, w) if rng.random() < 0.25 else w)
         return kept
 
     before, after = thin(before), thin(after)
@@ -131,10 +153,10 @@ def sample(rng, lang, questions, texts, max_chars):
         if not question or not answer or answer in question:
             continue
         x = rng.random()
-        if x < 0.03 and len(found) > 3:
+        if x < 0.015 and len(found) > 3:
             hidden.add(sentence)
             answer = NOTGIVEN[lang]
-        elif x < 0.08:
+        elif x < 0.05:
             parts = question.split()
             rarest = min((p for p in parts if p not in ask.split()), key=lambda p: text.count[p] or 1, default=ask)
             swap = rng.choice(text.rare)

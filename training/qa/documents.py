@@ -107,7 +107,7 @@ def document(rng, lang, texts, source, split):
         records_at_most = rng.choice((1, 2, 3, 4, 5, 6, 6, 6, 6, 12))
         return records.sample(rng, lang, "train", records_at_most, rng.choice((1, 2, 3, 4, 5)), texts)
     if source == "cloze":
-        context, questions = cloze.sample(rng, lang, rng.randint(1, 5), texts, long_length(rng, 120, 2200))
+        context, questions = cloze.sample(rng, lang, rng.randint(1, 8), texts, long_length(rng, rng.choice((120, 400)), 2200))
     else:
         context, questions = (scene_document if source == "scene" else clause_document)(rng, lang, texts)
     return context, [(k, dressed(rng, lang, q), a) for k, q, a in questions]

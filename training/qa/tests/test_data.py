@@ -5,7 +5,9 @@ import random
 import re
 import sys
 import unicodedata
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tokenizers import Tokenizer
 HERE = Path(__file__).parents[1]
 sys.path.insert(0, str(HERE))
 import clauses
+import cloze
 import documents
 import grammar
 import records
@@ -49,6 +52,33 @@ def test_every_answer_stands_in_its_context_or_is_not_given(texts, source):
             assert question and (none or answer in context), (lang, kind, question, answer)
             assert none == ("none" in kind.split("/")[1:]), (lang, kind, question, answer)
     assert kinds == {True, False}
+
+
+@pytest.mark.parametrize("draw, starts", [(0.0, {"रमन": 0, "वेंकट": 0, "मेला": 0, "शहर": 5}), (1.0, {"रमन": 2, "वेंकट": 1, "मेला": 3, "शहर": 6})])
+def test_a_phrase_keeps_rare_words_and_genitives_together(draw, starts):
+    """With a draw that goes on wherever it may, and one that never does."""
+    words = ["चंद्रशेखर", "वेंकट", "रमन", "मेला", "है", "बड़ा", "शहर"]
+    text = SimpleNamespace(count=Counter({w: 1 for w in words}), stop={"है"})
+    rng = SimpleNamespace(random=lambda: draw)
+    assert {w: cloze.phrase_start(rng, words, words.index(w), text) for w in starts} == starts
+    # A genitive joins two words, and a phrase does not begin with it.
+    words = ["नदी", "के", "तट"]
+    assert cloze.phrase_start(rng, words, 2, text) == (2 if draw == 0.0 else 0)
+
+
+def test_a_question_from_prose_asks_for_a_telling_word(texts):
+    rng = random.Random(3)
+    for lang in ("hi", "ta", "en"):
+        text, found = texts[lang], 0
+        for _ in range(200):
+            for sentence in cloze.passage(rng, text, 400):
+                words = [cloze.strip_edge(w) for w in sentence.split()]
+                span = cloze.choose_span(rng, lang, words, text)
+                if span:
+                    found += 1
+                    asked = words[span[0]:span[1]]
+                    assert asked and any(text.count[w] <= 150 or cloze.numeric(w) for w in asked), (sentence, asked)
+        assert found > 200
 
 
 def test_a_question_about_several_scenes_names_its_own():
