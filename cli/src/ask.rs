@@ -38,8 +38,12 @@ pub(crate) fn run(args: &Ask) -> Result<()> {
         None => Vec::new(),
     };
     ids.extend(prompt.question_ids(&args.question)?);
-    let passage = match &context {
-        Some(context) if !args.free => prompt.passage(context)?,
+    let extractor = match context {
+        Some(_) if !args.free => prompt.extractor()?,
+        _ => None,
+    };
+    let passage = match (&extractor, &context) {
+        (Some(extractor), Some(context)) => Some(extractor.passage(context)?),
         _ => None,
     };
     let mut stream = match (state, &snapshot) {

@@ -126,6 +126,7 @@ fn answers(args: &EvalQa, rows: &[Row]) -> Result<Vec<String>> {
         !args.keep_state || meta.prompt.is_some(),
         "an instruct model takes context and question as one message, so --keep-state does not go with it"
     );
+    let extractor = if args.free { None } else { prompt.extractor()? };
     // Rows of one state each.
     let streams: Vec<&[Row]> = if args.keep_state {
         rows.chunk_by(|a, b| a.context == b.context).collect()
@@ -138,7 +139,7 @@ fn answers(args: &EvalQa, rows: &[Row]) -> Result<Vec<String>> {
         let mut stream = memory.start(engine)?;
         let context = &streams[i][0].context;
         let mut ids = prompt.context_ids(context)?;
-        let passage = if args.free { None } else { prompt.passage(context)? };
+        let passage = extractor.as_ref().map(|extractor| extractor.passage(context)).transpose()?;
         let mut answers = Vec::new();
         for row in streams[i] {
             ids.extend(prompt.question_ids(&row.question)?);

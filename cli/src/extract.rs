@@ -12,9 +12,8 @@ use std::collections::HashMap;
 /// Marks beside ASCII's after which a span may start.
 const MARKS: &str = "«»‘’‚“”„‹›‐‑‒–—―…•·।॥،؛؟۔٪٫٬₹";
 
-/// How one model extracts answers.
-pub(crate) struct Extractor<'t> {
-    text: &'t Text,
+/// What a model states of its answers, checked.
+pub(crate) struct Rules {
     /// Tokens that end an answer.
     stop: Vec<u32>,
     /// Ids of what the model says of questions that the context does not answer.
@@ -23,6 +22,12 @@ pub(crate) struct Extractor<'t> {
     refusing: Vec<u32>,
     /// Nats by which these must be likelier than a span.
     margin: f32,
+}
+
+/// How one model extracts answers.
+pub(crate) struct Extractor<'t> {
+    rules: &'t Rules,
+    text: &'t Text,
     /// The token that is written so.
     tokens: HashMap<String, u32>,
     /// Bytes of the longest of them.
@@ -35,9 +40,9 @@ pub(crate) struct Extractor<'t> {
     marks: Vec<String>,
 }
 
-impl<'t> Extractor<'t> {
+impl Rules {
     /// What `format` states, for a model whose answers end with one of `stop`.
-    pub(crate) fn new(format: &ExtractFormat, stop: &[u32], text: &'t Text) -> Result<Self> {
+    pub(crate) fn new(format: &ExtractFormat, stop: &[u32], text: &Text) -> Result<Self> {
         let ExtractFormat { refusals, margin } = format;
         ensure!(
             margin.is_finite() && *margin >= 0.0,
@@ -56,6 +61,13 @@ impl<'t> Extractor<'t> {
         let mut refusing: Vec<u32> = refusals.iter().map(|refusal| refusal[0]).collect();
         refusing.sort_unstable();
         refusing.dedup();
+        Ok(Self { stop: stop.to_vec(), refusals, refusing, margin: *margin })
+    }
+}
+
+impl<'t> Extractor<'t> {
+    /// Looks through the whole vocabulary of `text`, for which `rules` are.
+    pub(crate) fn new(rules: &'t Rules, text: &'t Text) -> Result<Self> {
         let tokens = text.vocabulary();
         let (mut blanks, mut marks) = (Vec::new(), Vec::new());
         // U+3000 is the last white space.
@@ -72,11 +84,8 @@ impl<'t> Extractor<'t> {
             marks.push(written);
         }
         Ok(Self {
+            rules,
             text,
-            stop: stop.to_vec(),
-            refusals,
-            refusing,
-            margin: *margin,
             longest: tokens.keys().map(String::len).max().unwrap_or_default(),
             tokens,
             space: inside(text, ' ')?,
@@ -140,7 +149,7 @@ pub(crate) struct Answer<'p> {
 impl Answer<'_> {
     /// Leaves the logits of the tokens that may come next, refusals less the margin, and makes all others minus infinity.
     pub(crate) fn mask(&self, logits: &mut [f32]) {
-        let Extractor { refusing, margin, .. } = self.passage.extractor;
+        let Rules { refusing, margin, .. } = self.passage.extractor.rules;
         if self.said.is_empty() {
             for &id in refusing {
                 if let Some(logit) = logits.get_mut(id as usize) {
@@ -159,7 +168,8 @@ impl Answer<'_> {
     /// The tokens that may come next, some more than once.
     fn allowed(&self) -> Vec<u32> {
         let Passage { extractor, written, .. } = self.passage;
-        let Extractor { stop, refusals, longest, space, .. } = extractor;
+        let Extractor { rules, longest, space, .. } = extractor;
+        let Rules { stop, refusals, .. } = rules;
         let mut allowed = Vec::new();
         for &at in &self.live {
             let rest = &written[at..];
@@ -234,9 +244,9 @@ mod tests {
         )
     }
 
-    fn extractor<'t>(text: &'t Text, refusals: &[&str], margin: f32) -> Extractor<'t> {
+    fn rules(text: &Text, refusals: &[&str], margin: f32) -> Rules {
         let refusals = refusals.iter().map(|refusal| refusal.to_string()).collect();
-        Extractor::new(&ExtractFormat { refusals, margin }, &[STOP], text).unwrap()
+        Rules::new(&ExtractFormat { refusals, margin }, &[STOP], text).unwrap()
     }
 
     /// What the vocabulary of `words` may go on with, in the order of the ids.
@@ -255,7 +265,8 @@ mod tests {
     #[test]
     fn a_token_goes_on_with_a_span_or_ends_one() {
         let text = words();
-        let extractor = extractor(&text, &[], 0.0);
+        let rules = rules(&text, &[], 0.0);
+        let extractor = Extractor::new(&rules, &text).unwrap();
         let passage = extractor.passage("two ab,tab (a").unwrap();
         let mut answer = passage.answer();
         // Neither `w` nor `b`, with which no word starts, nor `,`; not `<end>`, since an answer is not empty.
@@ -281,7 +292,8 @@ mod tests {
     #[test]
     fn refusals_are_said_whole_and_only_their_beginning_is_held_back() {
         let text = words();
-        let extractor = extractor(&text, &["not ab", "no", "no no"], 1.5);
+        let rules = rules(&text, &["not ab", "no", "no no"], 1.5);
+        let extractor = Extractor::new(&rules, &text).unwrap();
         let passage = extractor.passage("not a").unwrap();
         let mut answer = passage.answer();
         let logits = |answer: &Answer<'_>, name: &str| {
@@ -317,7 +329,8 @@ mod tests {
     fn where_no_span_starts_the_answer_is_a_refusal_or_empty() {
         let text = words();
         for (refusals, expected) in [(&["no"][..], "▁no"), (&[], "<end>")] {
-            let extractor = extractor(&text, refusals, 0.0);
+            let rules = rules(&text, refusals, 0.0);
+            let extractor = Extractor::new(&rules, &text).unwrap();
             for context in ["", "  "] {
                 assert_eq!(next(&extractor.passage(context).unwrap().answer()), [expected], "{context:?}");
             }
@@ -331,7 +344,8 @@ mod tests {
         let names: Vec<&str> = alphabet.iter().map(String::as_str).collect();
         let scheme = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
         let text = text(&names, &[], scheme);
-        let extractor = extractor(&text, &[], 0.0);
+        let rules = rules(&text, &[], 0.0);
+        let extractor = Extractor::new(&rules, &text).unwrap();
         let passage = extractor.passage("पक।ख\n“ग» घ").unwrap();
         let starts: Vec<String> = passage
             .starts
@@ -355,7 +369,7 @@ mod tests {
         let extractor = passage.extractor;
         let mut answer = passage.answer();
         let mut ids = extractor.text.encode(part).unwrap();
-        ids.push(extractor.stop[0]);
+        ids.push(extractor.rules.stop[0]);
         ids.into_iter().all(|id| {
             let mut logits: Vec<f32> = (0..20_000).map(|id| id as f32).collect();
             answer.mask(&mut logits);
@@ -373,7 +387,8 @@ mod tests {
         let eos = text.special("<eos>").unwrap();
         let format = meta.prompt.unwrap().extract.unwrap();
         let without_margin = ExtractFormat { margin: 0.0, ..format };
-        let extractor = Extractor::new(&without_margin, &[eos], &text).unwrap();
+        let rules = Rules::new(&without_margin, &[eos], &text).unwrap();
+        let extractor = Extractor::new(&rules, &text).unwrap();
         let context = "रवि का ताप 36.5° है।दवा “क्रोसिन” (दिन में 2 बार) लें\nமதுரைக்கு பேருந்து: [இரவு 9:30], கட்டணம்  ₹450/-. <eos> 𑀓";
         let passage = extractor.passage(context).unwrap();
         let mut starts = vec![0];
@@ -415,7 +430,7 @@ mod tests {
         let text = words();
         let refused = |refusal: &str, margin, stop: &[u32]| {
             let format = ExtractFormat { refusals: vec![refusal.to_owned()], margin };
-            Extractor::new(&format, stop, &text).err().unwrap().to_string()
+            Rules::new(&format, stop, &text).err().unwrap().to_string()
         };
         for margin in [-0.5, f32::NAN, f32::INFINITY] {
             assert!(refused("no", margin, &[STOP]).contains("must be finite and not negative"));

@@ -2,7 +2,7 @@
 //! instruct model by its chat template.
 
 use crate::chat::Chat;
-use crate::extract::{Extractor, Passage};
+use crate::extract::{Extractor, Rules};
 use crate::session::{Meta, PromptFormat};
 use crate::text::{Specials, Text};
 use anyhow::{Context, Result, bail};
@@ -19,8 +19,6 @@ pub(crate) struct Prompt<'t> {
     pub(crate) stop: Vec<u32>,
     /// The most tokens of an answer.
     pub(crate) max_tokens: usize,
-    /// Of a model whose answers are parts of the context.
-    extractor: Option<Extractor<'t>>,
 }
 
 enum Format<'t> {
@@ -36,6 +34,8 @@ struct Stated<'t> {
     before: Vec<Part>,
     /// From there on.
     after: Vec<Part>,
+    /// Of a model whose answers are parts of the context.
+    rules: Option<Rules>,
 }
 
 enum Part {
@@ -58,7 +58,7 @@ impl<'t> Prompt<'t> {
             (None, Some(_)) => {
                 let chat = Box::new(Chat::new(meta, text)?);
                 let stop = chat.stop.clone();
-                Ok(Self { format: Format::Chat(chat), stop, max_tokens: CHAT_MAX_TOKENS, extractor: None })
+                Ok(Self { format: Format::Chat(chat), stop, max_tokens: CHAT_MAX_TOKENS })
             }
             (None, None) => bail!(
                 "the model has no prompt format and no chat template, so it cannot be asked; use `sarit generate`, or \
@@ -86,11 +86,10 @@ impl<'t> Prompt<'t> {
         let mut before = parts(text, before);
         before.push(Part::Slot);
         let stop = format.stop.iter().map(stop).collect::<Result<Vec<_>>>()?;
-        let extractor = |format| Extractor::new(format, &stop, text);
+        let rules = format.extract.as_ref().map(|extract| Rules::new(extract, &stop, text)).transpose()?;
         Ok(Self {
-            format: Format::Stated(Stated { text, before, after }),
+            format: Format::Stated(Stated { text, before, after, rules }),
             max_tokens: format.max_tokens.unwrap_or(MAX_TOKENS),
-            extractor: format.extract.as_ref().map(extractor).transpose()?,
             stop,
         })
     }
@@ -103,9 +102,12 @@ impl<'t> Prompt<'t> {
         }
     }
 
-    /// The context that answers are parts of, if those of the model are.
-    pub(crate) fn passage(&self, context: &str) -> Result<Option<Passage<'_>>> {
-        self.extractor.as_ref().map(|extractor| extractor.passage(context)).transpose()
+    /// Made once for all contexts, if the model's answers are parts of them.
+    pub(crate) fn extractor(&self) -> Result<Option<Extractor<'_>>> {
+        match &self.format {
+            Format::Stated(Stated { text, rules: Some(rules), .. }) => Ok(Some(Extractor::new(rules, text)?)),
+            _ => Ok(None),
+        }
     }
 
     /// Ids of the rest of the prompt.
