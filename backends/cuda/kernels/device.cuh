@@ -200,6 +200,43 @@ __device__ INLINE void mma_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1)
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define SARIT_WARP_GROUPS
+// Tiles of rows of 64 halves as `half_place` has them, from a multiple of 1,024 bytes on, as the tensor cores are told of them: the swizzle of
+// 128 bytes (PTX, "wgmma", matrix descriptor), eight rows 1,024 bytes apart.
+__device__ INLINE u64 tiles_at(HalfPlace p) { return (u64)((p.byte & 0x3ffff) >> 4) | (u64)(1024 >> 4) << 32 | 1ull << 62; }
+
+#define SUMS_OF(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
+#define SUMS_OF_SIX(n) SUMS_OF(n), SUMS_OF(n + 1), SUMS_OF(n + 2), SUMS_OF(n + 3), SUMS_OF(n + 4), SUMS_OF(n + 5)
+
+// d (64x192, by the warps of a group as `mma_f16` has its) += a (64x64) · b (192x64), both by rows. It goes on while the threads do.
+__device__ INLINE void multiply_group(float (&d)[24][4], HalfPlace a, HalfPlace b) {
+    u64 a_tiles = tiles_at(a), b_tiles = tiles_at(b);
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+    for (u32 k = 0; k < 4; k++)
+        asm volatile(
+            "{ .reg .pred adds; setp.eq.u32 adds, 0, 0; wgmma.mma_async.sync.aligned.m64n192k16.f32.f16.f16 "
+            "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+            "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+            "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+            "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
+            "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"
+            "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95}, "
+            "%96, %97, adds, 1, 1, 0, 0; }"
+            : SUMS_OF_SIX(0), SUMS_OF_SIX(6), SUMS_OF_SIX(12), SUMS_OF_SIX(18)
+            // 16 columns are 32 bytes.
+            : "l"(a_tiles + 2 * k), "l"(b_tiles + 2 * k));
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+// Until all but the last product that goes on have been added; and all.
+__device__ INLINE void await_earlier_groups() { asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory"); }
+__device__ INLINE void await_groups(float (&d)[24][4]) {
+    asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS_OF_SIX(0), SUMS_OF_SIX(6), SUMS_OF_SIX(12), SUMS_OF_SIX(18)::"memory");
+}
+#endif
+
 // Within some 2^-22 of the number, where programs need not have the contract's bits.
 __device__ INLINE float exp2_near(float x) {
     float y;

@@ -138,7 +138,9 @@ pub fn compile(arch: &str, special: Option<Special<'_>>) -> Result<Vec<u8>, Cuda
     let texts: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
     let names: Vec<*const c_char> = headers.map(|(name, _)| name.as_ptr()).collect();
     let (name, source) = (sources[0].0, text(sources[0].1));
-    let arch_option = text(&format!("--gpu-architecture={arch}"));
+    // With what that architecture alone has: products by groups of warps.
+    let own = if arch == "sm_90" { "a" } else { "" };
+    let arch_option = text(&format!("--gpu-architecture={arch}{own}"));
     let options = options(special);
     let options: Vec<*const c_char> = options.iter().chain([&arch_option]).map(|o| o.as_ptr()).collect();
 

@@ -35,6 +35,7 @@ struct Fiber {
     Barrier* waiting = nullptr;
     u32 generation = 0, exchanges = 0;
     bool started = false, done = false;
+    std::vector<GroupProduct> products;
 };
 
 Fiber* self;
@@ -86,6 +87,22 @@ static void enter() {
     self->done = true;
     progress();
     _longjmp(scheduler, 1);
+}
+
+std::vector<GroupProduct>& products() { return self->products; }
+
+// The layout of the PTX manual, "Register Fragments for wgmma.mma_async.m64nNk16", D; rows lie as `half_place` has them.
+void multiply_all_but(size_t later) {
+    auto at = [](const u16* tiles, u32 row, u32 i) { return half_to_float(tiles[half_place(0, row, i)]); };
+    while (self->products.size() > later) {
+        GroupProduct p = self->products.front();
+        self->products.erase(self->products.begin());
+        for (u32 n = 0; n < 24; n++)
+            for (u32 e = 0; e < 4; e++) {
+                u32 row = thread.x % 128 / 32 * 16 + thread.x % 32 / 4 + e / 2 * 8, column = n * 8 + thread.x % 4 * 2 + e % 2;
+                for (u32 i = 0; i < HALF_DEPTH; i++) p.d[n][e] += at(p.a, row, i) * at(p.b, column, i);
+            }
+    }
 }
 
 static void resume(Fiber& fiber) {

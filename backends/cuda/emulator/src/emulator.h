@@ -6,6 +6,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #define __global__
 #define __grid_constant__
@@ -44,6 +45,16 @@ Barrier& block_barrier();
 u8* block_memory();
 // Gives `words` to the other lanes of the warp and gets theirs, after all have come: `[32][count]`.
 const u32* exchange(const u32* words, u32 count);
+
+// A thread's part of a product by a group of warps, which goes on while the thread does.
+struct GroupProduct {
+    float (*d)[4];
+    const u16 *a, *b;
+};
+// Those that the fiber has begun.
+std::vector<GroupProduct>& products();
+// As late as a device may: whatever lies there by then is multiplied.
+void multiply_all_but(size_t later);
 
 }  // namespace emulator
 
@@ -238,3 +249,11 @@ inline void mma_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
         }
     }
 }
+
+// Kernels made for a model multiply by groups of warps, so that both ways are tested.
+#ifdef SARIT_SPECIAL
+#define SARIT_WARP_GROUPS
+inline void multiply_group(float (&d)[24][4], HalfPlace a, HalfPlace b) { emulator::products().push_back({d, a.p, b.p}); }
+inline void await_earlier_groups() { emulator::multiply_all_but(1); }
+inline void await_groups(float (&)[24][4]) { emulator::multiply_all_but(0); }
+#endif

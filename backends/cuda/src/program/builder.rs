@@ -29,6 +29,8 @@ const STAGE_COLUMNS: usize = 64;
 const UNIT_WEIGHTS: usize = 192;
 const UNIT_ROWS: usize = 192;
 const STAGES_MOST: usize = 4;
+/// Floats to which the stages are aligned.
+const STAGE_ALIGN: usize = 1024 / 4;
 
 /// Rows of up to so many elements that a block prepares at once, if there are several: as the kernels have it.
 const PREPARE_ROWS: usize = 4;
@@ -521,12 +523,13 @@ impl<'m> Builder<'m> {
     fn multiply(&mut self, source: &Source, maps: &[Map<'_, 'm>]) -> Result<(), CudaError> {
         let len = (source.len as usize).next_multiple_of(STAGE_COLUMNS);
         let room = self.extent.shared_bytes.saturating_sub(shared_bytes(0, self.layout.many.groups)) / 4;
+        let room = room.saturating_sub(STAGE_ALIGN);
         // One that is multiplied, one on its way.
         let stage = |rows: usize| (rows + UNIT_WEIGHTS) * STAGE_COLUMNS / 2;
         let most_rows = [UNIT_ROWS, 128].into_iter().find(|&rows| room >= 2 * stage(rows)).unwrap_or(64);
         let stage = stage(most_rows);
         let stages = (room / stage).clamp(2, STAGES_MOST);
-        self.shared(self.prepared_floats(source).max(stages * stage), 0)?;
+        self.shared(self.prepared_floats(source).max(STAGE_ALIGN + stages * stage), 0)?;
         let x = self.buffer(Buffer::Halves, len / 2).start;
         let x_rows = self.extent.rows.next_multiple_of(UNIT_ROWS) as u32;
         let to = Codes { halves: x, half_rows: x_rows, ..Codes::NONE };
