@@ -4,10 +4,7 @@
 #include "product.cuh"
 
 #define HALF_WEIGHTS 192  // rows of weights of a unit
-#define HALF_ALIGN 1024   // bytes
-
-// Where stages begin: as aligned as the tensor cores' addresses.
-__device__ INLINE u16* half_stages(Run run) { return (u16*)(((u64)run.shared().row + HALF_ALIGN - 1) / HALF_ALIGN * HALF_ALIGN); }
+#define HALF_ALIGN 1024   // bytes, to which stages are aligned, as addresses of the tensor cores are
 
 // Eight weights of row `row` from column `8 · eighth` on.
 __device__ INLINE void load_weights(Run run, const Matrix& w, u32 row, u32 eighth, float (&v)[8]) {
@@ -62,16 +59,8 @@ struct WarpTiles {
     static constexpr u32 ROWS = 64 * M;
     static_assert(4 * 8 * WARP_WEIGHTS == HALF_WEIGHTS, "four warps have all weights");
 
-    float sums[M][WARP_WEIGHTS][4];
+    float sums[M][WARP_WEIGHTS][4] = {};
 
-    __device__ INLINE void begin() {
-#pragma unroll
-        for (u32 m = 0; m < M; m++)
-#pragma unroll
-            for (u32 n = 0; n < WARP_WEIGHTS; n++)
-#pragma unroll
-                for (u32 e = 0; e < 4; e++) sums[m][n][e] = 0.0f;
-    }
     template <class Meet>
     __device__ INLINE void multiply(Run run, HalfPlace rows, HalfPlace weights, Meet meet) {
         meet();
@@ -112,14 +101,8 @@ struct GroupTiles {
     static constexpr u32 ROWS = 64 * M;
     static_assert(M <= WARPS / 4, "there are so many groups");
 
-    float sums[HALF_WEIGHTS / 8][4];
+    float sums[HALF_WEIGHTS / 8][4] = {};
 
-    __device__ INLINE void begin() {
-#pragma unroll
-        for (u32 n = 0; n < HALF_WEIGHTS / 8; n++)
-#pragma unroll
-            for (u32 e = 0; e < 4; e++) sums[n][e] = 0.0f;
-    }
     template <class Meet>
     __device__ INLINE void multiply(Run run, HalfPlace rows, HalfPlace weights, Meet meet) {
         if (run.warp() / 4 < M) multiply_group(sums, rows + run.warp() / 4 * 64 * HALF_DEPTH, weights);
@@ -187,7 +170,7 @@ __device__ INLINE void multiply_units(Run run, u32 passed, const Multiply& p) {
     constexpr u32 ROWS_LEN = Own::ROWS * HALF_DEPTH, WEIGHTS_LEN = HALF_WEIGHTS * HALF_DEPTH, STAGE = ROWS_LEN + WEIGHTS_LEN;
     u32 columns = div_up(p.w_rows, HALF_WEIGHTS), units = columns * div_up(run.shared().rows, Own::ROWS);
     u32 steps = p.len / HALF_DEPTH;
-    u16* memory = half_stages(run);
+    u16* memory = (u16*)(((u64)run.shared().row + HALF_ALIGN - 1) / HALF_ALIGN * HALF_ALIGN);
     Stages stages(run.shared().arrivals, p.stages);
 
     // What comes next: a stage of a unit. Where there are no rows, there is room for whole units.
@@ -204,7 +187,6 @@ __device__ INLINE void multiply_units(Run run, u32 passed, const Multiply& p) {
     for (u32 k = 0; k + 1 < p.stages; k++) fill(k);
     for (u32 unit = first_unit(passed); unit < units; unit += blocks()) {
         Own tiles;
-        tiles.begin();
         for (u32 step = 0; step < steps; step++) {
             stages.await(stage, round);
             HalfPlace here = HalfPlace(memory) + stage * STAGE;

@@ -522,8 +522,8 @@ impl<'m> Builder<'m> {
     /// The same in f16: the rows and all matrices are brought into it, then multiplied.
     fn multiply(&mut self, source: &Source, maps: &[Map<'_, 'm>]) -> Result<(), CudaError> {
         let len = (source.len as usize).next_multiple_of(STAGE_COLUMNS);
-        let room = self.extent.shared_bytes.saturating_sub(shared_bytes(0, self.layout.many.groups)) / 4;
-        let room = room.saturating_sub(STAGE_ALIGN);
+        let taken = shared_bytes(STAGE_ALIGN, self.layout.many.groups);
+        let room = self.extent.shared_bytes.saturating_sub(taken) / 4;
         // One that is multiplied, one on its way.
         let stage = |rows: usize| (rows + UNIT_WEIGHTS) * STAGE_COLUMNS / 2;
         let most_rows = [UNIT_ROWS, 128].into_iter().find(|&rows| room >= 2 * stage(rows)).unwrap_or(64);
