@@ -7,7 +7,7 @@
 #define OP_WORDS (sizeof(Op) / 4)
 #define FETCHES (THREADS - (OP_WORDS + 31) / 32 * 32)  // the first of these threads
 
-// Whether the way is in shared memory while an operation runs: in kernels with operations that need all registers.
+// Whether the way is in shared memory while an operation of many rows runs: in kernels with operations that need all registers.
 #ifdef SARIT_RESTS
 #define RESTS MANY
 #else
@@ -48,10 +48,11 @@ struct Walk {
         own_word(shared().ops + next_slot()) = word;
         word = word_of(after(after(n)));
     }
-    // The way to shared memory, where all threads write the same, and back. All have read it before one writes it anew.
+    // The way to shared memory and back. All have read it, and been at a barrier since, before it is written anew.
     __device__ void rest() {
         volatile Rest& r = shared().rest;
-        r.n = n, r.step = step, r.slot = slot, r.turn = turn, r.reached = grid.reached, r.waits = waits;
+        if (threadIdx.x == 0) r.n = n, r.step = step, r.slot = slot, r.turn = turn, r.reached = grid.reached, r.waits = waits;
+        __syncthreads();
     }
     __device__ void rise() {
         const volatile Rest& r = shared().rest;
