@@ -4,7 +4,6 @@
 
 #define PARTIALS 4096  // lanes of sums of a product's units, or tokens of a scan of many rows
 #define STAGES_MOST 4  // see `Multiply`
-#define TOKENS 1296    // floats of the tokens of a scan of one row
 
 // What is known of the way through the program while an operation runs.
 struct Rest {
@@ -12,7 +11,7 @@ struct Rest {
 };
 
 // Shared memory: what a launch is asked for; the operation that runs, the next, and the one before, which some threads may still be at,
-// by turns; sums; tokens; one row as floats and as codes.
+// by turns; sums; what a scan has of held tokens; one row as floats and as codes.
 struct Shared {
     Params params;
     u32 rows, step;  // rows of this launch; steps done
@@ -20,7 +19,7 @@ struct Shared {
     Op ops[3];
     float sums[256];
     alignas(16) u64 arrivals[STAGES_MOST];
-    alignas(16) float partials[PARTIALS], tokens[TOKENS];
+    alignas(16) float partials[PARTIALS], tokens[HELD];
     float row[1];  // [shared_floats], then int codes [groups][8], float scales [groups], int sums [groups]
 };
 

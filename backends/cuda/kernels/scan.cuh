@@ -1,6 +1,6 @@
-// Selective scans: of one row, of a prompt, of a token each of several sequences.
+// Selective scans of a prompt, and of a token each of several sequences.
 #pragma once
-#include "ssm.cuh"
+#include "scan_one.cuh"
 
 // What a token reads of its block, by head: what is left, after it, of the state and of the tokens up to it, and that times
 // `C · B` of each.

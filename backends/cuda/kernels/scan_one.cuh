@@ -1,0 +1,292 @@
+// The selective scan of one row.
+#pragma once
+#include "ssm.cuh"
+
+#define SCAN_CHANNELS 16  // half-warps that have a channel each, where the others have a held token each
+#define SCAN_SLOTS 2      // rows that a half-warp has at most
+#define SLOT_ELEMENTS (ELEMENTS_MOST / SCAN_SLOTS)
+#define EARLY_DECAYS 4    // of a thread's elements
+
+// Channels of a unit: not fewer than half the half-warps have, so that fewer blocks ask for the same numbers. With a decay per head
+// the other half-warps have a held token each, and all of them another channel where two rows are short enough for registers.
+__device__ INLINE u32 scan_channels(const Scan& p) {
+    u32 second = p.d_state <= 16 * SLOT_ELEMENTS ? HALVES : 0;
+    u32 few = channels_at_once(p, 1, p.time.per_element ? HALVES : SCAN_CHANNELS + second);
+    return few < SCAN_CHANNELS ? SCAN_CHANNELS : few;
+}
+
+// Whether half-warps have a second row.
+__device__ INLINE bool has_second(const Scan& p) { return !p.time.per_element && scan_channels(p) > SCAN_CHANNELS; }
+
+// `each(slot)` for the rows of a half-warp.
+template <class Each>
+__device__ INLINE void for_slots(const Scan& p, Each each) {
+    each(0);
+    if (has_second(p)) each(1);
+}
+
+// Whether a half-warp's first row is that of a held token.
+__device__ INLINE bool has_token(const Scan& p, u32 half_warp) { return !p.time.per_element && half_warp >= SCAN_CHANNELS; }
+
+// The channel of a unit that a half-warp has in a slot, if it is none of a token.
+__device__ INLINE u32 slot_channel(u32 slot, u32 half_warp) { return slot * SCAN_CHANNELS + half_warp; }
+
+// Whether a warp has channels of a unit in a slot.
+__device__ INLINE bool scans(Run run, const Scan& p, u32 slot) {
+    u32 first = run.warp() * 2;
+    return !(slot == 0 && has_token(p, first)) && slot_channel(slot, first) < scan_channels(p);
+}
+
+// `each(e, i)` for a thread's elements `i` of the row of `n` in a slot, which are elements `e` of `EarlyScan::row`.
+template <class Each>
+__device__ INLINE void for_row(Run run, u32 n, u32 slot, Each each) {
+    if (slot == 0) for_elements(run, n, each);
+    else for_elements<SLOT_ELEMENTS>(run, n, [&](int e, u32 i) { each(e + SLOT_ELEMENTS, i); });
+}
+
+// What a thread has asked for before the barrier for a channel of its half-warp: dt · x of the held token whose number is the lane's and its
+// decay, the convolution, and weights of dt.
+struct EarlyChannel {
+    float u, keep, bias, a_log2, d;
+    Taps x;
+};
+
+// And for all of them: rows of the state or of the held tokens. Zeros as in `EarlyProduct`.
+struct EarlyScan {
+    float row[ELEMENTS_MOST], decay[EARLY_DECAYS];
+    EarlyChannel channels[SCAN_SLOTS];
+    Taps bc;
+    EarlyRow step;
+};
+
+// Asks for what a unit needs and no operation before it makes. What is held in the place of the row itself, and in those behind it, comes
+// too and is not used.
+__device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyScan& early) {
+    for_slots(p, [&](u32 slot) {
+        u32 n = p.d_state, own = slot_channel(slot, run.half_warp()), channel = unit.channel(own), head = channel / p.head_dim;
+        bool is_token = slot == 0 && has_token(p, run.half_warp());
+        if (!is_token && unit.first + own >= unit.end) return;
+        const float* row = run.state(0, p.state) + (u64)channel * n;
+        if (is_token) row = held_token(run, p, 0, run.half_warp() - SCAN_CHANNELS).b + unit.group * n;
+        const float* a_log2 = run.weights(p.time.a_log2) + (u64)head * n;
+        row = settled(row + run.half_lane()), a_log2 = settled(a_log2 + run.half_lane());
+        for_row(run, n, slot, [&](int e, u32 i) {
+            early.row[e] = load_float(row + (i - run.half_lane()));
+            if (e < EARLY_DECAYS && p.time.per_element) early.decay[e] = load_float(a_log2 + 16 * e);
+        });
+        if (is_token) return;
+        EarlyChannel& to = early.channels[slot];
+        if (!p.time.per_element) {
+            HeldToken token = held_token(run, p, 0, run.half_lane());
+            to.u = load_float(token.u + channel);
+            to.keep = load_float(token.decay + head);
+        }
+        if (p.dt_proj.data != NONE) ask_row(run, p.dt_proj, head, 0, early.step);
+        if (p.conv.width <= TAPS) load_taps(run, p.conv, 0, channel, 0, to.x);
+        if (!p.time.sigmoid) {
+            to.bias = load_float(run.weights(p.time.bias) + head);
+            if (!p.time.per_element) to.a_log2 = load_float(run.weights(p.time.a_log2) + head);
+        }
+        to.d = load_float(run.weights(p.d) + channel);
+    });
+}
+
+// A thread's number among those that convolve B and C: first come those of the half-warps that have no channel.
+__device__ INLINE u32 mixer(Run run) { return (run.thread + THREADS / 2) % THREADS; }
+
+// Whether a thread convolves an element of B or C whose taps come early.
+__device__ INLINE bool mixes(Run run, const Scan& p) {
+    return p.dt_proj.data == NONE && p.conv.width <= TAPS && mixer(run) < 2 * p.n_groups * p.d_state;
+}
+
+// What the operations before have made for a unit: x, z and raw dt of a thread's channels, and of the first unit its element of B or C, or
+// of the row that these come from.
+struct ScanInput {
+    Posted x[SCAN_SLOTS], z[SCAN_SLOTS], dt[SCAN_SLOTS], mixed;
+};
+
+__device__ INLINE ScanInput ask_input(Run run, const Scan& p, const Unit& unit, bool is_first) {
+    u32 bc = p.n_groups * p.d_state;
+    bool has_select = p.dt_proj.data != NONE;
+    ScanInput input = {};
+    for_slots(p, [&](u32 slot) {
+        if (!scans(run, p, slot)) return;
+        u32 channel = unit.channel(slot_channel(slot, run.half_warp()));
+        input.x[slot] = ask(run, p.conv.x, channel);
+        if (p.z.start != NONE) input.z[slot] = ask(run, p.z, channel);
+        if (!has_select) input.dt[slot] = ask(run, p.dt, channel / p.head_dim);
+    });
+    if (is_first && has_select && run.thread < p.rank + 2 * bc) input.mixed = ask(run, p.select, run.thread);
+    if (is_first && mixes(run, p)) input.mixed = ask(run, p.conv.x, p.heads * p.head_dim + mixer(run));
+    return input;
+}
+
+__device__ INLINE void ask_scan(Run run, u32 passed, const Scan& p, EarlyScan& early) {
+    ask_unit(run, p, unit_of(p, scan_channels(p), first_unit(passed)), early);
+    if (mixes(run, p)) load_taps(run, p.conv, 0, mixer(run), p.heads * p.head_dim, early.bc);
+}
+
+// What a thread has of a channel of its half-warp. Of the held token whose number is the lane's `token_u` and `keep`, with the row's own in its
+// place, and `token_left` of what it added to the state; of that itself `left`.
+struct ScanChannel {
+    u32 channel, head;
+    bool is_there;
+    float x, z, dt, decay, d, u, sum, token_u, keep, token_left, left;
+};
+
+// silu(x), silu(z) and softplus(dt): for each channel four threads of a half-warp make the exponentials and the quotients, which all get.
+__device__ INLINE void activate_together(Run run, ScanChannel (&own)[SCAN_SLOTS]) {
+    u32 part = run.half_lane() % 4, first = run.lane() & 16;
+    const ScanChannel &a = own[0], &b = own[1];
+    bool is_second = run.half_lane() & 4, is_step = part >= 2;
+    float v = part == 0 ? (is_second ? b.x : a.x) : part == 1 ? (is_second ? b.z : a.z) : is_second ? b.dt : a.dt;
+    float t = exp_core(is_step && v < 0.0f ? v : -v);
+    float quotient = (is_step ? t : v) / ((is_step ? 2.0f : 1.0f) + t);
+#pragma unroll
+    for (u32 slot = 0; slot < SCAN_SLOTS; slot++) {
+        ScanChannel& c = own[slot];
+        c.x = __shfl_sync(FULL, quotient, first + 4 * slot);
+        c.z = __shfl_sync(FULL, quotient, first + 4 * slot + 1);
+        c.dt = softplus_of(c.dt, __shfl_sync(FULL, quotient, first + 4 * slot + 2));
+    }
+}
+
+// What is read between two barriers is asked for first. With a decay per head half-warps make `C · h` of channels or `C · B` of a token, and
+// the row becomes a held token: its place is read by nobody meanwhile.
+__device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& early, ScanInput input) {
+    u32 channels = p.heads * p.head_dim, most = scan_channels(p), units = unit_count(p, most), n = p.d_state;
+    u32 bc = p.n_groups * n, place = run.position(0) % HELD, token = run.half_warp() - SCAN_CHANNELS;
+    bool has_select = p.dt_proj.data != NONE, few_taps = p.conv.width <= TAPS, by_head = !p.time.per_element, has_z = p.z.start != NONE;
+    bool is_token = has_token(p, run.half_warp());
+    // With the last of `HELD` tokens a unit's rows are needed to its end; else the next unit's are asked for before.
+    bool takes_in = by_head && place == HELD - 1;
+    for (u32 round = 0; round < div_up(units, blocks()); round++) {
+        u32 index = first_unit(passed) + round * blocks();
+        if (index >= units) break;
+        bool is_first = round == 0, has_bc = is_first && mixes(run, p);
+        Unit unit = unit_of(p, most, index);
+        if (!is_first) {
+            if (takes_in) input = ask_input(run, p, unit, false), ask_unit(run, p, unit, early);
+            // The tokens of the unit before have been read.
+            __syncthreads();
+        }
+        ScanChannel own[SCAN_SLOTS] = {};
+        for_slots(p, [&](u32 slot) {
+            ScanChannel& c = own[slot];
+            u32 i = slot_channel(slot, run.half_warp());
+            c.channel = unit.channel(i), c.head = c.channel / p.head_dim, c.d = early.channels[slot].d;
+            if (!scans(run, p, slot)) return;
+            c.is_there = unit.first + i < unit.end;
+            c.x = come(run, p.conv.x, c.channel, 0, input.x[slot]);
+            if (has_z) c.z = come(run, p.z, c.channel, 0, input.z[slot]);
+            if (!has_select) c.dt = come(run, p.dt, c.head, 0, input.dt[slot]);
+        });
+        float bc_raw = has_bc ? come(run, p.conv.x, channels + mixer(run), 0, input.mixed) : 0.0f;
+        if (is_first && has_select) scan_select(run, p, input.mixed);
+        // Warps without a channel have nothing to do with dt and x.
+        if (scans(run, p, 0) || (has_second(p) && scans(run, p, 1))) {
+            if (has_select) own[0].dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, own[0].head, early.step);
+            bool together = few_taps && p.conv.silu && has_z && !p.time.sigmoid;
+            for_slots(p, [&](u32 slot) {
+                ScanChannel& c = own[slot];
+                const EarlyChannel& asked = early.channels[slot];
+                if (together) {
+                    c.x = tap_sum(p.conv, asked.x, c.x), c.dt += asked.bias;
+                    return;
+                }
+                c.x = few_taps ? apply_taps(p.conv, asked.x, c.x) : convolved(run, p.conv, 0, c.channel);
+                time_step(p.time, c.dt, asked.bias, asked.a_log2, c.dt, c.decay);
+                if (has_z) c.z = silu(c.z);
+            });
+            if (together) {
+                activate_together(run, own);
+                for_slots(p, [&](u32 slot) { bound_step(p.time, own[slot].dt, early.channels[slot].a_log2, own[slot].dt, own[slot].decay); });
+            }
+        }
+        for_slots(p, [&](u32 slot) {
+            ScanChannel& c = own[slot];
+            bool is_own = run.half_lane() == place;
+            c.u = c.dt * c.x;
+            c.token_u = is_own ? c.u : early.channels[slot].u, c.keep = is_own ? c.decay : early.channels[slot].keep;
+        });
+        if (has_bc) run.shared().row[mixer(run)] = apply_taps(p.conv, early.bc, bc_raw);
+        if (is_first && !has_select) {
+            for (u32 i = mixer(run) + (few_taps ? THREADS : 0); i < 2 * bc; i += THREADS)
+                run.shared().row[i] = convolved(run, p.conv, 0, channels + i);
+            __syncthreads();
+        }
+        const float* b = run.shared().row + (has_select ? p.rank : 0) + unit.group * n;
+        const float* c_row = b + bc;
+        // B of all tokens, for the states that take them in.
+        float* held_b = run.shared().row + (has_select ? p.rank : 0) + 2 * bc;
+        auto state = [&](const ScanChannel& c) { return run.state(0, p.state) + (u64)c.channel * n; };
+        if (is_token && token == place) for_elements(run, n, [&](int e, u32 i) { early.row[e] = b[i]; });
+        if (is_token && takes_in) for_elements(run, n, [&](int e, u32 i) { held_b[token * n + i] = early.row[e]; });
+        for_slots(p, [&](u32 slot) {
+            ScanChannel& c = own[slot];
+            for_row(run, n, slot, [&](int e, u32 i) {
+                float& h = early.row[e];
+                if (!by_head) {
+                    float a = e < EARLY_DECAYS ? early.decay[e] : run.weights(p.time.a_log2)[(u64)c.head * n + i];
+                    h = exp2_core(c.dt * a) * h + c.u * b[i];
+                    if (c.is_there) state(c)[i] = h;
+                }
+                c.sum += c_row[i] * h;
+            });
+            c.sum = fold16(c.sum);
+        });
+        if (!takes_in && round + 1 < div_up(units, blocks()) && index + blocks() < units) {
+            Unit next = unit_of(p, most, index + blocks());
+            input = ask_input(run, p, next, false), ask_unit(run, p, next, early);
+        }
+        if (by_head) {
+            float* token_sums = run.shared().tokens;
+            if (is_token && run.half_lane() == 0) token_sums[token] = own[0].sum;
+            auto of_token = [&](float x, u32 j) { return __shfl_sync(FULL, x, (run.lane() & 16) + j); };
+            for_slots(p, [&](u32 slot) {
+                if (!scans(run, p, slot)) return;
+                // As `read_held` has it.
+                ScanChannel& c = own[slot];
+                c.left = 1.0f;
+#pragma unroll
+                for (int j = HELD - 1; j >= 0; j--) {
+                    float keep = of_token(c.keep, j);
+                    if (j == (int)run.half_lane()) c.token_left = c.left;
+                    if (j <= (int)place) c.left *= keep;
+                }
+            });
+            __syncthreads();
+            for_slots(p, [&](u32 slot) {
+                if (!scans(run, p, slot)) return;
+                ScanChannel& c = own[slot];
+                float part = c.token_left * token_sums[run.half_lane()] * c.token_u;
+                c.sum = c.left * c.sum;
+#pragma unroll
+                for (u32 j = 0; j < HELD; j++) {
+                    float other = of_token(part, j);
+                    if (j <= place) c.sum += other;
+                }
+                if (!takes_in) return;
+                for_row(run, n, slot, [&](int e, u32) { early.row[e] *= c.left; });
+#pragma unroll 2
+                for (u32 j = 0; j < HELD; j++) {
+                    float u = of_token(c.token_left * c.token_u, j);
+                    for_row(run, n, slot, [&](int e, u32 i) { early.row[e] += u * held_b[j * n + i]; });
+                }
+                if (c.is_there) for_row(run, n, slot, [&](int e, u32 i) { state(c)[i] = early.row[e]; });
+            });
+        }
+        for_slots(p, [&](u32 slot) {
+            const ScanChannel& c = own[slot];
+            if (!c.is_there || run.half_lane() > 0) return;
+            float y = c.sum + c.d * c.x;
+            put(run, p.y, 0, c.channel, has_z ? y * c.z : y);
+            if (!by_head) return;
+            HeldToken row = held_token(run, p, 0, place);
+            row.u[c.channel] = c.u;
+            if (c.channel % p.head_dim == 0) row.decay[c.head] = c.decay;
+        });
+        if (by_head && unit.first % group_channels(p) == 0)
+            for (u32 i = run.thread; i < n; i += THREADS) held_token(run, p, 0, place).b[unit.group * n + i] = b[i];
+    }
+}
