@@ -95,15 +95,31 @@ __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u
     if (run.thread < 8 && row < w.rows) each(row, fold8(lanes + run.thread, 8));
 }
 
-#define AHEAD 6         // loads of weights under way
+// What a thread of a warp has of a group of 32 columns: of four rows of weights two words (in q4 both in `low`) and the scales.
+struct MmaWeights {
+    Words low, high;
+    u64 scales;
+};
+
+// Words `2 j` and `2 j + 1` of group `g` of the rows from `row` of a tile row on.
+__device__ INLINE void load_weights(Run run, const Matrix& w, u32 tile_row, u32 g, u32 row, u32 j, MmaWeights& to) {
+    const u16* scales;
+    const u8* codes;
+    tile_row_at(run.p().model, w, tile_row, scales, codes);
+    codes = settled(codes + (u64)g * tile_bytes(w) + row * 4 + (w.dtype == Q8 ? 2 * j : j) * 64);
+    to.low = load_words(codes);
+    if (w.dtype == Q8) to.high = load_words(codes + 64);
+    to.scales = load_halves(scales + g * 16 + row);
+}
+
+#define AHEAD 4         // loads of weights under way
 #define EARLY_TAPS 4    // of the elements of a row, whose convolution comes early
 
 // What a thread has asked for before the barrier after which it is used: weights of a product, and of the norm or the
 // convolution that makes its input, and what its first result is added to; and after the barrier, elements of that input. What is
 // not loaded is zero: a register that some threads do not write would be kept for them from operation to operation.
 struct EarlyProduct {
-    Words codes[AHEAD];
-    u32 scales[AHEAD];
+    MmaWeights weights[AHEAD];
     union {
         float norm[ROW_ELEMENTS];
         Taps taps[EARLY_TAPS];
@@ -134,223 +150,138 @@ __device__ INLINE void ask_input(Run run, const Product& p, EarlyProduct& early)
     }
 }
 
-// How a block takes a quantized product with one row: units of 8 rows, of which a warp makes some lanes of the sum over
-// groups, so that a unit is `8 / LANES` warps. In a warp a load is of 4 rows, and the threads of a lane are the two
-// fours of rows by the words of a group.
-template <u32 DTYPE>
-struct Split {
-    static constexpr u32 LANES = DTYPE == Q8 ? 2 : 4, WORDS = 8 / (LANES / 2), UNIT_WARPS = GROUP_LANES / LANES;
-    static constexpr u32 SLOTS = WARPS / UNIT_WARPS, ROUNDS = PARTIALS / (64 * SLOTS), TILE_BYTES = DTYPE == Q8 ? 512 : 256;
+#define STEP_PAIRS (WARPS / 2)                               // pairs of warps, which take a step each
+#define STEPS_AT_ONCE (STEP_PAIRS * (8 / AHEAD * AHEAD))     // of a block, for which there is room in shared memory
 
-    // Of a thread.
-    u32 slot, four, word, sum_lane, row;  // `row` of a unit whose sum it has in the end
+// How a block takes a quantized product with one row, by tensor cores: in steps of 8 rows by 8 groups, one for each lane of the sum over
+// groups. Its units of 8 rows lie as many blocks apart as there are; their steps, one after another, go round its pairs of warps, of which a
+// warp has 4 lanes.
+//
+// The two rows of an A fragment's thread are two of a unit in one of its lanes, and the 8 columns of B are the inputs of these lanes, two of
+// each: what the tensor cores make of a lane's rows and another's input goes nowhere. In a thread, `lane` is both that of its rows and of
+// its column, and it has results where that is the lane of the columns of its accumulators.
+struct Steps {
+    u32 first, groups, of_unit, units, count;  // `first` unit, and units of the block; steps of a unit, and of the block
+    u32 pair, lane, four, word;                // of a thread; its four rows of a unit; a half of its words
 
-    __device__ Split(u32 thread) {
-        u32 warp = thread / 32, lane = thread % 32;
-        slot = warp / UNIT_WARPS, four = lane % 2, word = lane / 2 % WORDS;
-        sum_lane = warp % UNIT_WARPS * LANES + lane / (2 * WORDS);
-        row = four * 4 + word % 2 * 2 + word / 2 % 2;
+    __device__ Steps(Run run, u32 passed, const Matrix& w)
+        : first(first_unit(passed)), groups(div_up(w.cols, GROUP)), of_unit(div_up(groups, GROUP_LANES)), pair(run.warp() / 2),
+          lane(run.warp() % 2 * 4 + run.lane() / 8), four(run.lane() / 4 % 2), word(run.lane() % 4) {
+        u32 all = div_up(w.rows, 8);
+        units = first < all ? div_up(all - first, blocks()) : 0;
+        count = units * of_unit;
+    }
+
+    __device__ u32 group(u32 step) const { return step % of_unit * GROUP_LANES + lane; }
+    __device__ bool has_result() const { return word == lane % 4; }
+    // Row `n` of a unit of the block.
+    __device__ u32 row(u32 unit, u32 n) const { return (first + unit * blocks()) * 8 + n; }
+
+    __device__ void load(Run run, const Matrix& w, u32 step, MmaWeights& to) const {
+        if (step >= count || group(step) >= groups) return;
+        u32 row = this->row(step / of_unit, four * 4);
+        load_weights(run, w, row / 16, group(step), row % 16, word, to);
     }
 };
 
-// What a thread loads of a product: in units `SLOTS` blocks apart, an even number, the groups of its lane, one after another. Where no
-// block has two units, all slots have the same one and a share of its lanes' groups each (`shared`).
+// What a step adds to a lane of four rows.
 template <u32 DTYPE>
-struct Loads {
-    using S = Split<DTYPE>;
-    S own;
-    u32 first, units, groups, per_unit;
-    bool shared;
-    u32 of_unit, count;  // loads of a unit, and of all
-    u32 unit;            // the first unit of the thread
-    const u8* codes;
-    const u16* scales;
-
-    __device__ Loads(Run run, u32 passed, const Matrix& w)
-        : own(run.thread), first(first_unit(passed)), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)),
-          per_unit(div_up(groups, GROUP_LANES)), shared(units <= blocks() && per_unit * 64 <= PARTIALS),
-          of_unit(shared ? div_up(per_unit, S::SLOTS) : per_unit),
-          count(shared ? of_unit : div_up(div_up(units, blocks()), S::SLOTS) * per_unit),
-          unit(shared ? first : first + own.slot * blocks()) {
-        tile_row_at(run.p().model, w, unit / 2, scales, codes);
-        u32 group = own.sum_lane + (shared ? own.slot * GROUP_LANES : 0);
-        codes = settled(codes + group * S::TILE_BYTES + own.word * 64 + unit % 2 * 32 + own.four * 16);
-        scales = settled(scales + group * 16 + unit % 2 * 8 + own.row);
-    }
-
-    // Row of the block's result `n`.
-    __device__ u32 result(u32 n) const { return (first + n / 8 * blocks()) * 8 + n % 8; }
-    // Number in its lane of the group that load `n` of a unit brings; and among all.
-    __device__ u32 step(u32 n) const { return shared ? own.slot + n * S::SLOTS : n; }
-    __device__ u32 group(u32 n) const { return own.sum_lane + step(n) * GROUP_LANES; }
-    __device__ bool has_group(u32 n) const { return (!shared && groups % GROUP_LANES == 0) || group(n) < groups; }
-};
-
-// Goes through the loads of a thread by steps of constant length.
-template <u32 DTYPE>
-struct Cursor {
-    using S = Split<DTYPE>;
-    const u8* codes;
-    const u16* scales;
-    u32 unit, n;  // load of the unit
-
-    // At load `at` of all.
-    __device__ Cursor(const Loads<DTYPE>& loads, u32 at)
-        : codes(loads.codes), scales(loads.scales), unit(loads.unit), n(0) {
-        for (u32 round = 0; round < at / loads.of_unit; round++) next_unit(loads);
-        n = at % loads.of_unit;
-        codes += n * stride(loads) * S::TILE_BYTES, scales += n * stride(loads) * 16;
-    }
-
-    __device__ static u32 stride(const Loads<DTYPE>& loads) { return (loads.shared ? S::SLOTS : 1) * GROUP_LANES; }
-
-    __device__ void next_unit(const Loads<DTYPE>& loads) {
-        u64 tiles = (u64)(S::SLOTS * blocks() / 2) * loads.groups;
-        codes += tiles * S::TILE_BYTES, scales += tiles * 16, unit += S::SLOTS * blocks();
-    }
-
-    __device__ void load(const Loads<DTYPE>& loads, Words& words, u32& scale) const {
-        words = {0, 0, 0, 0}, scale = 0;
-        if (unit >= loads.units || !loads.has_group(n)) return;
-        words = load_words(codes);
-        scale = load_half(scales);
-    }
-
-    __device__ void advance(const Loads<DTYPE>& loads) {
-        codes += stride(loads) * S::TILE_BYTES, scales += stride(loads) * 16;
-        if (++n < loads.of_unit) return;
-        codes -= loads.of_unit * stride(loads) * S::TILE_BYTES, scales -= loads.of_unit * stride(loads) * 16, n = 0;
-        next_unit(loads);
-    }
-};
-
-// The dot of one group and row, from the words of 4 rows in each of the threads that share the group.
-template <u32 DTYPE>
-__device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group, u32 word) {
-    const u32* codes = x.codes + group * 8;
-    int d[4];
-    if (DTYPE == Q8) {
-        int c = (int)codes[word];
-        d[0] = __dp4a((int)w.x, c, 0), d[1] = __dp4a((int)w.y, c, 0);
-        d[2] = __dp4a((int)w.z, c, 0), d[3] = __dp4a((int)w.w, c, 0);
-    } else {
-        int low = (int)codes[2 * word], high = (int)codes[2 * word + 1];
-        auto dot = [&](u32 v) { return __dp4a((int)(v & 0x0f0f0f0fu), low, __dp4a((int)(v >> 4 & 0x0f0f0f0fu), high, 0)); };
-        d[0] = dot(w.x), d[1] = dot(w.y), d[2] = dot(w.z), d[3] = dot(w.w);
-    }
-    bool upper = word & 1, odd = word & 2;
-    int a = (upper ? d[2] : d[0]) + __shfl_xor_sync(FULL, upper ? d[0] : d[2], 2);
-    int b = (upper ? d[3] : d[1]) + __shfl_xor_sync(FULL, upper ? d[1] : d[3], 2);
-    a = (odd ? b : a) + __shfl_xor_sync(FULL, odd ? a : b, 4);
-    if (DTYPE == Q8) a += __shfl_xor_sync(FULL, a, 8);
-    return DTYPE == Q4 ? a - 8 * x.sums[(u64)group * x.stride] : a;
-}
-
-// `each(n, term, ends)` for what the groups of a thread add to their lanes, in order: load `n` of a unit brought the group, and it may
-// be the unit's last; `pause(last)` for all threads of the block after at most `AHEAD` of them, the last time with `last`. The first
-// have been asked for; registers of those that are done get the one `AHEAD` further on.
-template <u32 DTYPE, class Each, class Pause>
-__device__ INLINE void group_terms(const Loads<DTYPE>& loads, const Input& in, EarlyProduct& early, Each each, Pause pause) {
-    Cursor<DTYPE> next(loads, AHEAD);
-    u32 n = 0;
-    for (u32 base = 0; base < loads.count; base += AHEAD) {
+__device__ INLINE Floats step_terms(const MmaWeights& w, const RowCodes& x, u32 group, u32 word) {
+    u64 codes = *(const u64*)(x.codes + group * 8 + 2 * word);
+    u32 b[2] = {(u32)codes, (u32)(codes >> 32)};
+    u32 a[2][4] = {{w.low.x, w.low.y, w.high.x, w.high.y}, {w.low.z, w.low.w, w.high.z, w.high.w}};
+    // The bits of 1.5 · 2^23, so the sum of products, below 2^22, comes out as a float; codes of q4 stand for what is 8 less.
+    int start = 0x4b400000;
+    if (DTYPE == Q4) {
 #pragma unroll
-        for (u32 j = 0; j < AHEAD; j++) {
-            if (base + j >= loads.count) break;
-            // What was not loaded, and units beyond the last, come to nothing that is used.
-            u32 g = loads.has_group(n) ? loads.group(n) : 0;
-            int dot = group_dot<DTYPE>(early.codes[j], in.codes, g, loads.own.word);
-            float scales = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
-            if (loads.count > AHEAD) {
-                if (base + j + AHEAD < loads.count) next.load(loads, early.codes[j], early.scales[j]);
-                next.advance(loads);
-            }
-            bool ends = n + 1 == loads.of_unit;
-            each(n, (float)dot * scales, ends);
-            n = ends ? 0 : n + 1;
+        for (u32 m = 0; m < 2; m++) {
+            a[m][2] = a[m][0] >> 4 & 0x0f0f0f0fu, a[m][3] = a[m][1] >> 4 & 0x0f0f0f0fu;
+            a[m][0] &= 0x0f0f0f0fu, a[m][1] &= 0x0f0f0f0fu;
         }
-        pause(base + AHEAD >= loads.count);
+        start -= 8 * x.sums[(u64)group * x.stride];
     }
+    float scale = x.scales[(u64)group * x.stride], terms[4];
+#pragma unroll
+    for (u32 m = 0; m < 2; m++) {
+        int dot[4];
+        mma_i8(dot, a[m], b, start);
+#pragma unroll
+        for (u32 e = 0; e < 2; e++)
+            terms[2 * m + e] = (__int_as_float(dot[2 * e]) - ROUND) * (half_to_float((u16)(w.scales >> (32 * m + 16 * e))) * scale);
+    }
+    return {terms[0], terms[1], terms[2], terms[3]};
 }
 
-// `w · in` for one row where a block has one unit at most: what groups add to their lanes goes to shared memory `[step][lane][row]`, and one
-// warp adds it up in order.
-template <u32 DTYPE>
-__device__ INLINE void product_shared(Run run, const Product& p, const Input& in, const Loads<DTYPE>& loads, EarlyProduct& early) {
-    const Split<DTYPE>& own = loads.own;
-    float* terms = run.shared().partials;
-    group_terms(loads, in, early, [&](u32 n, float term, bool) {
-        if (loads.has_group(n) && own.word < 4) terms[(loads.step(n) * GROUP_LANES + own.sum_lane) * 8 + own.row] = term;
-    }, [](bool) {});
-    __syncthreads();
-    if (run.warp() > 0) return;
-    // A thread has a row and two lanes, four apart.
-    u32 r = run.thread % 8, lane = run.thread / 8;
-    float sums[2] = {};
+// Adds up the steps from `base` to `end` of a block, of which a unit's may be among those before and those after; in order. A warp
+// has a unit, a thread a row and two lanes, four apart.
+__device__ INLINE void add_steps(Run run, const Product& p, const Steps& steps, u32 base, u32 end, const EarlyProduct& early) {
+    u32 r = run.lane() % 8, lane = run.lane() / 8, start = base / steps.of_unit, skipped = (run.warp() + WARPS - start % WARPS) % WARPS;
+    for (u32 unit = start + skipped; unit * steps.of_unit < end; unit += WARPS) {
+        u32 unit_start = unit * steps.of_unit, unit_end = unit_start + steps.of_unit;
+        u32 from = unit_start < base ? base : unit_start, to = unit_end < end ? unit_end : end;
+        // Of the one unit that is cut.
+        float *carried = run.shared().carried + lane * 8 + r, sums[2] = {};
+        if (from > unit_start) sums[0] = carried[0], sums[1] = carried[32];
+        const float* terms = run.shared().partials + lane * 8 + r;
 #pragma unroll 8
-    for (u32 n = 0; n < loads.per_unit; n++)
+        for (u32 step = from; step < to; step++)
 #pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            u32 l = lane + half * 4;
-            if (loads.groups % GROUP_LANES == 0 || n * GROUP_LANES + l < loads.groups) sums[half] += terms[(n * GROUP_LANES + l) * 8 + r];
+            for (u32 half = 0; half < 2; half++)
+                if (steps.groups % GROUP_LANES == 0 || (step - unit_start) * GROUP_LANES + half * 4 + lane < steps.groups)
+                    sums[half] += terms[(step - base) * 64 + half * 32];
+        if (to < unit_end) {
+            carried[0] = sums[0], carried[32] = sums[1];
+            continue;
         }
-    // As `fold8`.
-    float sum = sums[0] + sums[1];
-    sum += __shfl_xor_sync(FULL, sum, 16);
-    sum += __shfl_xor_sync(FULL, sum, 8);
-    u32 i = loads.result(r);
-    if (lane > 0 || i >= p.w.rows) return;
-    if (p.settled) finish(run, p.to, 0, i, sum, come(run, p.to.before, i, 0, early.y));
-    else finish(run, p.to, 0, i, sum);
+        // As `fold8`.
+        float sum = sums[0] + sums[1];
+        sum += __shfl_xor_sync(FULL, sum, 16);
+        sum += __shfl_xor_sync(FULL, sum, 8);
+        u32 i = steps.row(unit, r);
+        if (lane > 0 || i >= p.w.rows) continue;
+        if (p.settled && unit == run.warp()) finish(run, p.to, 0, i, sum, come(run, p.to.before, i, 0, early.y));
+        else finish(run, p.to, 0, i, sum);
+    }
 }
 
 // `w · in` for one row; the first weights have been asked for.
 template <u32 DTYPE>
 __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const Input& in, EarlyProduct& early) {
-    using S = Split<DTYPE>;
-    Loads<DTYPE> loads(run, passed, p.w);
-    if (loads.shared) return product_shared(run, p, in, loads, early);
-    const S& own = loads.own;
-    float *partials = run.shared().partials, sum = 0.0f;
-    u32 round = 0, done = 0;  // rounds of units: since the last pause with results, and before it
-    group_terms(loads, in, early, [&](u32 n, float term, bool ends) {
-        if (loads.has_group(n)) sum += term;
-        if (!ends) return;
-        if (own.word < 4) partials[(round * S::SLOTS + own.slot) * 64 + own.sum_lane * 8 + own.row] = sum;
-        sum = 0.0f, round++;
-    }, [&](bool last) {
-        // While there is room for those that come until the next pause.
-        if (!last && round + AHEAD / loads.of_unit + 1 <= S::ROUNDS) return;
-        __syncthreads();
-        for (u32 n = run.thread; n < round * S::SLOTS * 8; n += THREADS) {
-            u32 i = loads.result(done * S::SLOTS * 8 + n);
-            if (i >= p.w.rows) continue;
-            float v = fold8(partials + n / 8 * 64 + n % 8, 8);
-            if (p.settled && done == 0 && n == run.thread) finish(run, p.to, 0, i, v, come(run, p.to.before, i, 0, early.y));
-            else finish(run, p.to, 0, i, v);
-        }
-        done += round, round = 0;
-        if (!last) __syncthreads();
-    });
-}
-
-template <u32 DTYPE>
-__device__ INLINE void ask_codes(Run run, u32 passed, const Product& p, EarlyProduct& early) {
-    Loads<DTYPE> loads(run, passed, p.w);
+    Steps steps(run, passed, p.w);
+    for (u32 base = 0; base < steps.count; base += STEPS_AT_ONCE) {
+        u32 end = base + STEPS_AT_ONCE < steps.count ? base + STEPS_AT_ONCE : steps.count;
+        for (u32 next = base; next < end; next += AHEAD * STEP_PAIRS) {
 #pragma unroll
-    for (u32 j = 0; j < AHEAD; j++) {
-        early.codes[j] = {0, 0, 0, 0}, early.scales[j] = 0;
-        if (j < loads.count) Cursor<DTYPE>(loads, j).load(loads, early.codes[j], early.scales[j]);
+            for (u32 k = 0; k < AHEAD; k++) {
+                u32 step = next + k * STEP_PAIRS + steps.pair;
+                if (step >= end) break;
+                // Of groups that there are not, the terms are added to nothing.
+                u32 group = steps.group(step);
+                Floats terms = step_terms<DTYPE>(early.weights[k], in.codes, group < steps.groups ? group : 0, steps.word);
+                steps.load(run, p.w, step + AHEAD * STEP_PAIRS, early.weights[k]);
+                if (steps.has_result()) *(Floats*)(run.shared().partials + (step - base) * 64 + steps.lane * 8 + steps.four * 4) = terms;
+            }
+        }
+        __syncthreads();
+        add_steps(run, p, steps, base, end, early);
+        if (end < steps.count) __syncthreads();
     }
-    u32 i = loads.result(run.thread);
-    early.y = {};
-    if (p.settled && i < p.w.rows) early.y = ask(run, p.to.before, 0, i);
 }
 
 // Asks for the first weights of a product with one row, and for what its input is normed with.
 __device__ INLINE void ask_product(Run run, u32 passed, const Product& p, EarlyProduct& early) {
-    if (p.w.dtype == Q8) ask_codes<Q8>(run, passed, p, early);
-    else if (p.w.dtype == Q4) ask_codes<Q4>(run, passed, p, early);
+    if (is_quantized(p.w)) {
+        Steps steps(run, passed, p.w);
+#pragma unroll
+        for (u32 k = 0; k < AHEAD; k++) {
+            early.weights[k] = {};
+            steps.load(run, p.w, steps.pair + k * STEP_PAIRS, early.weights[k]);
+        }
+        // The result that the thread finishes first.
+        u32 i = steps.row(run.warp(), run.lane() % 8);
+        early.y = {};
+        if (p.settled && i < p.w.rows) early.y = ask(run, p.to.before, 0, i);
+    }
     if (p.input != FUSED || p.source.len > ROW_MOST) return;
 #pragma unroll
     for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < p.source.len; k++) {
@@ -414,13 +345,7 @@ __device__ INLINE void product_rows(Run run, u32 passed, const Product& p, u32 r
 #define MMA_WEIGHTS 64  // rows of weights by rows of activations / 8 that a unit has for each of `WIDE`
 #define MMA_COLUMNS 4   // most tiles of 8 rows of activations that a warp multiplies its weights with
 
-// What a thread of a warp has of a group of 32 rows of weights: of four rows two words (in q4 both in `low`) and the scales.
-struct MmaWeights {
-    Words low, high;
-    u64 scales;
-};
-
-// And of 8 rows of activations: two words of one, and the scales of its two results.
+// What a thread has of 8 rows of activations: two words of one, and the scales of its two results.
 struct MmaRows {
     u64 codes, scales;
 };
@@ -461,15 +386,9 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
     u32 own_row = Unit::PARTS == 1 ? own : own - half * 32;
     const float* row_scales = run.p().scratch + p.codes.scales;
     const u32* codes = (const u32*)(run.p().scratch + p.codes.codes);
-    auto load_weights = [&](u32 unit, u32 g, MmaWeights& to) {
+    auto load_own = [&](u32 unit, u32 g, MmaWeights& to) {
         u32 tile = unit % columns * (Unit::WEIGHTS / 16) + own_row / 16;
-        const u16* s;
-        const u8* c;
-        tile_row_at(run.p().model, p.w, tile < tile_rows ? tile : tile_rows - 1, s, c);
-        c = settled(c + (u64)g * tile_bytes(p.w) + own_row % 16 * 4 + (p.w.dtype == Q8 ? 2 * j : j) * 64);
-        to.low = load_words(c);
-        if (p.w.dtype == Q8) to.high = load_words(c + 64);
-        to.scales = __ldg((const u64*)(s + g * 16 + own_row % 16));
+        load_weights(run, p.w, tile < tile_rows ? tile : tile_rows - 1, g, own_row % 16, j, to);
     };
     // Where a thread's of a group and a unit's first tile are, and how many rows there are from there on.
     struct Rows {
@@ -498,7 +417,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
     auto has_early = [&](u32 n) { return unit < units && group(n) < groups; };
 #pragma unroll
     for (u32 n = 0; n < GROUPS_AHEAD; n++)
-        if (has_early(n)) load_weights(unit, group(n), weights[n]);
+        if (has_early(n)) load_own(unit, group(n), weights[n]);
     wait();
 #pragma unroll
     for (u32 n = 0; n < GROUPS_AHEAD; n++) {
@@ -521,7 +440,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
                 g_after = is_last ? group(n) : g_after;
                 MmaWeights w = weights[n];
                 Rows from = rows_at(unit_after, g_after);
-                if (unit_after < units) load_weights(unit_after, g_after, weights[n]);
+                if (unit_after < units) load_own(unit_after, g_after, weights[n]);
                 u32 a[2][4] = {{w.low.x, w.low.y, w.high.x, w.high.y}, {w.low.z, w.low.w, w.high.z, w.high.w}};
                 float scales[4];
 #pragma unroll

@@ -39,6 +39,8 @@ const PREPARE_MOST: usize = 4 * THREADS;
 /// Elements of a row that the threads of a block keep in registers.
 pub(super) const ROW_MOST: usize = 10 * THREADS;
 
+/// Bytes to which codes are aligned in shared memory.
+const CODES_ALIGN: usize = 8;
 /// Bytes of a group in shared memory: codes, scale, sum of codes.
 const SHARED_GROUP_BYTES: usize = GROUP + 8;
 
@@ -414,6 +416,7 @@ impl<'m> Builder<'m> {
     /// Room in shared memory for a row of floats and one of codes.
     pub(super) fn shared(&mut self, floats: usize, groups: usize) -> Result<(), CudaError> {
         let row = if self.one { &mut self.layout.one } else { &mut self.layout.many };
+        let floats = floats.next_multiple_of(CODES_ALIGN / 4);
         *row = SharedRow { floats: row.floats.max(floats), groups: row.groups.max(groups) };
         if row.bytes() > self.extent.shared_bytes { Err(CudaError::RowTooLong) } else { Ok(()) }
     }
