@@ -4,6 +4,7 @@
 
 #define PARTIALS 4096  // lanes of sums of a product's units, or tokens of a scan of many rows
 #define STAGES_MOST 4  // see `Multiply`
+#define TOKENS 1584    // floats of the held tokens of a scan of one row
 
 // What is known of the way through the program while an operation runs.
 struct Rest {
@@ -19,7 +20,7 @@ struct Shared {
     Op ops[3];
     float sums[256];
     alignas(16) u64 arrivals[STAGES_MOST];
-    alignas(16) float partials[PARTIALS], tokens[HELD], carried[64];
+    alignas(16) float partials[PARTIALS], tokens[TOKENS], carried[64];
     float row[1];  // [shared_floats], then int codes [groups][8], float scales [groups], int sums [groups]
 };
 

@@ -22,13 +22,6 @@ __device__ INLINE u32 load_half(const u16* p) {
     return v;
 }
 
-// Four of them, one after another.
-__device__ INLINE u64 load_halves(const u16* p) {
-    u64 v;
-    asm volatile("ld.global.nc.u64 %0, [%1];" : "=l"(v) : "l"(p));
-    return v;
-}
-
 __device__ INLINE float load_float(const float* p) {
     float v;
     asm volatile("ld.global.f32 %0, [%1];" : "=f"(v) : "l"(p));

@@ -95,31 +95,21 @@ __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u
     if (run.thread < 8 && row < w.rows) each(row, fold8(lanes + run.thread, 8));
 }
 
-// What a thread of a warp has of a group of 32 columns: of four rows of weights two words (in q4 both in `low`) and the scales.
-struct MmaWeights {
+#define AHEAD 4         // loads of weights under way
+
+// What a thread has of a group of a unit: two words of four rows (in q4 both in `low`), and the scale of one of the rows.
+struct StepWeights {
     Words low, high;
-    u64 scales;
+    u32 scale;
 };
 
-// Words `2 j` and `2 j + 1` of group `g` of the rows from `row` of a tile row on.
-__device__ INLINE void load_weights(Run run, const Matrix& w, u32 tile_row, u32 g, u32 row, u32 j, MmaWeights& to) {
-    const u16* scales;
-    const u8* codes;
-    tile_row_at(run.p().model, w, tile_row, scales, codes);
-    codes = settled(codes + (u64)g * tile_bytes(w) + row * 4 + (w.dtype == Q8 ? 2 * j : j) * 64);
-    to.low = load_words(codes);
-    if (w.dtype == Q8) to.high = load_words(codes + 64);
-    to.scales = load_halves(scales + g * 16 + row);
-}
-
-#define AHEAD 4         // loads of weights under way
 #define EARLY_TAPS 4    // of the elements of a row, whose convolution comes early
 
 // What a thread has asked for before the barrier after which it is used: weights of a product, and of the norm or the
 // convolution that makes its input, and what its first result is added to; and after the barrier, elements of that input. What is
 // not loaded is zero: a register that some threads do not write would be kept for them from operation to operation.
 struct EarlyProduct {
-    MmaWeights weights[AHEAD];
+    StepWeights weights[AHEAD];
     union {
         float norm[ROW_ELEMENTS];
         Taps taps[EARLY_TAPS];
@@ -150,19 +140,19 @@ __device__ INLINE void ask_input(Run run, const Product& p, EarlyProduct& early)
     }
 }
 
-#define STEP_PAIRS (WARPS / 2)                               // pairs of warps, which take a step each
-#define STEPS_AT_ONCE (STEP_PAIRS * (8 / AHEAD * AHEAD))     // of a block, for which there is room in shared memory
+#define STEP_PAIRS (WARPS / 2)                            // pairs of warps, which take a step each
+#define STEPS_AT_ONCE (STEP_PAIRS * (8 / AHEAD * AHEAD))  // of a block, for which there is room in shared memory
 
-// How a block takes a quantized product with one row, by tensor cores: in steps of 8 rows by 8 groups, one for each lane of the sum over
-// groups. Its units of 8 rows lie as many blocks apart as there are; their steps, one after another, go round its pairs of warps, of which a
-// warp has 4 lanes.
-//
-// The two rows of an A fragment's thread are two of a unit in one of its lanes, and the 8 columns of B are the inputs of these lanes, two of
-// each: what the tensor cores make of a lane's rows and another's input goes nowhere. In a thread, `lane` is both that of its rows and of
-// its column, and it has results where that is the lane of the columns of its accumulators.
+// How a block takes a quantized product with one row: in steps of 8 rows by 8 groups, one for each lane of the sum over groups. Its units of
+// 8 rows lie as many blocks apart as there are; their steps, one after another, go round its pairs of warps. A warp has 4 of the lanes, and
+// for each 4 threads that share the words of a group, by the two fours of rows.
+template <u32 DTYPE>
 struct Steps {
+    static constexpr u32 WORD_BYTES = 64, TILE_BYTES = DTYPE == Q8 ? 512 : 256;
+
     u32 first, groups, of_unit, units, count;  // `first` unit, and units of the block; steps of a unit, and of the block
-    u32 pair, lane, four, word;                // of a thread; its four rows of a unit; a half of its words
+    bool cuts;                                 // units may have steps in two parts of a block's
+    u32 pair, lane, four, word;                // of a thread; its four rows of a unit, and its words of them; in the end it has the row `word`
 
     __device__ Steps(Run run, u32 passed, const Matrix& w)
         : first(first_unit(passed)), groups(div_up(w.cols, GROUP)), of_unit(div_up(groups, GROUP_LANES)), pair(run.warp() / 2),
@@ -170,66 +160,62 @@ struct Steps {
         u32 all = div_up(w.rows, 8);
         units = first < all ? div_up(all - first, blocks()) : 0;
         count = units * of_unit;
+        cuts = div_up(all, blocks()) * of_unit > STEPS_AT_ONCE;
     }
 
     __device__ u32 group(u32 step) const { return step % of_unit * GROUP_LANES + lane; }
-    __device__ bool has_result() const { return word == lane % 4; }
     // Row `n` of a unit of the block.
     __device__ u32 row(u32 unit, u32 n) const { return (first + unit * blocks()) * 8 + n; }
 
-    __device__ void load(Run run, const Matrix& w, u32 step, MmaWeights& to) const {
+    __device__ void load(Run run, const Matrix& w, u32 step, StepWeights& to) const {
         if (step >= count || group(step) >= groups) return;
-        u32 row = this->row(step / of_unit, four * 4);
-        load_weights(run, w, row / 16, group(step), row % 16, word, to);
+        u32 own = row(step / of_unit, four * 4);
+        const u16* scales;
+        const u8* codes;
+        tile_row_at(run.p().model, w, own / 16, scales, codes);
+        codes = settled(codes + group(step) * TILE_BYTES + own % 16 * 4 + (DTYPE == Q8 ? 2 : 1) * word * WORD_BYTES);
+        to.low = load_words(codes);
+        if (DTYPE == Q8) to.high = load_words(codes + WORD_BYTES);
+        to.scale = load_half(scales + group(step) * 16 + own % 16 + word);
+    }
+
+    // What the step adds to the thread's lane and row, from the words of its four rows in each of the threads that share the group.
+    __device__ float term(const StepWeights& w, const RowCodes& x, u32 step) const {
+        // Of groups that there are not, nothing is added.
+        u32 g = group(step) < groups ? group(step) : 0;
+        u64 codes = *(const u64*)(x.codes + g * 8 + 2 * word);
+        int low = (int)codes, high = (int)(codes >> 32);
+        auto dot = [&](u32 first, u32 second) {
+            if (DTYPE == Q4) second = first >> 4 & 0x0f0f0f0fu, first &= 0x0f0f0f0fu;
+            return __dp4a((int)first, low, __dp4a((int)second, high, 0));
+        };
+        int d[4] = {dot(w.low.x, w.high.x), dot(w.low.y, w.high.y), dot(w.low.z, w.high.z), dot(w.low.w, w.high.w)};
+        bool upper = word & 2, odd = word & 1;
+        int a = (upper ? d[2] : d[0]) + __shfl_xor_sync(FULL, upper ? d[0] : d[2], 2);
+        int b = (upper ? d[3] : d[1]) + __shfl_xor_sync(FULL, upper ? d[1] : d[3], 2);
+        int sum = (odd ? b : a) + __shfl_xor_sync(FULL, odd ? a : b, 1);
+        if (DTYPE == Q4) sum -= 8 * x.sums[(u64)g * x.stride];
+        return (float)sum * (half_to_float((u16)w.scale) * x.scales[(u64)g * x.stride]);
     }
 };
 
-// What a step adds to a lane of four rows.
+// Adds up the steps from `base` to `end` of a block, in order; those of a unit may be cut in two. A warp has a unit, a thread a row and two
+// lanes, four apart.
 template <u32 DTYPE>
-__device__ INLINE Floats step_terms(const MmaWeights& w, const RowCodes& x, u32 group, u32 word) {
-    u64 codes = *(const u64*)(x.codes + group * 8 + 2 * word);
-    u32 b[2] = {(u32)codes, (u32)(codes >> 32)};
-    u32 a[2][4] = {{w.low.x, w.low.y, w.high.x, w.high.y}, {w.low.z, w.low.w, w.high.z, w.high.w}};
-    // The bits of 1.5 · 2^23, so the sum of products, below 2^22, comes out as a float; codes of q4 stand for what is 8 less.
-    int start = 0x4b400000;
-    if (DTYPE == Q4) {
-#pragma unroll
-        for (u32 m = 0; m < 2; m++) {
-            a[m][2] = a[m][0] >> 4 & 0x0f0f0f0fu, a[m][3] = a[m][1] >> 4 & 0x0f0f0f0fu;
-            a[m][0] &= 0x0f0f0f0fu, a[m][1] &= 0x0f0f0f0fu;
-        }
-        start -= 8 * x.sums[(u64)group * x.stride];
-    }
-    float scale = x.scales[(u64)group * x.stride], terms[4];
-#pragma unroll
-    for (u32 m = 0; m < 2; m++) {
-        int dot[4];
-        mma_i8(dot, a[m], b, start);
-#pragma unroll
-        for (u32 e = 0; e < 2; e++)
-            terms[2 * m + e] = (__int_as_float(dot[2 * e]) - ROUND) * (half_to_float((u16)(w.scales >> (32 * m + 16 * e))) * scale);
-    }
-    return {terms[0], terms[1], terms[2], terms[3]};
-}
-
-// Adds up the steps from `base` to `end` of a block, of which a unit's may be among those before and those after; in order. A warp
-// has a unit, a thread a row and two lanes, four apart.
-__device__ INLINE void add_steps(Run run, const Product& p, const Steps& steps, u32 base, u32 end, const EarlyProduct& early) {
+__device__ INLINE void add_steps(Run run, const Product& p, const Steps<DTYPE>& steps, u32 base, u32 end, const EarlyProduct& early) {
     u32 r = run.lane() % 8, lane = run.lane() / 8, start = base / steps.of_unit, skipped = (run.warp() + WARPS - start % WARPS) % WARPS;
     for (u32 unit = start + skipped; unit * steps.of_unit < end; unit += WARPS) {
-        u32 unit_start = unit * steps.of_unit, unit_end = unit_start + steps.of_unit;
-        u32 from = unit_start < base ? base : unit_start, to = unit_end < end ? unit_end : end;
-        // Of the one unit that is cut.
+        u32 unit_start = unit * steps.of_unit, from = 0, to = steps.of_unit;
         float *carried = run.shared().carried + lane * 8 + r, sums[2] = {};
-        if (from > unit_start) sums[0] = carried[0], sums[1] = carried[32];
-        const float* terms = run.shared().partials + lane * 8 + r;
+        const float* terms = run.shared().partials + (int)(unit_start - base) * 64 + lane * 8 + r;
+        if (steps.cuts && unit_start < base) from = base - unit_start, sums[0] = carried[0], sums[1] = carried[32];
+        if (steps.cuts && unit_start + to > end) to = end - unit_start;
 #pragma unroll 8
-        for (u32 step = from; step < to; step++)
+        for (u32 n = from; n < to; n++)
 #pragma unroll
             for (u32 half = 0; half < 2; half++)
-                if (steps.groups % GROUP_LANES == 0 || (step - unit_start) * GROUP_LANES + half * 4 + lane < steps.groups)
-                    sums[half] += terms[(step - base) * 64 + half * 32];
-        if (to < unit_end) {
+                if (steps.groups % GROUP_LANES == 0 || n * GROUP_LANES + half * 4 + lane < steps.groups) sums[half] += terms[n * 64 + half * 32];
+        if (to < steps.of_unit) {
             carried[0] = sums[0], carried[32] = sums[1];
             continue;
         }
@@ -247,7 +233,7 @@ __device__ INLINE void add_steps(Run run, const Product& p, const Steps& steps, 
 // `w · in` for one row; the first weights have been asked for.
 template <u32 DTYPE>
 __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const Input& in, EarlyProduct& early) {
-    Steps steps(run, passed, p.w);
+    Steps<DTYPE> steps(run, passed, p.w);
     for (u32 base = 0; base < steps.count; base += STEPS_AT_ONCE) {
         u32 end = base + STEPS_AT_ONCE < steps.count ? base + STEPS_AT_ONCE : steps.count;
         for (u32 next = base; next < end; next += AHEAD * STEP_PAIRS) {
@@ -255,11 +241,9 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
             for (u32 k = 0; k < AHEAD; k++) {
                 u32 step = next + k * STEP_PAIRS + steps.pair;
                 if (step >= end) break;
-                // Of groups that there are not, the terms are added to nothing.
-                u32 group = steps.group(step);
-                Floats terms = step_terms<DTYPE>(early.weights[k], in.codes, group < steps.groups ? group : 0, steps.word);
+                float term = steps.term(early.weights[k], in.codes, step);
                 steps.load(run, p.w, step + AHEAD * STEP_PAIRS, early.weights[k]);
-                if (steps.has_result()) *(Floats*)(run.shared().partials + (step - base) * 64 + steps.lane * 8 + steps.four * 4) = terms;
+                run.shared().partials[(step - base) * 64 + steps.lane * 8 + steps.four * 4 + steps.word] = term;
             }
         }
         __syncthreads();
@@ -268,20 +252,24 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
     }
 }
 
+template <u32 DTYPE>
+__device__ INLINE void ask_steps(Run run, u32 passed, const Product& p, EarlyProduct& early) {
+    Steps<DTYPE> steps(run, passed, p.w);
+#pragma unroll
+    for (u32 k = 0; k < AHEAD; k++) {
+        early.weights[k] = {};
+        steps.load(run, p.w, steps.pair + k * STEP_PAIRS, early.weights[k]);
+    }
+    // The result that the thread finishes first.
+    u32 i = steps.row(run.warp(), run.lane() % 8);
+    early.y = {};
+    if (p.settled && i < p.w.rows) early.y = ask(run, p.to.before, 0, i);
+}
+
 // Asks for the first weights of a product with one row, and for what its input is normed with.
 __device__ INLINE void ask_product(Run run, u32 passed, const Product& p, EarlyProduct& early) {
-    if (is_quantized(p.w)) {
-        Steps steps(run, passed, p.w);
-#pragma unroll
-        for (u32 k = 0; k < AHEAD; k++) {
-            early.weights[k] = {};
-            steps.load(run, p.w, steps.pair + k * STEP_PAIRS, early.weights[k]);
-        }
-        // The result that the thread finishes first.
-        u32 i = steps.row(run.warp(), run.lane() % 8);
-        early.y = {};
-        if (p.settled && i < p.w.rows) early.y = ask(run, p.to.before, 0, i);
-    }
+    if (p.w.dtype == Q8) ask_steps<Q8>(run, passed, p, early);
+    else if (p.w.dtype == Q4) ask_steps<Q4>(run, passed, p, early);
     if (p.input != FUSED || p.source.len > ROW_MOST) return;
 #pragma unroll
     for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < p.source.len; k++) {
@@ -345,7 +333,13 @@ __device__ INLINE void product_rows(Run run, u32 passed, const Product& p, u32 r
 #define MMA_WEIGHTS 64  // rows of weights by rows of activations / 8 that a unit has for each of `WIDE`
 #define MMA_COLUMNS 4   // most tiles of 8 rows of activations that a warp multiplies its weights with
 
-// What a thread has of 8 rows of activations: two words of one, and the scales of its two results.
+// What a thread of a warp has of a group of 32 rows of weights: of four rows two words (in q4 both in `low`) and the scales.
+struct MmaWeights {
+    Words low, high;
+    u64 scales;
+};
+
+// And of 8 rows of activations: two words of one, and the scales of its two results.
 struct MmaRows {
     u64 codes, scales;
 };
@@ -386,9 +380,15 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
     u32 own_row = Unit::PARTS == 1 ? own : own - half * 32;
     const float* row_scales = run.p().scratch + p.codes.scales;
     const u32* codes = (const u32*)(run.p().scratch + p.codes.codes);
-    auto load_own = [&](u32 unit, u32 g, MmaWeights& to) {
+    auto load_weights = [&](u32 unit, u32 g, MmaWeights& to) {
         u32 tile = unit % columns * (Unit::WEIGHTS / 16) + own_row / 16;
-        load_weights(run, p.w, tile < tile_rows ? tile : tile_rows - 1, g, own_row % 16, j, to);
+        const u16* s;
+        const u8* c;
+        tile_row_at(run.p().model, p.w, tile < tile_rows ? tile : tile_rows - 1, s, c);
+        c = settled(c + (u64)g * tile_bytes(p.w) + own_row % 16 * 4 + (p.w.dtype == Q8 ? 2 * j : j) * 64);
+        to.low = load_words(c);
+        if (p.w.dtype == Q8) to.high = load_words(c + 64);
+        to.scales = __ldg((const u64*)(s + g * 16 + own_row % 16));
     };
     // Where a thread's of a group and a unit's first tile are, and how many rows there are from there on.
     struct Rows {
@@ -417,7 +417,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
     auto has_early = [&](u32 n) { return unit < units && group(n) < groups; };
 #pragma unroll
     for (u32 n = 0; n < GROUPS_AHEAD; n++)
-        if (has_early(n)) load_own(unit, group(n), weights[n]);
+        if (has_early(n)) load_weights(unit, group(n), weights[n]);
     wait();
 #pragma unroll
     for (u32 n = 0; n < GROUPS_AHEAD; n++) {
@@ -440,7 +440,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
                 g_after = is_last ? group(n) : g_after;
                 MmaWeights w = weights[n];
                 Rows from = rows_at(unit_after, g_after);
-                if (unit_after < units) load_own(unit_after, g_after, weights[n]);
+                if (unit_after < units) load_weights(unit_after, g_after, weights[n]);
                 u32 a[2][4] = {{w.low.x, w.low.y, w.high.x, w.high.y}, {w.low.z, w.low.w, w.high.z, w.high.w}};
                 float scales[4];
 #pragma unroll

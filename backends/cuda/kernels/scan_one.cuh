@@ -44,16 +44,37 @@ __device__ INLINE void for_row(Run run, u32 n, u32 slot, Each each) {
     else for_elements<SLOT_ELEMENTS>(run, n, [&](int e, u32 i) { each(e + SLOT_ELEMENTS, i); });
 }
 
-// What a thread has asked for before the barrier for a channel of its half-warp: dt · x of the held token whose number is the lane's and its
-// decay, the convolution, and weights of dt.
+#define UNIT_CHANNELS (SCAN_CHANNELS + HALVES)  // at most, of a unit with held tokens
+
+// Of held tokens what the unit's channels need, dt · x and decays (rows apart such that those of a channel lie in several banks), and of the
+// group `C · B`.
+struct Tokens {
+    float u[HELD][UNIT_CHANNELS + 1], keep[HELD][UNIT_CHANNELS + 1], sums[HELD];
+};
+
+__device__ INLINE Tokens& tokens_of(Run run) {
+    static_assert(sizeof(Tokens) <= TOKENS * sizeof(float), "no room for tokens");
+    return *(Tokens*)run.shared().tokens;
+}
+
+// `each(k, token, channel)` for the elements that a thread brings of dt · x and of the decays.
+#define TOKEN_ELEMENTS 2
+static_assert(WARPS == HELD, "a warp brings a token");
+template <class Each>
+__device__ INLINE void for_token_elements(Run run, const Scan& p, Each each) {
+    if (run.thread < HELD * SCAN_CHANNELS) each(0, run.thread / SCAN_CHANNELS, run.thread % SCAN_CHANNELS);
+    if (has_second(p)) each(1, run.warp(), SCAN_CHANNELS + run.lane());
+}
+
+// What a thread has asked for before the barrier for a channel of its half-warp: the convolution, and weights of dt.
 struct EarlyChannel {
-    float u, keep, bias, a_log2, d;
+    float bias, a_log2, d;
     Taps x;
 };
 
 // And for all of them: rows of the state or of the held tokens. Zeros as in `EarlyProduct`.
 struct EarlyScan {
-    float row[ELEMENTS_MOST], decay[EARLY_DECAYS];
+    float row[ELEMENTS_MOST], decay[EARLY_DECAYS], u[TOKEN_ELEMENTS], keep[TOKEN_ELEMENTS];
     EarlyChannel channels[SCAN_SLOTS];
     Taps bc;
     EarlyRow step;
@@ -62,6 +83,12 @@ struct EarlyScan {
 // Asks for what a unit needs and no operation before it makes. What is held in the place of the row itself, and in those behind it, comes
 // too and is not used.
 __device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyScan& early) {
+    if (!p.time.per_element)
+        for_token_elements(run, p, [&](u32 k, u32 place, u32 own) {
+            HeldToken token = held_token(run, p, 0, place);
+            u32 channel = unit.channel(own);
+            early.u[k] = load_float(token.u + channel), early.keep[k] = load_float(token.decay + channel / p.head_dim);
+        });
     for_slots(p, [&](u32 slot) {
         u32 n = p.d_state, own = slot_channel(slot, run.half_warp()), channel = unit.channel(own), head = channel / p.head_dim;
         bool is_token = slot == 0 && has_token(p, run.half_warp());
@@ -76,11 +103,6 @@ __device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyS
         });
         if (is_token) return;
         EarlyChannel& to = early.channels[slot];
-        if (!p.time.per_element) {
-            HeldToken token = held_token(run, p, 0, run.half_lane());
-            to.u = load_float(token.u + channel);
-            to.keep = load_float(token.decay + head);
-        }
         if (p.dt_proj.data != NONE) ask_row(run, p.dt_proj, head, 0, early.step);
         if (p.conv.width <= TAPS) load_taps(run, p.conv, 0, channel, 0, to.x);
         if (!p.time.sigmoid) {
@@ -126,29 +148,28 @@ __device__ INLINE void ask_scan(Run run, u32 passed, const Scan& p, EarlyScan& e
     if (mixes(run, p)) load_taps(run, p.conv, 0, mixer(run), p.heads * p.head_dim, early.bc);
 }
 
-// What a thread has of a channel of its half-warp. Of the held token whose number is the lane's `token_u` and `keep`, with the row's own in its
-// place, and `token_left` of what it added to the state; of that itself `left`.
+// What a thread has of a channel of its half-warp. `token_left` is left of what the held token whose number is the lane's added to the state,
+// `left` of that itself.
 struct ScanChannel {
     u32 channel, head;
     bool is_there;
-    float x, z, dt, decay, d, u, sum, token_u, keep, token_left, left;
+    float x, z, dt, decay, d, u, sum, token_u, token_left, left;
 };
 
 // silu(x), silu(z) and softplus(dt): for each channel four threads of a half-warp make the exponentials and the quotients, which all get.
-__device__ INLINE void activate_together(Run run, ScanChannel (&own)[SCAN_SLOTS]) {
+__device__ INLINE void activate_together(Run run, const Scan& p, ScanChannel (&own)[SCAN_SLOTS]) {
     u32 part = run.half_lane() % 4, first = run.lane() & 16;
-    const ScanChannel &a = own[0], &b = own[1];
-    bool is_second = run.half_lane() & 4, is_step = part >= 2;
-    float v = part == 0 ? (is_second ? b.x : a.x) : part == 1 ? (is_second ? b.z : a.z) : is_second ? b.dt : a.dt;
+    auto part_of = [&](const ScanChannel& c) { return part == 0 ? c.x : part == 1 ? c.z : c.dt; };
+    float v = has_second(p) && (run.half_lane() & 4) ? part_of(own[1]) : part_of(own[0]);
+    bool is_step = part >= 2;
     float t = exp_core(is_step && v < 0.0f ? v : -v);
     float quotient = (is_step ? t : v) / ((is_step ? 2.0f : 1.0f) + t);
-#pragma unroll
-    for (u32 slot = 0; slot < SCAN_SLOTS; slot++) {
+    for_slots(p, [&](u32 slot) {
         ScanChannel& c = own[slot];
         c.x = __shfl_sync(FULL, quotient, first + 4 * slot);
         c.z = __shfl_sync(FULL, quotient, first + 4 * slot + 1);
         c.dt = softplus_of(c.dt, __shfl_sync(FULL, quotient, first + 4 * slot + 2));
-    }
+    });
 }
 
 // What is read between two barriers is asked for first. With a decay per head half-warps make `C · h` of channels or `C · B` of a token, and
@@ -158,6 +179,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
     u32 bc = p.n_groups * n, place = run.position(0) % HELD, token = run.half_warp() - SCAN_CHANNELS;
     bool has_select = p.dt_proj.data != NONE, few_taps = p.conv.width <= TAPS, by_head = !p.time.per_element, has_z = p.z.start != NONE;
     bool is_token = has_token(p, run.half_warp());
+    Tokens& tokens = tokens_of(run);
     // With the last of `HELD` tokens a unit's rows are needed to its end; else the next unit's are asked for before.
     bool takes_in = by_head && place == HELD - 1;
     for (u32 round = 0; round < div_up(units, blocks()); round++) {
@@ -199,22 +221,25 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
                 if (has_z) c.z = silu(c.z);
             });
             if (together) {
-                activate_together(run, own);
+                activate_together(run, p, own);
                 for_slots(p, [&](u32 slot) { bound_step(p.time, own[slot].dt, early.channels[slot].a_log2, own[slot].dt, own[slot].decay); });
             }
         }
+        if (by_head)
+            for_token_elements(run, p, [&](u32 k, u32 of, u32 channel) {
+                if (of != place) tokens.u[of][channel] = early.u[k], tokens.keep[of][channel] = early.keep[k];
+            });
         for_slots(p, [&](u32 slot) {
             ScanChannel& c = own[slot];
-            bool is_own = run.half_lane() == place;
             c.u = c.dt * c.x;
-            c.token_u = is_own ? c.u : early.channels[slot].u, c.keep = is_own ? c.decay : early.channels[slot].keep;
+            u32 i = slot_channel(slot, run.half_warp());
+            if (by_head && scans(run, p, slot) && run.half_lane() == 0) tokens.u[place][i] = c.u, tokens.keep[place][i] = c.decay;
         });
         if (has_bc) run.shared().row[mixer(run)] = apply_taps(p.conv, early.bc, bc_raw);
-        if (is_first && !has_select) {
+        if (is_first && !has_select)
             for (u32 i = mixer(run) + (few_taps ? THREADS : 0); i < 2 * bc; i += THREADS)
                 run.shared().row[i] = convolved(run, p.conv, 0, channels + i);
-            __syncthreads();
-        }
+        if (by_head || (is_first && !has_select)) __syncthreads();
         const float* b = run.shared().row + (has_select ? p.rank : 0) + unit.group * n;
         const float* c_row = b + bc;
         // B of all tokens, for the states that take them in.
@@ -240,26 +265,28 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
             input = ask_input(run, p, next, false), ask_unit(run, p, next, early);
         }
         if (by_head) {
-            float* token_sums = run.shared().tokens;
-            if (is_token && run.half_lane() == 0) token_sums[token] = own[0].sum;
+            if (is_token && run.half_lane() == 0) tokens.sums[token] = own[0].sum;
             auto of_token = [&](float x, u32 j) { return __shfl_sync(FULL, x, (run.lane() & 16) + j); };
             for_slots(p, [&](u32 slot) {
                 if (!scans(run, p, slot)) return;
                 // As `read_held` has it.
                 ScanChannel& c = own[slot];
-                c.left = 1.0f;
+                u32 i = slot_channel(slot, run.half_warp());
+                c.token_u = tokens.u[run.half_lane()][i], c.left = 1.0f;
+                float keep[HELD];
+#pragma unroll
+                for (u32 j = 0; j < HELD; j++) keep[j] = tokens.keep[j][i];
 #pragma unroll
                 for (int j = HELD - 1; j >= 0; j--) {
-                    float keep = of_token(c.keep, j);
                     if (j == (int)run.half_lane()) c.token_left = c.left;
-                    if (j <= (int)place) c.left *= keep;
+                    if (j <= (int)place) c.left *= keep[j];
                 }
             });
             __syncthreads();
             for_slots(p, [&](u32 slot) {
                 if (!scans(run, p, slot)) return;
                 ScanChannel& c = own[slot];
-                float part = c.token_left * token_sums[run.half_lane()] * c.token_u;
+                float part = c.token_left * tokens.sums[run.half_lane()] * c.token_u;
                 c.sum = c.left * c.sum;
 #pragma unroll
                 for (u32 j = 0; j < HELD; j++) {

@@ -97,7 +97,6 @@ inline u32 load_word(const u8* p) { return *(const u32*)p; }
 inline Words load_words(const u8* p) { return *(const Words*)p; }
 inline u32 load_codes(const u8* p) { return *(const u32*)p; }
 inline u32 load_half(const u16* p) { return *p; }
-inline u64 load_halves(const u16* p) { return *(const u64*)p; }
 inline float load_float(const float* p) { return *p; }
 inline Words load_bits(const u16* p) { return *(const Words*)p; }
 inline Pair load_pair(const float* p) { return *(const Pair*)p; }

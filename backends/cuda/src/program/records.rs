@@ -348,10 +348,10 @@ pub const SIZES: [usize; 18] = [
 ];
 
 /// Bytes of shared memory before the row, `Shared` of the kernels: parameters, eight numbers, three operations, 256 sums, four words, 4,096
-/// partial results, 16 floats of tokens and 64 that are carried.
+/// partial results, 1,584 floats of tokens and 64 that are carried.
 pub(crate) const SHARED_START_BYTES: usize = (size_of::<Params>() + 4 * 8 + 3 * size_of::<Op>() + 4 * 256)
     .next_multiple_of(16)
     + 8 * 4
-    + 4 * (4096 + 16 + 64);
+    + 4 * (4096 + 1584 + 64);
 
 const _: () = assert!(size_of::<ScanOf>() <= 4 * PAYLOAD_WORDS);
