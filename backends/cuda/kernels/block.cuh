@@ -21,7 +21,7 @@ struct Shared {
     float sums[256];
     alignas(16) u64 arrivals[STAGES_MOST];
     alignas(16) float partials[PARTIALS], tokens[TOKENS], carried[64];
-    float row[1];  // [shared_floats], then int codes [groups][8], float scales [groups], int sums [groups]
+    float row[1];  // [shared_floats], then int codes [groups][8], float scales [groups], int sums [groups], then lines of a product's weights
 };
 
 // Where things are. All of it is in shared memory, which a barrier of the grid leaves alone: registers that do not last

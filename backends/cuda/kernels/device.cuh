@@ -85,7 +85,11 @@ __device__ INLINE float half_to_float(u16 bits) {
     return x;
 }
 
-// 16 bytes into shared memory, while the thread goes on; `await_copies` waits for all copies of a thread.
+// 4 or 16 bytes into shared memory, while the thread goes on; `await_copies` waits for all copies of a thread.
+__device__ INLINE void copy_word_async(u32* to, const u32* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+
 __device__ INLINE void copy_async(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
 }

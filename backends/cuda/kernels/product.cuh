@@ -95,7 +95,7 @@ __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u
     if (run.thread < 8 && row < w.rows) each(row, fold8(lanes + run.thread, 8));
 }
 
-#define AHEAD 4         // loads of weights under way
+#define AHEAD 4         // steps whose weights are under way in registers, and of a batch
 
 // What a thread has of a group of a unit: two words of four rows (in q4 both in `low`), and the scale of one of the rows.
 struct StepWeights {
@@ -140,8 +140,23 @@ __device__ INLINE void ask_input(Run run, const Product& p, EarlyProduct& early)
     }
 }
 
-#define STEP_PAIRS (WARPS / 2)                            // pairs of warps, which take a step each
-#define STEPS_AT_ONCE (STEP_PAIRS * (8 / AHEAD * AHEAD))  // of a block, for which there is room in shared memory
+#define STEP_PAIRS (WARPS / 2)                    // pairs of warps, which take a step each
+#define STEPS_AT_ONCE (PARTIALS / 64 / STEP_PAIRS)  // of a pair, for which there is room in shared memory
+static_assert(STEPS_AT_ONCE % AHEAD == 0, "a batch lies in one part");
+
+// Room in shared memory for what each thread of a block loads of a step, and a thread's part of it.
+#define LINE_BYTES (THREADS * 36)
+struct Line {
+    Words *low, *high;
+    u32* scales;
+};
+
+__device__ INLINE Line own_line(Run run, u32 line) {
+    u32 floats = (run.p().shared_floats + run.p().shared_groups * 10 + 3) / 4 * 4;
+    u8* start = (u8*)(run.shared().row + floats) + line * LINE_BYTES;
+    Words* low = (Words*)start + run.thread;
+    return {low, low + THREADS, (u32*)(start + THREADS * 32) + run.thread};
+}
 
 // How a block takes a quantized product with one row: in steps of 8 rows by 8 groups, one for each lane of the sum over groups. Its units of
 // 8 rows lie as many blocks apart as there are; their steps, one after another, go round its pairs of warps. A warp has 4 of the lanes, and
@@ -150,39 +165,65 @@ template <u32 DTYPE>
 struct Steps {
     static constexpr u32 WORD_BYTES = 64, TILE_BYTES = DTYPE == Q8 ? 512 : 256;
 
-    u32 first, groups, of_unit, units, count;  // `first` unit, and units of the block; steps of a unit, and of the block
-    bool cuts;                                 // units may have steps in two parts of a block's
-    u32 pair, lane, four, word;                // of a thread; its four rows of a unit, and its words of them; in the end it has the row `word`
+    u32 first, groups, of_unit, count;  // `first` unit of the block; steps of a unit, and of the block
+    u32 most;                           // steps of a pair, at most
+    u32 pair, lane, four, word;         // of a thread; its four rows of a unit, and its words of them; in the end it has the row `word`
 
     __device__ Steps(Run run, u32 passed, const Matrix& w)
         : first(first_unit(passed)), groups(div_up(w.cols, GROUP)), of_unit(div_up(groups, GROUP_LANES)), pair(run.warp() / 2),
           lane(run.warp() % 2 * 4 + run.lane() / 8), four(run.lane() / 4 % 2), word(run.lane() % 4) {
-        u32 all = div_up(w.rows, 8);
-        units = first < all ? div_up(all - first, blocks()) : 0;
-        count = units * of_unit;
-        cuts = div_up(all, blocks()) * of_unit > STEPS_AT_ONCE;
+        u32 units = div_up(w.rows, 8);
+        count = first < units ? div_up(units - first, blocks()) * of_unit : 0;
+        most = div_up(div_up(units, blocks()) * of_unit, STEP_PAIRS);
+    }
+
+    // Step `k` of the thread's pair.
+    __device__ u32 step(u32 k) const { return k * STEP_PAIRS + pair; }
+    // Whether units may have steps in two parts of the block's.
+    __device__ bool cuts() const { return most > STEPS_AT_ONCE; }
+    // Steps of a pair whose weights come to shared memory: those after the first in registers, in batches.
+    __device__ u32 in_lines(Run run) const {
+        u32 more = most > AHEAD ? div_up(most - AHEAD, AHEAD) * AHEAD : 0;
+        return run.p().line_steps < more ? run.p().line_steps : more;
     }
 
     __device__ u32 group(u32 step) const { return step % of_unit * GROUP_LANES + lane; }
     // Row `n` of a unit of the block.
     __device__ u32 row(u32 unit, u32 n) const { return (first + unit * blocks()) * 8 + n; }
 
-    __device__ void load(Run run, const Matrix& w, u32 step, StepWeights& to) const {
-        if (step >= count || group(step) >= groups) return;
-        u32 own = row(step / of_unit, four * 4);
+    // Calls `with(codes, scale)` with the places of the thread's first word and scale of step `k`, if it has any there.
+    template <class With>
+    __device__ void weights_at(Run run, const Matrix& w, u32 k, With with) const {
+        u32 group = this->group(step(k)), own = row(step(k) / of_unit, four * 4);
+        if (step(k) >= count || group >= groups) return;
         const u16* scales;
         const u8* codes;
         tile_row_at(run.p().model, w, own / 16, scales, codes);
-        codes = settled(codes + group(step) * TILE_BYTES + own % 16 * 4 + (DTYPE == Q8 ? 2 : 1) * word * WORD_BYTES);
-        to.low = load_words(codes);
-        if (DTYPE == Q8) to.high = load_words(codes + WORD_BYTES);
-        to.scale = load_half(scales + group(step) * 16 + own % 16 + word);
+        with(settled(codes + group * TILE_BYTES + own % 16 * 4 + (DTYPE == Q8 ? 2 : 1) * word * WORD_BYTES), scales + group * 16 + own % 16 + word);
     }
 
-    // What the step adds to the thread's lane and row, from the words of its four rows in each of the threads that share the group.
-    __device__ float term(const StepWeights& w, const RowCodes& x, u32 step) const {
-        // Of groups that there are not, nothing is added.
-        u32 g = group(step) < groups ? group(step) : 0;
+    __device__ void load(Run run, const Matrix& w, u32 k, StepWeights& to) const {
+        weights_at(run, w, k, [&](const u8* codes, const u16* scale) {
+            to.low = load_words(codes);
+            if (DTYPE == Q8) to.high = load_words(codes + WORD_BYTES);
+            to.scale = load_half(scale);
+        });
+    }
+
+    // The same on its way to a line of shared memory, which a thread has to itself.
+    __device__ void copy(Run run, const Matrix& w, u32 k, Line to) const {
+        weights_at(run, w, k, [&](const u8* codes, const u16* scale) {
+            copy_async(to.low, codes);
+            if (DTYPE == Q8) copy_async(to.high, codes + WORD_BYTES);
+            copy_word_async(to.scales, (const u32*)(scale - word % 2));
+        });
+    }
+    __device__ StepWeights from(Line line) const { return {*line.low, *line.high, *line.scales >> word % 2 * 16}; }
+
+    // What step `k` adds to the thread's lane and row, from the words of its four rows in each of the threads that share the group.
+    __device__ float term(const StepWeights& w, const RowCodes& x, u32 k) const {
+        // Of what there is not, nothing is added.
+        u32 g = group(step(k)) < groups ? group(step(k)) : 0;
         u64 codes = *(const u64*)(x.codes + g * 8 + 2 * word);
         int low = (int)codes, high = (int)(codes >> 32);
         auto dot = [&](u32 first, u32 second) {
@@ -208,8 +249,8 @@ __device__ INLINE void add_steps(Run run, const Product& p, const Steps<DTYPE>& 
         u32 unit_start = unit * steps.of_unit, from = 0, to = steps.of_unit;
         float *carried = run.shared().carried + lane * 8 + r, sums[2] = {};
         const float* terms = run.shared().partials + (int)(unit_start - base) * 64 + lane * 8 + r;
-        if (steps.cuts && unit_start < base) from = base - unit_start, sums[0] = carried[0], sums[1] = carried[32];
-        if (steps.cuts && unit_start + to > end) to = end - unit_start;
+        if (steps.cuts() && unit_start < base) from = base - unit_start, sums[0] = carried[0], sums[1] = carried[32];
+        if (steps.cuts() && unit_start + to > end) to = end - unit_start;
 #pragma unroll 8
         for (u32 n = from; n < to; n++)
 #pragma unroll
@@ -230,25 +271,36 @@ __device__ INLINE void add_steps(Run run, const Product& p, const Steps<DTYPE>& 
     }
 }
 
-// `w · in` for one row; the first weights have been asked for.
+// `w · in` for one row; the first weights have been asked for. Registers of those that are done get what comes after the lines.
 template <u32 DTYPE>
 __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const Input& in, EarlyProduct& early) {
     Steps<DTYPE> steps(run, passed, p.w);
-    for (u32 base = 0; base < steps.count; base += STEPS_AT_ONCE) {
-        u32 end = base + STEPS_AT_ONCE < steps.count ? base + STEPS_AT_ONCE : steps.count;
-        for (u32 next = base; next < end; next += AHEAD * STEP_PAIRS) {
+    u32 lines = steps.in_lines(run), base = 0;  // `base`: the first step of the block that has not been added up
+    for (u32 first = 0; first * STEP_PAIRS < steps.count; first += AHEAD) {
+        float terms[AHEAD];
+        if (first == 0 || first >= AHEAD + lines) {
 #pragma unroll
-            for (u32 k = 0; k < AHEAD; k++) {
-                u32 step = next + k * STEP_PAIRS + steps.pair;
-                if (step >= end) break;
-                float term = steps.term(early.weights[k], in.codes, step);
-                steps.load(run, p.w, step + AHEAD * STEP_PAIRS, early.weights[k]);
-                run.shared().partials[(step - base) * 64 + steps.lane * 8 + steps.four * 4 + steps.word] = term;
+            for (u32 j = 0; j < AHEAD; j++) {
+                if (j >= steps.most) break;
+                terms[j] = steps.term(early.weights[j], in.codes, first + j);
+                if (steps.most > AHEAD) steps.load(run, p.w, (first == 0 ? lines : first) + AHEAD + j, early.weights[j]);
             }
+        } else {
+            if (first == AHEAD) await_copies();
+#pragma unroll
+            for (u32 j = 0; j < AHEAD; j++) terms[j] = steps.term(steps.from(own_line(run, first - AHEAD + j)), in.codes, first + j);
         }
+#pragma unroll
+        for (u32 j = 0; j < AHEAD; j++)
+            if (j < steps.most && steps.step(first + j) < steps.count)
+                run.shared().partials[(steps.step(first + j) - base) * 64 + steps.lane * 8 + steps.four * 4 + steps.word] = terms[j];
+        u32 end = (first + AHEAD) * STEP_PAIRS;
+        bool is_last = end >= steps.count;
+        if (!is_last && end - base < STEPS_AT_ONCE * STEP_PAIRS) continue;
         __syncthreads();
-        add_steps(run, p, steps, base, end, early);
-        if (end < steps.count) __syncthreads();
+        add_steps(run, p, steps, base, is_last ? steps.count : end, early);
+        if (!is_last) __syncthreads();
+        base = end;
     }
 }
 
@@ -258,8 +310,9 @@ __device__ INLINE void ask_steps(Run run, u32 passed, const Product& p, EarlyPro
 #pragma unroll
     for (u32 k = 0; k < AHEAD; k++) {
         early.weights[k] = {};
-        steps.load(run, p.w, steps.pair + k * STEP_PAIRS, early.weights[k]);
+        steps.load(run, p.w, k, early.weights[k]);
     }
+    for (u32 k = 0; k < steps.in_lines(run); k++) steps.copy(run, p.w, AHEAD + k, own_line(run, k));
     // The result that the thread finishes first.
     u32 i = steps.row(run.warp(), run.lane() % 8);
     early.y = {};

@@ -197,6 +197,25 @@ fn mamba(d_state: usize, d_inner: usize, weights: DType) -> AlignedBytes {
     converted(folder.path(), weights)
 }
 
+/// Products of more steps than a block has registers, lines and partial sums for, with units whose steps are cut in two.
+#[test]
+fn long_products_have_the_bits_of_scalar() {
+    let devices = [
+        (Emulator::new(1, 3), DType::Q8),
+        (Emulator::new(1, 3), DType::Q4),
+        (Emulator::special(2, 7), DType::Q8),
+    ];
+    for (device, weights) in devices {
+        let file = mamba(5, 4800, weights);
+        let model = Model::from_bytes(&file).unwrap();
+        let ids = tokens(3, model.vocab_len());
+        let want = run(model, Scalar, &ids, 1);
+        let got = emulated(device, &model, &ids, 1);
+        assert_same_bits(&got.0, &want.0, &format!("{}, {device:?}: logits", weights.name()));
+        assert_eq!(got.1, want.1, "{}, {device:?}: state", weights.name());
+    }
+}
+
 /// Three streams with a token each, so many times. Another stays as it is; the three are at different positions, and one comes to the
 /// end of a block.
 fn step_beside(device: Emulator, name: &str, model: &Model<'_>, steps: usize) {

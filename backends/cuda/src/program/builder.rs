@@ -1,5 +1,6 @@
 //! Puts a program together: buffers in scratch, places in the model, inputs of products, barriers.
 
+use super::lines;
 use super::records::{
     Codes, ConvOf, Kind, Mat, Multiply, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source,
     Target, Vector, Widen, input, target, wait,
@@ -125,17 +126,18 @@ pub(super) struct Layout {
     pub(super) many: SharedRow,
 }
 
-/// Room in shared memory for a row as floats, and as groups of codes.
+/// Room in shared memory for a row as floats, and as groups of codes; and for the weights of so many steps of products.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SharedRow {
     pub(crate) floats: usize,
     pub(crate) groups: usize,
+    pub(crate) line_steps: usize,
 }
 
 impl SharedRow {
     /// Bytes of shared memory of a block with such room.
     pub(crate) fn bytes(self) -> usize {
-        shared_bytes(self.floats, self.groups)
+        shared_bytes(self.floats, self.groups) + lines::bytes(self.line_steps)
     }
 }
 
@@ -417,7 +419,7 @@ impl<'m> Builder<'m> {
     pub(super) fn shared(&mut self, floats: usize, groups: usize) -> Result<(), CudaError> {
         let row = if self.one { &mut self.layout.one } else { &mut self.layout.many };
         let floats = floats.next_multiple_of(CODES_ALIGN / 4);
-        *row = SharedRow { floats: row.floats.max(floats), groups: row.groups.max(groups) };
+        *row = SharedRow { floats: row.floats.max(floats), groups: row.groups.max(groups), ..*row };
         if row.bytes() > self.extent.shared_bytes { Err(CudaError::RowTooLong) } else { Ok(()) }
     }
 

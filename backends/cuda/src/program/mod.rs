@@ -11,6 +11,7 @@
 
 mod blocks;
 mod builder;
+mod lines;
 mod records;
 mod shapes;
 
@@ -102,6 +103,7 @@ impl Programs {
         layout.place(extent)?;
         let (mut one, mut many, mut halves, mut layout) = build(layout)?;
         layout.place(extent)?;
+        layout.one.line_steps = lines::steps(&one.ops, layout.one, extent);
         let dispatch = shapes::dispatch(&mut one, &mut many, halves.as_mut());
         Ok(Self {
             dispatch,

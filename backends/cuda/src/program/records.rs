@@ -140,6 +140,11 @@ impl Convolve {
 
 impl Mat {
     pub(crate) const NONE: Self = Self { data: NONE, dtype: 0, rows: 0, cols: 0 };
+
+    /// Whether it lies in tiles of codes, for which `program.cuh` has the last types.
+    pub(crate) fn is_quantized(&self) -> bool {
+        self.dtype >= 2
+    }
 }
 
 impl NormOf {
@@ -268,6 +273,12 @@ impl Op {
         payload[..words.len()].copy_from_slice(words);
         Self { kind, shape: 0, wait: wait::GRID, first, payload }
     }
+
+    /// Its record, if it is a product.
+    pub(crate) fn product(&self) -> Option<Product> {
+        let words = &self.payload[..size_of::<Product>() / 4];
+        (self.kind == Kind::Product as u16).then(|| bytemuck::pod_read_unaligned(bytemuck::cast_slice(words)))
+    }
 }
 
 /// A stream's part of a launch.
@@ -321,6 +332,8 @@ pub struct Params {
     pub shared_groups: u32,
     pub sampled: u32,
     pub turn: u32,
+    pub line_steps: u32,
+    pub reserved: u32,
 }
 
 /// Sizes in bytes of the records, in the order in which the emulator lists those of the kernels, and of what stands in
