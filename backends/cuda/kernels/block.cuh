@@ -12,7 +12,7 @@ struct Rest {
 };
 
 // Shared memory: what a launch is asked for; the operation that runs, the next, and the one before, which some threads may still be at,
-// by turns; sums; what a scan has of held tokens, and a product of a cut unit; one row as floats and as codes.
+// by turns; sums; what a scan has of held tokens; one row as floats and as codes.
 struct Shared {
     Params params;
     u32 rows, step;  // rows of this launch; steps done
@@ -20,8 +20,8 @@ struct Shared {
     Op ops[3];
     float sums[256];
     alignas(16) u64 arrivals[STAGES_MOST];
-    alignas(16) float partials[PARTIALS], tokens[TOKENS], carried[64];
-    float row[1];  // [shared_floats], then int codes [groups][8], float scales [groups], int sums [groups], then lines of a product's weights
+    alignas(16) float partials[PARTIALS], tokens[TOKENS];
+    float row[1];  // [shared_floats], then int codes [groups][8], float scales [groups], int sums [groups]
 };
 
 // Where things are. All of it is in shared memory, which a barrier of the grid leaves alone: registers that do not last

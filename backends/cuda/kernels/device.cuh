@@ -2,10 +2,11 @@
 #pragma once
 #include "program.cuh"
 
-// Loads that stay where they stand, before a barrier: of weights, which nothing writes, and of floats that may be written.
+// Loads that stay where they stand, before a barrier: of weights, which nothing writes, and of floats that may be written. Of words whole
+// lines come to the L2 cache, whose other parts other blocks load at about the same time.
 __device__ INLINE Words load_words(const u8* p) {
     Words v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
@@ -85,11 +86,7 @@ __device__ INLINE float half_to_float(u16 bits) {
     return x;
 }
 
-// 4 or 16 bytes into shared memory, while the thread goes on; `await_copies` waits for all copies of a thread.
-__device__ INLINE void copy_word_async(u32* to, const u32* from) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
-}
-
+// 16 bytes into shared memory, while the thread goes on; `await_copies` waits for all copies of a thread.
 __device__ INLINE void copy_async(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
 }

@@ -95,21 +95,15 @@ __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u
     if (run.thread < 8 && row < w.rows) each(row, fold8(lanes + run.thread, 8));
 }
 
-#define AHEAD 4         // steps whose weights are under way in registers, and of a batch
-
-// What a thread has of a group of a unit: two words of four rows (in q4 both in `low`), and the scale of one of the rows.
-struct StepWeights {
-    Words low, high;
-    u32 scale;
-};
-
+#define AHEAD 8         // loads of weights under way
 #define EARLY_TAPS 4    // of the elements of a row, whose convolution comes early
 
 // What a thread has asked for before the barrier after which it is used: weights of a product, and of the norm or the
 // convolution that makes its input, and what its first result is added to; and after the barrier, elements of that input. What is
 // not loaded is zero: a register that some threads do not write would be kept for them from operation to operation.
 struct EarlyProduct {
-    StepWeights weights[AHEAD];
+    Words codes[AHEAD];
+    u32 scales[AHEAD];
     union {
         float norm[ROW_ELEMENTS];
         Taps taps[EARLY_TAPS];
@@ -140,189 +134,234 @@ __device__ INLINE void ask_input(Run run, const Product& p, EarlyProduct& early)
     }
 }
 
-#define STEP_PAIRS (WARPS / 2)                    // pairs of warps, which take a step each
-#define STEPS_AT_ONCE (PARTIALS / 64 / STEP_PAIRS)  // of a pair, for which there is room in shared memory
-static_assert(STEPS_AT_ONCE % AHEAD == 0, "a batch lies in one part");
+// How a block takes a quantized product with one row: units of 8 rows, of which a warp makes some lanes of the sum over
+// groups, so that a unit is `8 / LANES` warps. In a warp a load is of 4 rows, and the threads of a lane are the two
+// fours of rows by the words of a group.
+template <u32 DTYPE>
+struct Split {
+    static constexpr u32 LANES = DTYPE == Q8 ? 2 : 4, WORDS = 8 / (LANES / 2), UNIT_WARPS = GROUP_LANES / LANES;
+    static constexpr u32 SLOTS = WARPS / UNIT_WARPS, ROUNDS = PARTIALS / (64 * SLOTS), TILE_BYTES = DTYPE == Q8 ? 512 : 256;
 
-// Room in shared memory for what each thread of a block loads of a step, and a thread's part of it.
-#define LINE_BYTES (THREADS * 36)
-struct Line {
-    Words *low, *high;
-    u32* scales;
+    // Of a thread.
+    u32 slot, four, word, sum_lane, row;  // `row` of a unit whose sum it has in the end
+
+    __device__ Split(u32 thread) {
+        u32 warp = thread / 32, lane = thread % 32;
+        slot = warp / UNIT_WARPS, four = lane % 2, word = lane / 2 % WORDS;
+        sum_lane = warp % UNIT_WARPS * LANES + lane / (2 * WORDS);
+        row = four * 4 + word % 2 * 2 + word / 2 % 2;
+    }
 };
 
-__device__ INLINE Line own_line(Run run, u32 line) {
-    u32 floats = (run.p().shared_floats + run.p().shared_groups * 10 + 3) / 4 * 4;
-    u8* start = (u8*)(run.shared().row + floats) + line * LINE_BYTES;
-    Words* low = (Words*)start + run.thread;
-    return {low, low + THREADS, (u32*)(start + THREADS * 32) + run.thread};
+// What a thread loads of a product: in units an even number of blocks apart, the groups of its lane, one after another. The slots have a
+// unit each, or, where that makes fewer loads, all the same one and a share of its lanes' groups each (`shared`).
+template <u32 DTYPE>
+struct Loads {
+    using S = Split<DTYPE>;
+    S own;
+    u32 first, units, groups, per_unit, rounds;  // `rounds`: units of a block, at most
+    bool shared;
+    u32 of_unit, count;  // loads of a unit, and of all
+    u32 unit;            // the first unit of the thread
+    const u8* codes;
+    const u16* scales;
+
+    __device__ Loads(Run run, u32 passed, const Matrix& w)
+        : own(run.thread), first(first_unit(passed)), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)),
+          per_unit(div_up(groups, GROUP_LANES)), rounds(div_up(units, blocks())), shared(shares()),
+          of_unit(shared ? div_up(per_unit, S::SLOTS) : per_unit),
+          count(shared ? rounds * of_unit : div_up(rounds, S::SLOTS) * per_unit),
+          unit(shared ? first : first + own.slot * blocks()) {
+        tile_row_at(run.p().model, w, unit / 2, scales, codes);
+        u32 group = own.sum_lane + (shared ? own.slot * GROUP_LANES : 0);
+        codes = settled(codes + group * S::TILE_BYTES + own.word * 64 + unit % 2 * 32 + own.four * 16);
+        scales = settled(scales + group * 16 + unit % 2 * 8 + own.row);
+    }
+
+    __device__ bool shares() const {
+        bool is_less = rounds * div_up(per_unit, S::SLOTS) < div_up(rounds, S::SLOTS) * per_unit;
+        return rounds * per_unit * 64 <= PARTIALS && (rounds == 1 || (is_less && blocks() % 2 == 0));
+    }
+    // Blocks between the units of a thread.
+    __device__ u32 apart() const { return shared ? blocks() : S::SLOTS * blocks(); }
+    // Row of the block's result `n`.
+    __device__ u32 result(u32 n) const { return (first + n / 8 * blocks()) * 8 + n % 8; }
+    // Number in its lane of the group that load `n` of a unit brings; and among all.
+    __device__ u32 step(u32 n) const { return shared ? own.slot + n * S::SLOTS : n; }
+    __device__ u32 group(u32 n) const { return own.sum_lane + step(n) * GROUP_LANES; }
+    __device__ bool has_group(u32 n) const { return (!shared && groups % GROUP_LANES == 0) || group(n) < groups; }
+};
+
+// Goes through the loads of a thread by steps of constant length.
+template <u32 DTYPE>
+struct Cursor {
+    using S = Split<DTYPE>;
+    const u8* codes;
+    const u16* scales;
+    u32 unit, n;  // load of the unit
+
+    // At load `at` of all.
+    __device__ Cursor(const Loads<DTYPE>& loads, u32 at)
+        : codes(loads.codes), scales(loads.scales), unit(loads.unit), n(0) {
+        for (u32 round = 0; round < at / loads.of_unit; round++) next_unit(loads);
+        n = at % loads.of_unit;
+        codes += n * stride(loads) * S::TILE_BYTES, scales += n * stride(loads) * 16;
+    }
+
+    __device__ static u32 stride(const Loads<DTYPE>& loads) { return (loads.shared ? S::SLOTS : 1) * GROUP_LANES; }
+
+    __device__ void next_unit(const Loads<DTYPE>& loads) {
+        u64 tiles = (u64)(loads.apart() / 2) * loads.groups;
+        codes += tiles * S::TILE_BYTES, scales += tiles * 16, unit += loads.apart();
+    }
+
+    __device__ void load(const Loads<DTYPE>& loads, Words& words, u32& scale) const {
+        words = {0, 0, 0, 0}, scale = 0;
+        if (unit >= loads.units || !loads.has_group(n)) return;
+        words = load_words(codes);
+        scale = load_half(scales);
+    }
+
+    __device__ void advance(const Loads<DTYPE>& loads) {
+        codes += stride(loads) * S::TILE_BYTES, scales += stride(loads) * 16;
+        if (++n < loads.of_unit) return;
+        codes -= loads.of_unit * stride(loads) * S::TILE_BYTES, scales -= loads.of_unit * stride(loads) * 16, n = 0;
+        next_unit(loads);
+    }
+};
+
+// The dot of one group and row, from the words of 4 rows in each of the threads that share the group.
+template <u32 DTYPE>
+__device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group, u32 word) {
+    const u32* codes = x.codes + group * 8;
+    int d[4];
+    if (DTYPE == Q8) {
+        int c = (int)codes[word];
+        d[0] = __dp4a((int)w.x, c, 0), d[1] = __dp4a((int)w.y, c, 0);
+        d[2] = __dp4a((int)w.z, c, 0), d[3] = __dp4a((int)w.w, c, 0);
+    } else {
+        int low = (int)codes[2 * word], high = (int)codes[2 * word + 1];
+        auto dot = [&](u32 v) { return __dp4a((int)(v & 0x0f0f0f0fu), low, __dp4a((int)(v >> 4 & 0x0f0f0f0fu), high, 0)); };
+        d[0] = dot(w.x), d[1] = dot(w.y), d[2] = dot(w.z), d[3] = dot(w.w);
+    }
+    bool upper = word & 1, odd = word & 2;
+    int a = (upper ? d[2] : d[0]) + __shfl_xor_sync(FULL, upper ? d[0] : d[2], 2);
+    int b = (upper ? d[3] : d[1]) + __shfl_xor_sync(FULL, upper ? d[1] : d[3], 2);
+    a = (odd ? b : a) + __shfl_xor_sync(FULL, odd ? a : b, 4);
+    if (DTYPE == Q8) a += __shfl_xor_sync(FULL, a, 8);
+    return DTYPE == Q4 ? a - 8 * x.sums[(u64)group * x.stride] : a;
 }
 
-// How a block takes a quantized product with one row: in steps of 8 rows by 8 groups, one for each lane of the sum over groups. Its units of
-// 8 rows lie as many blocks apart as there are; their steps, one after another, go round its pairs of warps. A warp has 4 of the lanes, and
-// for each 4 threads that share the words of a group, by the two fours of rows.
-template <u32 DTYPE>
-struct Steps {
-    static constexpr u32 WORD_BYTES = 64, TILE_BYTES = DTYPE == Q8 ? 512 : 256;
-
-    u32 first, groups, of_unit, count;  // `first` unit of the block; steps of a unit, and of the block
-    u32 most;                           // steps of a pair, at most
-    u32 pair, lane, four, word;         // of a thread; its four rows of a unit, and its words of them; in the end it has the row `word`
-
-    __device__ Steps(Run run, u32 passed, const Matrix& w)
-        : first(first_unit(passed)), groups(div_up(w.cols, GROUP)), of_unit(div_up(groups, GROUP_LANES)), pair(run.warp() / 2),
-          lane(run.warp() % 2 * 4 + run.lane() / 8), four(run.lane() / 4 % 2), word(run.lane() % 4) {
-        u32 units = div_up(w.rows, 8);
-        count = first < units ? div_up(units - first, blocks()) * of_unit : 0;
-        most = div_up(div_up(units, blocks()) * of_unit, STEP_PAIRS);
-    }
-
-    // Step `k` of the thread's pair.
-    __device__ u32 step(u32 k) const { return k * STEP_PAIRS + pair; }
-    // Whether units may have steps in two parts of the block's.
-    __device__ bool cuts() const { return most > STEPS_AT_ONCE; }
-    // Steps of a pair whose weights come to shared memory: those after the first in registers, in batches.
-    __device__ u32 in_lines(Run run) const {
-        u32 more = most > AHEAD ? div_up(most - AHEAD, AHEAD) * AHEAD : 0;
-        return run.p().line_steps < more ? run.p().line_steps : more;
-    }
-
-    __device__ u32 group(u32 step) const { return step % of_unit * GROUP_LANES + lane; }
-    // Row `n` of a unit of the block.
-    __device__ u32 row(u32 unit, u32 n) const { return (first + unit * blocks()) * 8 + n; }
-
-    // Calls `with(codes, scale)` with the places of the thread's first word and scale of step `k`, if it has any there.
-    template <class With>
-    __device__ void weights_at(Run run, const Matrix& w, u32 k, With with) const {
-        u32 group = this->group(step(k)), own = row(step(k) / of_unit, four * 4);
-        if (step(k) >= count || group >= groups) return;
-        const u16* scales;
-        const u8* codes;
-        tile_row_at(run.p().model, w, own / 16, scales, codes);
-        with(settled(codes + group * TILE_BYTES + own % 16 * 4 + (DTYPE == Q8 ? 2 : 1) * word * WORD_BYTES), scales + group * 16 + own % 16 + word);
-    }
-
-    __device__ void load(Run run, const Matrix& w, u32 k, StepWeights& to) const {
-        weights_at(run, w, k, [&](const u8* codes, const u16* scale) {
-            to.low = load_words(codes);
-            if (DTYPE == Q8) to.high = load_words(codes + WORD_BYTES);
-            to.scale = load_half(scale);
-        });
-    }
-
-    // The same on its way to a line of shared memory, which a thread has to itself.
-    __device__ void copy(Run run, const Matrix& w, u32 k, Line to) const {
-        weights_at(run, w, k, [&](const u8* codes, const u16* scale) {
-            copy_async(to.low, codes);
-            if (DTYPE == Q8) copy_async(to.high, codes + WORD_BYTES);
-            copy_word_async(to.scales, (const u32*)(scale - word % 2));
-        });
-    }
-    __device__ StepWeights from(Line line) const { return {*line.low, *line.high, *line.scales >> word % 2 * 16}; }
-
-    // What step `k` adds to the thread's lane and row, from the words of its four rows in each of the threads that share the group.
-    __device__ float term(const StepWeights& w, const RowCodes& x, u32 k) const {
-        // Of what there is not, nothing is added.
-        u32 g = group(step(k)) < groups ? group(step(k)) : 0;
-        u64 codes = *(const u64*)(x.codes + g * 8 + 2 * word);
-        int low = (int)codes, high = (int)(codes >> 32);
-        auto dot = [&](u32 first, u32 second) {
-            if (DTYPE == Q4) second = first >> 4 & 0x0f0f0f0fu, first &= 0x0f0f0f0fu;
-            return __dp4a((int)first, low, __dp4a((int)second, high, 0));
-        };
-        int d[4] = {dot(w.low.x, w.high.x), dot(w.low.y, w.high.y), dot(w.low.z, w.high.z), dot(w.low.w, w.high.w)};
-        bool upper = word & 2, odd = word & 1;
-        int a = (upper ? d[2] : d[0]) + __shfl_xor_sync(FULL, upper ? d[0] : d[2], 2);
-        int b = (upper ? d[3] : d[1]) + __shfl_xor_sync(FULL, upper ? d[1] : d[3], 2);
-        int sum = (odd ? b : a) + __shfl_xor_sync(FULL, odd ? a : b, 1);
-        if (DTYPE == Q4) sum -= 8 * x.sums[(u64)g * x.stride];
-        return (float)sum * (half_to_float((u16)w.scale) * x.scales[(u64)g * x.stride]);
-    }
-};
-
-// Adds up the steps from `base` to `end` of a block, in order; those of a unit may be cut in two. A warp has a unit, a thread a row and two
-// lanes, four apart.
-template <u32 DTYPE>
-__device__ INLINE void add_steps(Run run, const Product& p, const Steps<DTYPE>& steps, u32 base, u32 end, const EarlyProduct& early) {
-    u32 r = run.lane() % 8, lane = run.lane() / 8, start = base / steps.of_unit, skipped = (run.warp() + WARPS - start % WARPS) % WARPS;
-    for (u32 unit = start + skipped; unit * steps.of_unit < end; unit += WARPS) {
-        u32 unit_start = unit * steps.of_unit, from = 0, to = steps.of_unit;
-        float *carried = run.shared().carried + lane * 8 + r, sums[2] = {};
-        const float* terms = run.shared().partials + (int)(unit_start - base) * 64 + lane * 8 + r;
-        if (steps.cuts() && unit_start < base) from = base - unit_start, sums[0] = carried[0], sums[1] = carried[32];
-        if (steps.cuts() && unit_start + to > end) to = end - unit_start;
-#pragma unroll 8
-        for (u32 n = from; n < to; n++)
+// `each(n, term, ends)` for what the groups of a thread add to their lanes, in order: load `n` of a unit brought the group, and it may
+// be the unit's last; `pause(last)` for all threads of the block after at most `AHEAD` of them, the last time with `last`. The first
+// have been asked for; registers of those that are done get the one `AHEAD` further on.
+template <u32 DTYPE, class Each, class Pause>
+__device__ INLINE void group_terms(const Loads<DTYPE>& loads, const Input& in, EarlyProduct& early, Each each, Pause pause) {
+    Cursor<DTYPE> next(loads, AHEAD);
+    u32 n = 0;
+    for (u32 base = 0; base < loads.count; base += AHEAD) {
 #pragma unroll
-            for (u32 half = 0; half < 2; half++)
-                if (steps.groups % GROUP_LANES == 0 || n * GROUP_LANES + half * 4 + lane < steps.groups) sums[half] += terms[n * 64 + half * 32];
-        if (to < steps.of_unit) {
-            carried[0] = sums[0], carried[32] = sums[1];
-            continue;
+        for (u32 j = 0; j < AHEAD; j++) {
+            if (base + j >= loads.count) break;
+            // What was not loaded, and units beyond the last, come to nothing that is used.
+            u32 g = loads.has_group(n) ? loads.group(n) : 0;
+            int dot = group_dot<DTYPE>(early.codes[j], in.codes, g, loads.own.word);
+            float scales = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
+            if (loads.count > AHEAD) {
+                if (base + j + AHEAD < loads.count) next.load(loads, early.codes[j], early.scales[j]);
+                next.advance(loads);
+            }
+            bool ends = n + 1 == loads.of_unit;
+            each(n, (float)dot * scales, ends);
+            n = ends ? 0 : n + 1;
         }
+        pause(base + AHEAD >= loads.count);
+    }
+}
+
+// `w · in` for one row where all slots share a unit: what groups add to their lanes goes to shared memory `[unit][step][lane][row]`, and a
+// warp adds up a unit's in order.
+template <u32 DTYPE>
+__device__ INLINE void product_shared(Run run, const Product& p, const Input& in, const Loads<DTYPE>& loads, EarlyProduct& early) {
+    const Split<DTYPE>& own = loads.own;
+    float* terms = run.shared().partials;
+    u32 unit_len = loads.per_unit * 64;
+    group_terms(loads, in, early, [&](u32 n, float term, bool ends) {
+        if (loads.has_group(n) && own.word < 4) terms[(loads.step(n) * GROUP_LANES + own.sum_lane) * 8 + own.row] = term;
+        if (ends) terms += unit_len;
+    }, [](bool) {});
+    __syncthreads();
+    // A thread has a row and two lanes, four apart.
+    u32 r = run.lane() % 8, lane = run.lane() / 8;
+    for (u32 unit = run.warp(); unit < loads.rounds; unit += WARPS) {
+        const float* of_unit = run.shared().partials + unit * unit_len;
+        float sums[2] = {};
+#pragma unroll 8
+        for (u32 n = 0; n < loads.per_unit; n++)
+#pragma unroll
+            for (u32 half = 0; half < 2; half++) {
+                u32 l = lane + half * 4;
+                if (loads.groups % GROUP_LANES == 0 || n * GROUP_LANES + l < loads.groups) sums[half] += of_unit[(n * GROUP_LANES + l) * 8 + r];
+            }
         // As `fold8`.
         float sum = sums[0] + sums[1];
         sum += __shfl_xor_sync(FULL, sum, 16);
         sum += __shfl_xor_sync(FULL, sum, 8);
-        u32 i = steps.row(unit, r);
+        u32 i = loads.result(unit * 8 + r);
         if (lane > 0 || i >= p.w.rows) continue;
         if (p.settled && unit == run.warp()) finish(run, p.to, 0, i, sum, come(run, p.to.before, i, 0, early.y));
         else finish(run, p.to, 0, i, sum);
     }
 }
 
-// `w · in` for one row; the first weights have been asked for. Registers of those that are done get what comes after the lines.
+// `w · in` for one row; the first weights have been asked for.
 template <u32 DTYPE>
 __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const Input& in, EarlyProduct& early) {
-    Steps<DTYPE> steps(run, passed, p.w);
-    u32 lines = steps.in_lines(run), base = 0;  // `base`: the first step of the block that has not been added up
-    for (u32 first = 0; first * STEP_PAIRS < steps.count; first += AHEAD) {
-        float terms[AHEAD];
-        if (first == 0 || first >= AHEAD + lines) {
-#pragma unroll
-            for (u32 j = 0; j < AHEAD; j++) {
-                if (j >= steps.most) break;
-                terms[j] = steps.term(early.weights[j], in.codes, first + j);
-                if (steps.most > AHEAD) steps.load(run, p.w, (first == 0 ? lines : first) + AHEAD + j, early.weights[j]);
-            }
-        } else {
-            if (first == AHEAD) await_copies();
-#pragma unroll
-            for (u32 j = 0; j < AHEAD; j++) terms[j] = steps.term(steps.from(own_line(run, first - AHEAD + j)), in.codes, first + j);
-        }
-#pragma unroll
-        for (u32 j = 0; j < AHEAD; j++)
-            if (j < steps.most && steps.step(first + j) < steps.count)
-                run.shared().partials[(steps.step(first + j) - base) * 64 + steps.lane * 8 + steps.four * 4 + steps.word] = terms[j];
-        u32 end = (first + AHEAD) * STEP_PAIRS;
-        bool is_last = end >= steps.count;
-        if (!is_last && end - base < STEPS_AT_ONCE * STEP_PAIRS) continue;
+    using S = Split<DTYPE>;
+    Loads<DTYPE> loads(run, passed, p.w);
+    if (loads.shared) return product_shared(run, p, in, loads, early);
+    const S& own = loads.own;
+    float *partials = run.shared().partials, sum = 0.0f;
+    u32 round = 0, done = 0;  // rounds of units: since the last pause with results, and before it
+    group_terms(loads, in, early, [&](u32 n, float term, bool ends) {
+        if (loads.has_group(n)) sum += term;
+        if (!ends) return;
+        if (own.word < 4) partials[(round * S::SLOTS + own.slot) * 64 + own.sum_lane * 8 + own.row] = sum;
+        sum = 0.0f, round++;
+    }, [&](bool last) {
+        // While there is room for those that come until the next pause.
+        if (!last && round + AHEAD / loads.of_unit + 1 <= S::ROUNDS) return;
         __syncthreads();
-        add_steps(run, p, steps, base, is_last ? steps.count : end, early);
-        if (!is_last) __syncthreads();
-        base = end;
-    }
+        for (u32 n = run.thread; n < round * S::SLOTS * 8; n += THREADS) {
+            u32 i = loads.result(done * S::SLOTS * 8 + n);
+            if (i >= p.w.rows) continue;
+            float v = fold8(partials + n / 8 * 64 + n % 8, 8);
+            if (p.settled && done == 0 && n == run.thread) finish(run, p.to, 0, i, v, come(run, p.to.before, i, 0, early.y));
+            else finish(run, p.to, 0, i, v);
+        }
+        done += round, round = 0;
+        if (!last) __syncthreads();
+    });
 }
 
 template <u32 DTYPE>
-__device__ INLINE void ask_steps(Run run, u32 passed, const Product& p, EarlyProduct& early) {
-    Steps<DTYPE> steps(run, passed, p.w);
+__device__ INLINE void ask_codes(Run run, u32 passed, const Product& p, EarlyProduct& early) {
+    Loads<DTYPE> loads(run, passed, p.w);
 #pragma unroll
-    for (u32 k = 0; k < AHEAD; k++) {
-        early.weights[k] = {};
-        steps.load(run, p.w, k, early.weights[k]);
+    for (u32 j = 0; j < AHEAD; j++) {
+        early.codes[j] = {0, 0, 0, 0}, early.scales[j] = 0;
+        if (j < loads.count) Cursor<DTYPE>(loads, j).load(loads, early.codes[j], early.scales[j]);
     }
-    for (u32 k = 0; k < steps.in_lines(run); k++) steps.copy(run, p.w, AHEAD + k, own_line(run, k));
     // The result that the thread finishes first.
-    u32 i = steps.row(run.warp(), run.lane() % 8);
+    u32 i = loads.result(loads.shared ? run.warp() * 8 + run.lane() % 8 : run.thread);
     early.y = {};
     if (p.settled && i < p.w.rows) early.y = ask(run, p.to.before, 0, i);
 }
 
 // Asks for the first weights of a product with one row, and for what its input is normed with.
 __device__ INLINE void ask_product(Run run, u32 passed, const Product& p, EarlyProduct& early) {
-    if (p.w.dtype == Q8) ask_steps<Q8>(run, passed, p, early);
-    else if (p.w.dtype == Q4) ask_steps<Q4>(run, passed, p, early);
+    if (p.w.dtype == Q8) ask_codes<Q8>(run, passed, p, early);
+    else if (p.w.dtype == Q4) ask_codes<Q4>(run, passed, p, early);
     if (p.input != FUSED || p.source.len > ROW_MOST) return;
 #pragma unroll
     for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < p.source.len; k++) {

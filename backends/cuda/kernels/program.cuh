@@ -270,5 +270,4 @@ struct Params {
     u32 shared_floats, shared_groups;  // room for one row in shared memory: floats, and groups of codes
     u32 sampled;  // 1: not all sequences are greedy
     u32 turn;     // of the first operation: no launch of one row has one that another had
-    u32 line_steps, reserved;  // room in shared memory for the weights of so many steps of a product with one row
 };

@@ -554,8 +554,6 @@ impl<'m, D: Device> Streams<'m, D> {
             shared_groups: shared.groups as u32,
             sampled: l.sampled.into(),
             turn: self.turn,
-            line_steps: shared.line_steps as u32,
-            reserved: 0,
         };
         if !many {
             self.turn = self.turn.wrapping_add((l.ops.len() * l.steps) as u32);

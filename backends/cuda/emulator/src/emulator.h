@@ -107,7 +107,6 @@ inline void store_posted(Posted* p, Posted v) {
     *p = v;
 }
 
-inline void copy_word_async(u32* to, const u32* from) { *to = *from; }
 inline void copy_async(void* to, const void* from) { memcpy(to, from, 16); }
 inline void await_copies() {}
 inline void end_copies() {}

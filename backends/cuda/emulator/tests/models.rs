@@ -197,7 +197,7 @@ fn mamba(d_state: usize, d_inner: usize, weights: DType) -> AlignedBytes {
     converted(folder.path(), weights)
 }
 
-/// Products of more steps than a block has registers, lines and partial sums for, with units whose steps are cut in two.
+/// Products of more loads than are under way at once, with units that slots have for themselves, and that they share.
 #[test]
 fn long_products_have_the_bits_of_scalar() {
     let devices = [

@@ -1,6 +1,5 @@
 //! Puts a program together: buffers in scratch, places in the model, inputs of products, barriers.
 
-use super::lines;
 use super::records::{
     Codes, ConvOf, Kind, Mat, Multiply, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source,
     Target, Vector, Widen, input, target, wait,
@@ -40,8 +39,6 @@ const PREPARE_MOST: usize = 4 * THREADS;
 /// Elements of a row that the threads of a block keep in registers.
 pub(super) const ROW_MOST: usize = 10 * THREADS;
 
-/// Bytes to which codes are aligned in shared memory.
-const CODES_ALIGN: usize = 8;
 /// Bytes of a group in shared memory: codes, scale, sum of codes.
 const SHARED_GROUP_BYTES: usize = GROUP + 8;
 
@@ -126,18 +123,17 @@ pub(super) struct Layout {
     pub(super) many: SharedRow,
 }
 
-/// Room in shared memory for a row as floats, and as groups of codes; and for the weights of so many steps of products.
+/// Room in shared memory for a row as floats, and as groups of codes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SharedRow {
     pub(crate) floats: usize,
     pub(crate) groups: usize,
-    pub(crate) line_steps: usize,
 }
 
 impl SharedRow {
     /// Bytes of shared memory of a block with such room.
     pub(crate) fn bytes(self) -> usize {
-        shared_bytes(self.floats, self.groups) + lines::bytes(self.line_steps)
+        shared_bytes(self.floats, self.groups)
     }
 }
 
@@ -418,8 +414,7 @@ impl<'m> Builder<'m> {
     /// Room in shared memory for a row of floats and one of codes.
     pub(super) fn shared(&mut self, floats: usize, groups: usize) -> Result<(), CudaError> {
         let row = if self.one { &mut self.layout.one } else { &mut self.layout.many };
-        let floats = floats.next_multiple_of(CODES_ALIGN / 4);
-        *row = SharedRow { floats: row.floats.max(floats), groups: row.groups.max(groups), ..*row };
+        *row = SharedRow { floats: row.floats.max(floats), groups: row.groups.max(groups) };
         if row.bytes() > self.extent.shared_bytes { Err(CudaError::RowTooLong) } else { Ok(()) }
     }
 

@@ -11,7 +11,6 @@
 
 mod blocks;
 mod builder;
-mod lines;
 mod records;
 mod shapes;
 
@@ -103,7 +102,6 @@ impl Programs {
         layout.place(extent)?;
         let (mut one, mut many, mut halves, mut layout) = build(layout)?;
         layout.place(extent)?;
-        layout.one.line_steps = lines::steps(&one.ops, layout.one, extent);
         let dispatch = shapes::dispatch(&mut one, &mut many, halves.as_mut());
         Ok(Self {
             dispatch,

@@ -140,11 +140,6 @@ impl Convolve {
 
 impl Mat {
     pub(crate) const NONE: Self = Self { data: NONE, dtype: 0, rows: 0, cols: 0 };
-
-    /// Whether it lies in tiles of codes, for which `program.cuh` has the last types.
-    pub(crate) fn is_quantized(&self) -> bool {
-        self.dtype >= 2
-    }
 }
 
 impl NormOf {
@@ -273,12 +268,6 @@ impl Op {
         payload[..words.len()].copy_from_slice(words);
         Self { kind, shape: 0, wait: wait::GRID, first, payload }
     }
-
-    /// Its record, if it is a product.
-    pub(crate) fn product(&self) -> Option<Product> {
-        let words = &self.payload[..size_of::<Product>() / 4];
-        (self.kind == Kind::Product as u16).then(|| bytemuck::pod_read_unaligned(bytemuck::cast_slice(words)))
-    }
 }
 
 /// A stream's part of a launch.
@@ -332,8 +321,6 @@ pub struct Params {
     pub shared_groups: u32,
     pub sampled: u32,
     pub turn: u32,
-    pub line_steps: u32,
-    pub reserved: u32,
 }
 
 /// Sizes in bytes of the records, in the order in which the emulator lists those of the kernels, and of what stands in
@@ -361,10 +348,10 @@ pub const SIZES: [usize; 18] = [
 ];
 
 /// Bytes of shared memory before the row, `Shared` of the kernels: parameters, eight numbers, three operations, 256 sums, four words, 4,096
-/// partial results, 1,584 floats of tokens and 64 that are carried.
+/// partial results, 1,584 floats of tokens.
 pub(crate) const SHARED_START_BYTES: usize = (size_of::<Params>() + 4 * 8 + 3 * size_of::<Op>() + 4 * 256)
     .next_multiple_of(16)
     + 8 * 4
-    + 4 * (4096 + 1584 + 64);
+    + 4 * (4096 + 1584);
 
 const _: () = assert!(size_of::<ScanOf>() <= 4 * PAYLOAD_WORDS);
