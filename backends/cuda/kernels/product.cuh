@@ -95,15 +95,16 @@ __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u
     if (run.thread < 8 && row < w.rows) each(row, fold8(lanes + run.thread, 8));
 }
 
-#define AHEAD 8         // loads of weights under way
+#define AHEAD 6         // loads of weights under way
+#define AHEAD_MOST 8    // and of a long product, except the head
 #define EARLY_TAPS 4    // of the elements of a row, whose convolution comes early
 
 // What a thread has asked for before the barrier after which it is used: weights of a product, and of the norm or the
 // convolution that makes its input, and what its first result is added to; and after the barrier, elements of that input. What is
 // not loaded is zero: a register that some threads do not write would be kept for them from operation to operation.
 struct EarlyProduct {
-    Words codes[AHEAD];
-    u32 scales[AHEAD];
+    Words codes[AHEAD_MOST];
+    u32 scales[AHEAD_MOST];
     union {
         float norm[ROW_ELEMENTS];
         Taps taps[EARLY_TAPS];
@@ -162,17 +163,19 @@ struct Loads {
     u32 first, units, groups, per_unit, rounds;  // `rounds`: units of a block, at most
     bool shared;
     u32 of_unit, count;  // loads of a unit, and of all
+    u32 ahead;           // those under way
     u32 unit;            // the first unit of the thread
     const u8* codes;
     const u16* scales;
 
-    __device__ Loads(Run run, u32 passed, const Matrix& w)
-        : own(run.thread), first(first_unit(passed)), units(div_up(w.rows, 8)), groups(div_up(w.cols, GROUP)),
+    __device__ Loads(Run run, u32 passed, const Product& p)
+        : own(run.thread), first(first_unit(passed)), units(div_up(p.w.rows, 8)), groups(div_up(p.w.cols, GROUP)),
           per_unit(div_up(groups, GROUP_LANES)), rounds(div_up(units, blocks())), shared(shares()),
           of_unit(shared ? div_up(per_unit, S::SLOTS) : per_unit),
           count(shared ? rounds * of_unit : div_up(rounds, S::SLOTS) * per_unit),
+          ahead(count > 2 * AHEAD && !p.head ? AHEAD_MOST : AHEAD),
           unit(shared ? first : first + own.slot * blocks()) {
-        tile_row_at(run.p().model, w, unit / 2, scales, codes);
+        tile_row_at(run.p().model, p.w, unit / 2, scales, codes);
         u32 group = own.sum_lane + (shared ? own.slot * GROUP_LANES : 0);
         codes = settled(codes + group * S::TILE_BYTES + own.word * 64 + unit % 2 * 32 + own.four * 16);
         scales = settled(scales + group * 16 + unit % 2 * 8 + own.row);
@@ -253,29 +256,29 @@ __device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group, u3
 }
 
 // `each(n, term, ends)` for what the groups of a thread add to their lanes, in order: load `n` of a unit brought the group, and it may
-// be the unit's last; `pause(last)` for all threads of the block after at most `AHEAD` of them, the last time with `last`. The first
-// have been asked for; registers of those that are done get the one `AHEAD` further on.
+// be the unit's last; `pause(last)` for all threads of the block after at most `ahead` of them, the last time with `last`. The first
+// have been asked for; registers of those that are done get the one as many further on.
 template <u32 DTYPE, class Each, class Pause>
 __device__ INLINE void group_terms(const Loads<DTYPE>& loads, const Input& in, EarlyProduct& early, Each each, Pause pause) {
-    Cursor<DTYPE> next(loads, AHEAD);
+    Cursor<DTYPE> next(loads, loads.ahead);
     u32 n = 0;
-    for (u32 base = 0; base < loads.count; base += AHEAD) {
+    for (u32 base = 0; base < loads.count; base += loads.ahead) {
 #pragma unroll
-        for (u32 j = 0; j < AHEAD; j++) {
-            if (base + j >= loads.count) break;
+        for (u32 j = 0; j < AHEAD_MOST; j++) {
+            if (j >= loads.ahead || base + j >= loads.count) break;
             // What was not loaded, and units beyond the last, come to nothing that is used.
             u32 g = loads.has_group(n) ? loads.group(n) : 0;
             int dot = group_dot<DTYPE>(early.codes[j], in.codes, g, loads.own.word);
             float scales = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
-            if (loads.count > AHEAD) {
-                if (base + j + AHEAD < loads.count) next.load(loads, early.codes[j], early.scales[j]);
+            if (loads.count > loads.ahead) {
+                if (base + j + loads.ahead < loads.count) next.load(loads, early.codes[j], early.scales[j]);
                 next.advance(loads);
             }
             bool ends = n + 1 == loads.of_unit;
             each(n, (float)dot * scales, ends);
             n = ends ? 0 : n + 1;
         }
-        pause(base + AHEAD >= loads.count);
+        pause(base + loads.ahead >= loads.count);
     }
 }
 
@@ -318,7 +321,7 @@ __device__ INLINE void product_shared(Run run, const Product& p, const Input& in
 template <u32 DTYPE>
 __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const Input& in, EarlyProduct& early) {
     using S = Split<DTYPE>;
-    Loads<DTYPE> loads(run, passed, p.w);
+    Loads<DTYPE> loads(run, passed, p);
     if (loads.shared) return product_shared(run, p, in, loads, early);
     const S& own = loads.own;
     float *partials = run.shared().partials, sum = 0.0f;
@@ -330,7 +333,7 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
         sum = 0.0f, round++;
     }, [&](bool last) {
         // While there is room for those that come until the next pause.
-        if (!last && round + AHEAD / loads.of_unit + 1 <= S::ROUNDS) return;
+        if (!last && round + loads.ahead / loads.of_unit + 1 <= S::ROUNDS) return;
         __syncthreads();
         for (u32 n = run.thread; n < round * S::SLOTS * 8; n += THREADS) {
             u32 i = loads.result(done * S::SLOTS * 8 + n);
@@ -346,11 +349,11 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
 
 template <u32 DTYPE>
 __device__ INLINE void ask_codes(Run run, u32 passed, const Product& p, EarlyProduct& early) {
-    Loads<DTYPE> loads(run, passed, p.w);
+    Loads<DTYPE> loads(run, passed, p);
 #pragma unroll
-    for (u32 j = 0; j < AHEAD; j++) {
+    for (u32 j = 0; j < AHEAD_MOST; j++) {
         early.codes[j] = {0, 0, 0, 0}, early.scales[j] = 0;
-        if (j < loads.count) Cursor<DTYPE>(loads, j).load(loads, early.codes[j], early.scales[j]);
+        if (j < loads.ahead && j < loads.count) Cursor<DTYPE>(loads, j).load(loads, early.codes[j], early.scales[j]);
     }
     // The result that the thread finishes first.
     u32 i = loads.result(loads.shared ? run.warp() * 8 + run.lane() % 8 : run.thread);
