@@ -256,30 +256,37 @@ __device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group, u3
 }
 
 // `each(n, term, ends)` for what the groups of a thread add to their lanes, in order: load `n` of a unit brought the group, and it may
-// be the unit's last; `pause(last)` for all threads of the block after at most `ahead` of them, the last time with `last`. The first
-// have been asked for; registers of those that are done get the one as many further on.
-template <u32 DTYPE, class Each, class Pause>
-__device__ INLINE void group_terms(const Loads<DTYPE>& loads, const Input& in, EarlyProduct& early, Each each, Pause pause) {
-    Cursor<DTYPE> next(loads, loads.ahead);
+// be the unit's last; `pause(last)` for all threads of the block after at most `COUNT` of them, the last time with `last`. The first
+// have been asked for; registers of those that are done get the one `COUNT` further on.
+template <u32 DTYPE, u32 COUNT, class Each, class Pause>
+__device__ INLINE void group_terms_ahead(const Loads<DTYPE>& loads, const Input& in, EarlyProduct& early, Each each, Pause pause) {
+    Cursor<DTYPE> next(loads, COUNT);
     u32 n = 0;
-    for (u32 base = 0; base < loads.count; base += loads.ahead) {
+    for (u32 base = 0; base < loads.count; base += COUNT) {
 #pragma unroll
-        for (u32 j = 0; j < AHEAD_MOST; j++) {
-            if (j >= loads.ahead || base + j >= loads.count) break;
+        for (u32 j = 0; j < COUNT; j++) {
+            if (base + j >= loads.count) break;
             // What was not loaded, and units beyond the last, come to nothing that is used.
             u32 g = loads.has_group(n) ? loads.group(n) : 0;
             int dot = group_dot<DTYPE>(early.codes[j], in.codes, g, loads.own.word);
             float scales = half_to_float((u16)early.scales[j]) * in.codes.scales[(u64)g * in.codes.stride];
-            if (loads.count > loads.ahead) {
-                if (base + j + loads.ahead < loads.count) next.load(loads, early.codes[j], early.scales[j]);
+            if (loads.count > COUNT) {
+                if (base + j + COUNT < loads.count) next.load(loads, early.codes[j], early.scales[j]);
                 next.advance(loads);
             }
             bool ends = n + 1 == loads.of_unit;
             each(n, (float)dot * scales, ends);
             n = ends ? 0 : n + 1;
         }
-        pause(base + loads.ahead >= loads.count);
+        pause(base + COUNT >= loads.count);
     }
+}
+
+// The number of those under way is a constant, for each has its register.
+template <u32 DTYPE, class Each, class Pause>
+__device__ INLINE void group_terms(const Loads<DTYPE>& loads, const Input& in, EarlyProduct& early, Each each, Pause pause) {
+    if (loads.ahead == AHEAD_MOST) group_terms_ahead<DTYPE, AHEAD_MOST>(loads, in, early, each, pause);
+    else group_terms_ahead<DTYPE, AHEAD>(loads, in, early, each, pause);
 }
 
 // `w · in` for one row where all slots share a unit: what groups add to their lanes goes to shared memory `[unit][step][lane][row]`, and a
