@@ -58,7 +58,7 @@ fn chunk_floats(p: &Ssm<'_>) -> usize {
     ((2 * CHUNK + CHUNK_CHANNELS) * (p.d_state + 8) + 2 * CHUNK * (CHUNK + 8)) / 2
 }
 
-/// Units of the scan of one sequence: each is of one group.
+/// Units of the scan of one sequence, at most: each is of one group, and of one row a block may have more channels at once.
 fn scan_units(p: &Ssm<'_>) -> usize {
     p.n_groups * (p.d_inner() / p.n_groups).div_ceil(SCAN_CHANNELS)
 }
