@@ -46,9 +46,9 @@ __device__ INLINE bool run_ops(Walk& walk) {
     const Op& op = walk.op();
     if (op.kind >= OP_HISTOGRAM && walk.skips()) return false;
     if (op.kind == OP_PRODUCT || op.kind == OP_SCAN) {
-        run_early<MANY>(walk.run(), op, walk.wait<MANY && RESTS>());
+        run_early<MANY>(walk.run(), op, walk.wait<RESTS>());
     } else {
-        walk.wait<MANY && RESTS>()();
+        walk.wait<RESTS>()();
         run_late<MANY>(walk.run(), op);
     }
     return true;

@@ -18,14 +18,14 @@ __device__ INLINE void run_program(const Params& p) {
     walk.begin();
     while (true) {
         walk.fetch();
-        if (MANY && RESTS) walk.rest();
+        if (RESTS) walk.rest();
         bool has_run = run_ops<MANY>(walk);
-        if (MANY && RESTS) walk.rise();
+        if (RESTS) walk.rise();
         bool ends_step = walk.ends_step();
         // Nobody arrives at a barrier for which nobody waits: the last block to leave might set the counter back before that is seen.
         if (ends_step && walk.step + 1 == p.steps) break;
         if (has_run) walk.end(walk.op().wait);
-        else if (MANY && RESTS) __syncthreads();
+        else if (RESTS) __syncthreads();
         walk.advance();
         if (!ends_step) continue;
         // All have read the number of the step, and the word that says whether to stop has been written.

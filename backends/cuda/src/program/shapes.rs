@@ -84,10 +84,10 @@ impl Shape {
         let first = self.first.map_or("op.first".to_owned(), |first| format!("{first}u"));
         let last = match self.kind.checked_sub(Kind::Histogram as u16) {
             Some(byte) => format!(", {byte}"),
-            None if call.waits => ", walk.wait<MANY && RESTS>()".to_owned(),
+            None if call.waits => ", walk.wait<RESTS>()".to_owned(),
             None => String::new(),
         };
-        let before = if call.waits { "" } else { "walk.wait<MANY && RESTS>()(); " };
+        let before = if call.waits { "" } else { "walk.wait<RESTS>()(); " };
         let (function, record, words) = (call.function, call.record, words.join(", "));
         format!("{before}{function}(walk.run(), {first}, record<{record}>({{{words}}}){last})")
     }
