@@ -19,12 +19,21 @@ const WINDOW: usize = 7;
 /// Few blocks, so that each does several units; an odd number, so that no unit falls where its index says.
 const DEVICES: [Emulator; 2] = [Emulator::new(3, 0), Emulator::new(2, 41)];
 
-/// Logits of all tokens, read `chunk` at once, and the hash of the state.
-fn emulated(device: Emulator, model: &Model<'_>, ids: &[u32], chunk: usize) -> (Vec<f32>, u64) {
+/// That the device, when it reads the tokens `chunk` at once, has all logits and the hash of the state as they are wanted.
+fn assert_as(
+    want: &(Vec<f32>, u64),
+    what: &str,
+    device: Emulator,
+    model: &Model<'_>,
+    ids: &[u32],
+    chunk: usize,
+) {
+    let what = format!("{what}, {device:?}, chunk {chunk}");
     let mut streams = Streams::new(device, *model, 2, chunk).unwrap();
     let mut logits = Vec::new();
     streams.feed_each(1, ids, |_, row| logits.extend_from_slice(row)).unwrap();
-    (logits, exported(&streams, 1))
+    assert_same_bits(&logits, &want.0, &format!("{what}: logits"));
+    assert_eq!(exported(&streams, 1), want.1, "{what}: state");
 }
 
 /// Hash of a stream's state.
@@ -51,9 +60,7 @@ fn every_family_has_the_bits_of_scalar() {
         let ids = tokens(11, model.vocab_len());
         let want = run(model, Scalar, &ids, 1);
         for (device, chunk) in DEVICES.into_iter().zip([1, 5]) {
-            let got = emulated(device, &model, &ids, chunk);
-            assert_same_bits(&got.0, &want.0, &format!("{name}, {device:?}, chunk {chunk}: logits"));
-            assert_eq!(got.1, want.1, "{name}, {device:?}, chunk {chunk}: state");
+            assert_as(&want, name, device, &model, &ids, chunk);
         }
     });
 }
@@ -69,9 +76,7 @@ fn kernels_made_for_a_model_have_the_bits_of_scalar() {
         let ids = tokens(11, model.vocab_len());
         let want = run(model, Scalar, &ids, 1);
         for chunk in [1, 5] {
-            let got = emulated(Emulator::special(3, 7), &model, &ids, chunk);
-            assert_same_bits(&got.0, &want.0, &format!("{name}, chunk {chunk}: logits"));
-            assert_eq!(got.1, want.1, "{name}, chunk {chunk}: state");
+            assert_as(&want, name, Emulator::special(3, 7), &model, &ids, chunk);
         }
     }
 }
@@ -89,9 +94,14 @@ fn blocks_without_units_leave_the_bits_alone() {
         let ids = tokens(5, model.vocab_len());
         let want = run(model, Scalar, &ids, 1);
         for seed in [0, 3] {
-            let got = emulated(Emulator::new(12, seed), &model, &ids, 1);
-            assert_same_bits(&got.0, &want.0, &format!("vocabulary {}, {seed}: logits", model.vocab_len()));
-            assert_eq!(got.1, want.1, "vocabulary {}, {seed}: state", model.vocab_len());
+            assert_as(
+                &want,
+                &format!("vocabulary {}", model.vocab_len()),
+                Emulator::new(12, seed),
+                &model,
+                &ids,
+                1,
+            );
         }
     }
 }
@@ -105,9 +115,7 @@ fn tokens_are_held_and_taken_in_as_by_scalar() {
         let ids = tokens(37, model.vocab_len());
         let want = run(model, Scalar, &ids, 1);
         for (device, chunk) in [(DEVICES[0], 1), (DEVICES[1], 5), (DEVICES[0], 21), (DEVICES[1], 37)] {
-            let got = emulated(device, &model, &ids, chunk);
-            assert_same_bits(&got.0, &want.0, &format!("{d_state}, {device:?}, chunk {chunk}: logits"));
-            assert_eq!(got.1, want.1, "{d_state}, {device:?}, chunk {chunk}: state");
+            assert_as(&want, &format!("states of {d_state}"), device, &model, &ids, chunk);
         }
     }
 }
@@ -120,9 +128,7 @@ fn prompts_are_scanned_block_by_block_as_by_scalar() {
     let ids = tokens(37, model.vocab_len());
     let want = run(model, Scalar, &ids, 1);
     for device in DEVICES {
-        let got = emulated(device, &model, &ids, 37);
-        assert_same_bits(&got.0, &want.0, &format!("{device:?}: logits"));
-        assert_eq!(got.1, want.1, "{device:?}: state");
+        assert_as(&want, "mamba-tiny", device, &model, &ids, 37);
     }
 }
 
@@ -141,9 +147,7 @@ fn what_is_not_a_number_has_code_0() {
     let ids = tokens(11, model.vocab_len());
     let want = run(model, Scalar, &ids, 1);
     assert!(want.0.iter().all(|logit| logit.is_finite()));
-    let got = emulated(DEVICES[0], &model, &ids, 5);
-    assert_same_bits(&got.0, &want.0, "logits");
-    assert_eq!(got.1, want.1, "state");
+    assert_as(&want, "a weight that is not a number", DEVICES[0], &model, &ids, 5);
 }
 
 #[test]
@@ -210,9 +214,7 @@ fn long_products_have_the_bits_of_scalar() {
         let model = Model::from_bytes(&file).unwrap();
         let ids = tokens(3, model.vocab_len());
         let want = run(model, Scalar, &ids, 1);
-        let got = emulated(device, &model, &ids, 1);
-        assert_same_bits(&got.0, &want.0, &format!("{}, {device:?}: logits", weights.name()));
-        assert_eq!(got.1, want.1, "{}, {device:?}: state", weights.name());
+        assert_as(&want, weights.name(), device, &model, &ids, 1);
     }
 }
 
