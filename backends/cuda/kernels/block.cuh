@@ -6,18 +6,20 @@
 #define STAGES_MOST 4  // see `Multiply`
 #define TOKENS 1584    // floats of the held tokens of a scan of one row
 
+#define OPS 4  // in shared memory
+
 // What is known of the way through the program while an operation runs.
 struct Rest {
-    u32 n, step, slot, turn, reached, waits;
+    u32 n, step, slot, turn, reached;
 };
 
-// Shared memory: what a launch is asked for; the operation that runs, the next, and the one before, which some threads may still be at,
-// by turns; sums; what a scan has of held tokens; one row as floats and as codes.
+// Shared memory: what a launch is asked for; the operation that runs, the two after it, and the one before, which some threads may still be
+// at, by turns; sums; what a scan has of held tokens; one row as floats and as codes.
 struct Shared {
     Params params;
     u32 rows, step;  // rows of this launch; steps done
     volatile Rest rest;
-    Op ops[3];
+    Op ops[OPS];
     float sums[256];
     alignas(16) u64 arrivals[STAGES_MOST];
     alignas(16) float partials[PARTIALS], tokens[TOKENS];
@@ -130,10 +132,14 @@ __device__ OUTLINED float activate(u32 activation, float x) {
     }
 }
 
+__device__ INLINE float biased(Run run, const Target& to, u64 row, u32 i, float v) {
+    if (to.addend.start != NONE) v += run.at(to.addend, row)[i];
+    return to.bias != NONE ? v + run.weights(to.bias)[i] : v;
+}
+
 // Takes a result to where it goes; `before` is what is there, where it is added to.
 __device__ INLINE void finish(Run run, const Target& to, u64 row, u32 i, float v, float before) {
-    if (to.addend.start != NONE) v += run.at(to.addend, row)[i];
-    if (to.bias != NONE) v += run.weights(to.bias)[i];
+    v = biased(run, to, row, i, v);
     put(run, to.y, row, i, to.kind == STORE ? v : to.kind == ADD ? before + to.scale * v : to.scale * v);
 }
 

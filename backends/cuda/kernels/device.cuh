@@ -41,6 +41,10 @@ __device__ INLINE Floats load_floats(const float* p) {
     return v;
 }
 
+__device__ INLINE void store_floats(float* p, const Floats& v) {
+    asm volatile("st.global.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+}
+
 // Eight halves that may be written.
 __device__ INLINE Words load_bits(const u16* p) {
     Words v;
@@ -77,6 +81,9 @@ __device__ INLINE u32 thread_in(u32 turn) {
 #endif
     return thread;
 }
+
+// Brings a line of memory to the L2 cache.
+__device__ INLINE void come_nearer(const float* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 __device__ INLINE u32 load_word(const u8* p) { return __ldg((const u32*)p); }
 

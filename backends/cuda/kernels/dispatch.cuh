@@ -1,14 +1,18 @@
 // Any operation of any model. The kernels for one model have another file in the place of this one, with a case for each
 // shape of operation, whose numbers are constants there.
 #pragma once
-#define SARIT_RESTS
 #include "operations.cuh"
 
 // An operation that asks for what the ones before it do not make, and then waits for them.
 template <bool MANY>
 __device__ INLINE void run_early(Run run, const Op& op, Wait wait) {
-    if (op.kind == OP_PRODUCT) op_product<MANY>(run, op.first, *(const Product*)op.payload, wait);
-    else op_scan<MANY>(run, op.first, *(const Scan*)op.payload, wait);
+    const void* p = op.payload;
+    switch (op.kind) {
+        case OP_PRODUCT: return op_product<MANY>(run, op.first, *(const Product*)p, wait);
+        case OP_STEP: return op_step(run, op.first, *(const Scan*)p, wait);
+        case OP_ELEMENTS: return op_elements(run, op.first, *(const Elements*)p, wait);
+        default: return op_scan<MANY>(run, op.first, *(const Scan*)p, wait);
+    }
 }
 
 // Any other.
@@ -24,7 +28,6 @@ __device__ INLINE void run_late(Run run, const Op& op) {
         case OP_WINDOW: return op_window<MANY>(run, op.first, *(const Convolve*)p);
         case OP_TIMES: return op_times(run, op.first, *(const Times*)p);
         case OP_WEIGH: return op_weigh(run, op.first, *(const Scan*)p);
-        case OP_STEP: return op_step(run, op.first, *(const Scan*)p);
         case OP_PARTS: return op_parts(run, op.first, *(const Scan*)p);
         case OP_CHUNKS: return op_chunks(run, op.first, *(const Scan*)p);
         case OP_HOLD: return op_hold(run, op.first, *(const Scan*)p);
@@ -40,16 +43,14 @@ __device__ INLINE void run_late(Run run, const Op& op) {
     }
 }
 
-// Runs the operation at which the walk is; false if it is skipped.
+// Runs the operation at which the walk is.
 template <bool MANY>
-__device__ INLINE bool run_ops(Walk& walk) {
+__device__ INLINE void run_ops(Walk& walk) {
     const Op& op = walk.op();
-    if (op.kind >= OP_HISTOGRAM && walk.skips()) return false;
-    if (op.kind == OP_PRODUCT || op.kind == OP_SCAN) {
-        run_early<MANY>(walk.run(), op, walk.wait<RESTS>());
+    if (op.kind == OP_PRODUCT || op.kind == OP_STEP || op.kind == OP_ELEMENTS || op.kind == OP_SCAN) {
+        run_early<MANY>(walk.run(), op, walk.wait<MANY>(op.waits));
     } else {
-        walk.wait<RESTS>()();
+        walk.wait<MANY>(op.waits)();
         run_late<MANY>(walk.run(), op);
     }
-    return true;
 }

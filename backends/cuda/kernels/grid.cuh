@@ -4,27 +4,30 @@
 
 // Barriers of the whole grid. The counter only grows during a launch; the last block to leave sets it back.
 struct Grid {
-    u32* control;
     u32 reached;
+
+    __device__ static u32* control() { return ((Shared*)shared_memory())->params.control; }
 
     // Not by the thread that waits: until its writes are seen, a warp that arrives asks for nothing.
     __device__ void arrive() {
         __syncthreads();
-        if (threadIdx.x == THREADS - 1) add_release(control + CONTROL_BARRIER);
+        if (threadIdx.x == THREADS - 1) add_release(control() + CONTROL_BARRIER);
         reached += blocks();
     }
     __device__ void wait() {
-        if (threadIdx.x == 0)
-            while ((int)(load_acquire(control + CONTROL_BARRIER) - reached) < 0) relax();
+        if (threadIdx.x == 0) {
+            const u32* arrived = control() + CONTROL_BARRIER;
+            while ((int)(load_acquire(arrived) - reached) < 0) relax();
+        }
         __syncthreads();
     }
     __device__ void leave() {
         // All have read whether to stop.
         __syncthreads();
-        if (threadIdx.x == 0 && atomicAdd(control + CONTROL_LEFT, 1u) == blocks() - 1) {
-            control[CONTROL_BARRIER] = 0;
-            control[CONTROL_LEFT] = 0;
-            control[CONTROL_STOP] = 0;
+        if (threadIdx.x == 0 && atomicAdd(control() + CONTROL_LEFT, 1u) == blocks() - 1) {
+            control()[CONTROL_BARRIER] = 0;
+            control()[CONTROL_LEFT] = 0;
+            control()[CONTROL_STOP] = 0;
         }
     }
 };

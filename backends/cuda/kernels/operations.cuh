@@ -4,6 +4,7 @@
 #include "choose.cuh"
 #include "chunks.cuh"
 #include "moe.cuh"
+#include "steps.cuh"
 #include "walk.cuh"
 
 // `token` of each row through the embedding.

@@ -1,7 +1,7 @@
 // Matrix products: rows of weights times one row of activations (dp4a), or many (int8 tensor cores). Integer dots are
 // exact in any order; sums over groups run in 8 lanes, over elements in 16, as sarit-core has them.
 #pragma once
-#include "row.cuh"
+#include "through.cuh"
 
 struct Input {
     RowCodes codes;
@@ -575,6 +575,8 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
         u32 first = unit / columns * Unit::ROWS + slot / Unit::WEIGHTS * 8 * WIDE + n;
         auto has_result = [&](u32 k) { return first + k * 8 < rows && i < p.w.rows; };
         float before[WIDE];
+        EarlyThrough<WIDE> early;
+        if (p.through.first != NONE) early.ask(run, p.through, first, rows, i);
 #pragma unroll
         for (u32 k = 0; k < WIDE; k++) before[k] = p.to.kind == ADD && has_result(k) ? value_at(run, p.to.before, first + k * 8, i) : 0.0f;
         // Those of the unit before have been read.
@@ -591,8 +593,18 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
 #pragma unroll
         for (u32 k = 0; k < WIDE; k++) results[k] = fold8(lanes + k * PLACE + n * (MMA_WEIGHTS + 4) + slot, LANE);
 #pragma unroll
-        for (u32 k = 0; k < WIDE; k++)
-            if (has_result(k)) finish(run, p.to, first + k * 8, i, results[k], before[k]);
+        for (u32 k = 0; k < WIDE; k++) {
+            u32 row = first + k * 8;
+            if (p.through.first == NONE) {
+                if (has_result(k)) finish(run, p.to, row, i, results[k], before[k]);
+                continue;
+            }
+            float v = has_result(k) ? early.finish(run, p.through, p.to, row, k, i, results[k]) : 0.0f;
+            // A warp has a group of one row.
+            u32 place = i - p.through.first, len = p.through.codes_len;
+            if (p.through.codes.codes != NONE && row < rows && i >= p.through.first && place / GROUP < div_up(len, GROUP))
+                quantize_group(run, scratch_codes(run, p.through.codes, len, row), place / GROUP, place < len ? v : 0.0f);
+        }
     }
 }
 

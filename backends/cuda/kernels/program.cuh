@@ -111,12 +111,6 @@ struct Target {
     Vector addend;
 };
 
-struct TimeStep {
-    u32 sigmoid, bias;
-    float min, max;
-    u32 a_log2, per_element;
-};
-
 struct Embed {
     Matrix w;
     float scale;
@@ -130,9 +124,28 @@ struct Prepare {
     Codes to;
 };
 
+struct TimeStep {
+    u32 sigmoid, bias;
+    float min, max;
+    u32 a_log2, per_element;
+};
+
+// Results from number `first` on go through the convolution, whose results go to y, as far as it has channels, then become steps of time; codes
+// of `codes_len` of them go to `codes`, if anywhere. None if `first` is NONE; a multiple of `GROUP` else.
+struct Through {
+    u32 first;
+    Conv conv;
+    Vector y;
+    TimeStep time;
+    u32 heads;
+    Vector dt, decay;
+    Codes codes;
+    u32 codes_len;
+};
+
 // FUSED: each block makes the input of the one row for itself; REUSED: it has it from the operation before;
 // PREPARED: it lies in scratch. `settled`: what is added to was there before the operations that the last barrier ended, or is posted.
-// `shift`: a convolution whose window takes in the one row meanwhile.
+// `shift`: a convolution whose window takes in the one row meanwhile. `through` is of a token of each of several sequences.
 enum { FUSED, REUSED, PREPARED };
 struct Product {
     u32 input, head, settled;
@@ -141,12 +154,15 @@ struct Product {
     Matrix w;
     Target to;
     Conv shift;
+    Through through;
 };
 
-// With `halves` rows go there, in f16, and only those of the last `HELD` tokens to `y`; those of `conv.x` are in f16 too.
+// With `halves` rows go there, in f16, and only those of the last `HELD` tokens to `y`; those of `conv.x` are in f16 too. `shifts`: sequences
+// have a token each, which their windows, of up to `TAPS` taps, take in at once.
 struct Convolve {
     Conv conv;
     Vector y, halves;
+    u32 shifts;
 };
 
 // A matrix in f16, as `half_place` has it.
@@ -183,6 +199,15 @@ struct Scan {
     Matrix dt_proj;
 };
 
+// A token of each sequence, with a decay per element. dt is there, or projected from `dt_codes`; the result goes to y, or as codes to `codes`.
+struct Elements {
+    u32 channels, head_dim, d_state, n_groups, d, state;
+    Vector x, z, dt, b, c, y;
+    TimeStep time;
+    Matrix dt_proj;
+    Codes dt_codes, codes;
+};
+
 struct Attend {
     u32 heads, kv_heads, head_dim, window, keys, values, scores;
     float scale;
@@ -216,7 +241,7 @@ struct Choose {
 };
 
 enum {
-    OP_EMBED, OP_PREPARE, OP_PRODUCT, OP_WIDEN, OP_MULTIPLY, OP_CONVOLVE, OP_WINDOW, OP_TIMES, OP_WEIGH, OP_STEP, OP_SCAN, OP_PARTS, OP_CHUNKS, OP_HOLD, OP_ROTATE, OP_ATTEND,
+    OP_EMBED, OP_PREPARE, OP_PRODUCT, OP_WIDEN, OP_MULTIPLY, OP_CONVOLVE, OP_WINDOW, OP_TIMES, OP_WEIGH, OP_STEP, OP_ELEMENTS, OP_SCAN, OP_PARTS, OP_CHUNKS, OP_HOLD, OP_ROTATE, OP_ATTEND,
     OP_RING, OP_ROUTE, OP_EXPERTS, OP_COMBINE, OP_ARGMAX, OP_CHOOSE, OP_HISTOGRAM /* and three more: one a byte */
 };
 
@@ -224,12 +249,12 @@ enum {
 // in shared memory that this one still reads before all have come to a barrier within it.
 enum { WAIT_BLOCK, WAIT_GRID, WAIT_NONE };
 
-#define PAYLOAD_WORDS 65
+#define PAYLOAD_WORDS 93
 // `shape` is the number of the kind's case in the kernels made for a model. `first`: units of the operations before it with
-// no barrier between; its own go to the blocks after those.
-struct Op {
-    u16 kind, shape;
-    u32 wait, first;
+// no barrier between; its own go to the blocks after those. `waits`: the operation before it has a barrier after it.
+struct alignas(16) Op {
+    u16 kind, shape, wait, waits;
+    u32 first;
     u32 payload[PAYLOAD_WORDS];
 };
 

@@ -18,7 +18,7 @@ struct Taps {
     float weight[TAPS], window[TAPS], bias;
 };
 
-// Of channel `i + offset`: constants apart from what depends on the thread, as in all that is loaded early.
+// Of channel `i + offset`, which no operation makes: constants apart from what depends on the thread, as in all that is loaded early.
 __device__ INLINE void load_taps(Run run, const Conv& c, u32 sequence, u32 i, u32 offset, Taps& taps) {
     const float* weight = settled(run.weights(c.weight) + i) + offset;
     const float* window = settled(run.state(sequence, c.window) + i) + offset;
@@ -212,6 +212,21 @@ __device__ INLINE RowCodes scratch_codes(Run run, const Codes& c, u32 len, u64 r
     return {codes, run.p().scratch + c.scales + row, (int*)(run.p().scratch + c.sums) + row, c.stride};
 }
 
+// The largest magnitude among a number of each lane of a warp: bits of numbers that are not negative are in the order of the numbers.
+// NaN counts as 0.
+__device__ INLINE float warp_largest(float v) {
+    return __uint_as_float(__reduce_max_sync(FULL, __float_as_uint(larger(v < 0.0f ? -v : v, 0.0f))));
+}
+
+// The scale of a group, or its inverse; where all are near 0 that of a group without codes.
+__device__ INLINE float code_quotient(float largest, bool is_scale) {
+    return largest < 1e-36f ? 0.0f : (is_scale ? largest : 127.0f) / (is_scale ? 127.0f : largest);
+}
+
+__device__ INLINE int code_of(float v, float largest, float inverse) {
+    return largest < 1e-36f ? 0 : (int)(signed char)__float_as_uint(larger(v * inverse + ROUND, NO_CODE));
+}
+
 // Codes of a row of `len` of which a thread has elements `v`; a warp has every sixteenth group. Ties round to even,
 // NaN has code 0.
 template <u32 ELEMENTS>
@@ -222,17 +237,15 @@ __device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, cons
     int sum = 0;
 #pragma unroll
     for (u32 k = 0; k < ELEMENTS && k * THREADS < len; k++) {
-        // Bits of numbers that are not negative are in the order of the numbers.
-        largest[k] = __uint_as_float(__reduce_max_sync(FULL, __float_as_uint(larger(v[k] < 0.0f ? -v[k] : v[k], 0.0f))));
+        largest[k] = warp_largest(v[k]);
         if (k_own == k) most = largest[k];
     }
     // Lane k divides 127 by the largest of group k, and lane 16 + k that by 127.
     bool is_scale = run.lane() >= 16, has = k_own * THREADS < len && g_own < groups;
-    float quotient = most < 1e-36f ? 0.0f : (is_scale ? most : 127.0f) / (is_scale ? 127.0f : most);
+    float quotient = code_quotient(most, is_scale);
 #pragma unroll
     for (u32 k = 0; k < ELEMENTS && k * THREADS < len; k++) {
-        float inverse = __shfl_sync(FULL, quotient, k);
-        int code = largest[k] < 1e-36f ? 0 : (int)(signed char)__float_as_uint(larger(v[k] * inverse + ROUND, NO_CODE));
+        int code = code_of(v[k], largest[k], __shfl_sync(FULL, quotient, k));
         if (to.sums) {
             int all = __reduce_add_sync(FULL, code);
             if (k_own == k) sum = all;
@@ -241,6 +254,15 @@ __device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, cons
     }
     if (has && is_scale) to.scales[(u64)g_own * to.stride] = quotient;
     if (to.sums && has && !is_scale) to.sums[(u64)g_own * to.stride] = sum;
+}
+
+// Codes of group `group` of a row, of which each lane of the warp has a number.
+__device__ INLINE void quantize_group(Run run, const RowCodes& to, u32 group, float v) {
+    float largest = warp_largest(v), quotient = code_quotient(largest, run.lane() >= 16);
+    int code = code_of(v, largest, __shfl_sync(FULL, quotient, 0)), sum = __reduce_add_sync(FULL, code);
+    ((signed char*)(to.codes + group * 8))[run.lane()] = (signed char)code;
+    if (run.lane() == 16) to.scales[(u64)group * to.stride] = quotient;
+    if (to.sums && run.lane() == 0) to.sums[(u64)group * to.stride] = sum;
 }
 
 // `value(i)` of `[len]` as codes.

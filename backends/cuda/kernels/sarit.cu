@@ -18,19 +18,17 @@ __device__ INLINE void run_program(const Params& p) {
     walk.begin();
     while (true) {
         walk.fetch();
-        if (RESTS) walk.rest();
-        bool has_run = run_ops<MANY>(walk);
-        if (RESTS) walk.rise();
+        if (MANY) walk.rest();
+        if (walk.runs()) run_ops<MANY>(walk);
+        if (MANY) walk.rise();
         bool ends_step = walk.ends_step();
         // Nobody arrives at a barrier for which nobody waits: the last block to leave might set the counter back before that is seen.
         if (ends_step && walk.step + 1 == p.steps) break;
-        if (has_run) walk.end(walk.op().wait);
-        else if (RESTS) __syncthreads();
+        walk.end(walk.runs() ? walk.op().wait : (u32)WAIT_BLOCK);
         walk.advance();
         if (!ends_step) continue;
         // All have read the number of the step, and the word that says whether to stop has been written.
-        walk.wait<false>()();
-        walk.waits = false;
+        walk.grid.wait();
         if (*(volatile u32*)(p.control + CONTROL_STOP)) break;
     }
     walk.grid.leave();

@@ -1,4 +1,4 @@
-// Selective scans of a prompt, and of a token each of several sequences.
+// Selective scans of a prompt.
 #pragma once
 #include "scan_one.cuh"
 
@@ -209,10 +209,10 @@ __device__ INLINE TokenOf load_token(Run run, const Scan& p, u32 sequence, const
 struct Outcome {
     float skip, gate;
 
-    __device__ Outcome(const Scan& p, float d, float x, float z) : skip(d * x), gate(p.z.start != NONE ? silu(z) : 1.0f) {}
-    __device__ void store(Run run, const Scan& p, u64 row, u32 channel, float sum) const {
-        run.at(p.y, row)[channel] = (sum + skip) * gate;
-    }
+    __device__ Outcome(bool has_gate, float d, float x, float z) : skip(d * x), gate(has_gate ? silu(z) : 1.0f) {}
+    __device__ Outcome(const Scan& p, float d, float x, float z) : Outcome(p.z.start != NONE, d, x, z) {}
+    __device__ float of(float sum) const { return (sum + skip) * gate; }
+    __device__ void store(Run run, const Scan& p, u64 row, u32 channel, float sum) const { run.at(p.y, row)[channel] = of(sum); }
 };
 
 // `C · h` of a token and four channels by four threads, each with four elements of every sixteen: a thread gets that of the
@@ -415,281 +415,6 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
     if (has_channel) for_elements<ELEMENTS>(run, n, [&](int e, u32 i) { state[i] = h[e]; });
 }
 
-// A unit of a sequence, if there is one, and the sequence's states.
-struct StepUnit {
-    bool is_there;
-    u32 sequence;
-    float* states;
-    Unit unit;
-};
-
-// A token of each of several sequences: some threads have a channel. `Step` is what a thread loads for one, of which so many are on
-// their way; `read` makes of it what is left to `finish`, and asks for another one in its place.
-template <class Step>
-__device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
-    constexpr u32 UNDER_WAY = Step::UNDER_WAY;
-    u32 units = unit_count(p, Step::CHANNELS), all = units * run.p().sequence_count;
-    auto unit_at = [&](u32 index) {
-        u32 sequence = index / units;
-        float* states = index < all ? run.state(sequence, p.state) : nullptr;
-        return StepUnit{index < all, sequence, states, unit_of(p, Step::CHANNELS, index % units)};
-    };
-    // Zeros as in `EarlyProduct`.
-    Step steps[UNDER_WAY] = {};
-#pragma unroll
-    for (u32 k = 0; k < UNDER_WAY; k++) steps[k].load(run, p, unit_at(first_unit(passed) + k * blocks()));
-    for (u32 first = first_unit(passed); first < all; first += UNDER_WAY * blocks()) {
-#pragma unroll
-        for (u32 k = 0; k < UNDER_WAY; k++) {
-            StepUnit own = unit_at(first + k * blocks());
-            if (!own.is_there) break;
-            steps[k].read(run, p, own, unit_at(first + (k + UNDER_WAY) * blocks())).finish(run, p, own.sequence, own.unit);
-        }
-    }
-}
-
-// The elements from `i` on of a row of `n` one by one, and zeros.
-__device__ INLINE Floats load_four(const float* row, u32 n, u32 i) {
-    auto one = [&](u32 i) { return i < n ? load_float(row + i) : 0.0f; };
-    return {one(i), one(i + 1), one(i + 2), one(i + 3)};
-}
-
-// The elements of a thread of four, of a row of `n`, and zeros.
-__device__ INLINE Floats load_fours(Run run, const float* row, u32 n, int e, bool has_fours) {
-    u32 i = 16 * e + run.thread % 4 * 4;
-    if (has_fours) return i < n ? load_floats(row + i) : Floats{0.0f, 0.0f, 0.0f, 0.0f};
-    return load_four(row, n, i);
-}
-
-// And back, without those beyond.
-__device__ INLINE void store_fours(Run run, float* row, u32 n, int e, const Floats& v) {
-    u32 i = 16 * e + run.thread % 4 * 4;
-    float fours[4] = {v.x, v.y, v.z, v.w};
-    if (n % 4 == 0 && i < n) *(Floats*)(row + i) = v;
-    else
-#pragma unroll
-        for (u32 k = 0; k < 4; k++)
-            if (i + k < n) row[i + k] = fours[k];
-}
-
-// With a decay per head: four threads have a channel, each four elements of every sixteen, and four tokens of its block. The states come
-// to shared memory in pieces: the place of one that has been read is for another one, of the same unit or the next.
-template <int ELEMENTS>
-struct HeadStep {
-    // Fours that a thread has of a piece; pieces of a unit, and those on their way.
-    static constexpr int FOURS = ELEMENTS > 4 ? 2 : 1, PIECES = ELEMENTS / FOURS, PLACES = PIECES < 4 ? PIECES : 4;
-    static constexpr u32 CHANNELS = THREADS / 4, UNDER_WAY = 1;
-
-    struct Rest {
-        Floats part;
-        float u[4], x, dt, left, z, d, sum;
-
-        __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-            u32 channel = unit.channel(run.thread / 4), head = channel / p.head_dim, own = run.thread % 4 * 4;
-            const HeadRead& read = head_read(run, p, sequence, head);
-            part = load_floats(read.part + own);
-            left = load_float(&read.left);
-#pragma unroll
-            for (u32 k = 0; k < 4; k++) u[k] = load_float(held_token(run, p, sequence, own + k).u + channel);
-            x = load_float(run.at(p.x, sequence) + channel);
-            dt = load_float(run.at(p.dt, sequence) + head);
-            z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
-            d = load_float(run.weights(p.d) + channel);
-        }
-        __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-            u32 place = run.position(sequence) % HELD, channel = unit.channel(run.thread / 4), first = run.lane() & ~3u;
-            bool has_channel = unit.first + run.thread / 4 < unit.end;
-            float products[4] = {part.x, part.y, part.z, part.w};
-#pragma unroll
-            for (u32 k = 0; k < 4; k++) {
-                if (run.lane() % 4 * 4 + k == place) u[k] = dt * x;
-                products[k] *= u[k];
-            }
-#pragma unroll
-            for (u32 j = 0; j < HELD; j++) {
-                float other = __shfl_sync(FULL, products[j % 4], first + j / 4);
-                if (j <= place) sum += other;
-            }
-            // The token becomes a held one: what is read of its place meanwhile is not used.
-            HeldToken token = held_token(run, p, sequence, place);
-            if (has_channel && run.lane() % 4 == 0) {
-                Outcome(p, d, x, z).store(run, p, sequence, channel, sum);
-                u32 head = channel / p.head_dim;
-                token.u[channel] = dt * x;
-                if (channel % p.head_dim == 0) token.decay[head] = run.at(p.decay, sequence)[head];
-            }
-            if (unit.first % group_channels(p) == 0)
-                for (u32 i = run.thread; i < p.d_state; i += THREADS)
-                    token.b[unit.group * p.d_state + i] = run.at(p.b, sequence)[unit.group * p.d_state + i];
-        }
-    };
-
-    Floats c[PLACES * FOURS];
-    Rest rest;
-
-    // Four elements of a piece, `4 · i` on, of one of the warp's channels, in shared memory. Those that two channels beside each other
-    // read at once lie in different banks.
-    __device__ static Floats& four_at(Run run, int piece, u32 channel, u32 i) {
-        u32 row = 4 * FOURS, side = FOURS > 1 ? channel % 2 * 4 : 0;
-        return ((Floats*)run.shared().row)[((piece % PLACES * WARPS + run.warp()) * 8 + channel) * row + (i ^ side)];
-    }
-    // A warp brings a piece of its channels, line by line of memory, and its threads have theirs of C.
-    __device__ void bring(Run run, const Scan& p, const StepUnit& at, int piece) {
-        u32 n = p.d_state;
-        // All have read what was there.
-        __syncwarp();
-        if (at.is_there) {
-#pragma unroll
-            for (u32 k = 0; k < FOURS; k++) {
-                u32 channel = (32 * k + run.lane()) / (4 * FOURS), i = (32 * k + run.lane()) % (4 * FOURS), x = 16 * FOURS * piece + 4 * i;
-                const float* row = at.states + (u64)at.unit.channel(run.warp() * 8 + channel) * n;
-                if (n % 4 == 0 && x < n) copy_async(&four_at(run, piece, channel, i), row + x);
-                else four_at(run, piece, channel, i) = load_four(row, n, x);
-            }
-            const float* row = run.at(p.c, at.sequence) + at.unit.group * n;
-#pragma unroll
-            for (int e = 0; e < FOURS; e++)
-                c[piece % PLACES * FOURS + e] = load_fours(run, row, n, piece * FOURS + e, has_fours(n, p.c.stride));
-        }
-        // Where there is nothing to copy too: sets are counted.
-        end_copies();
-    }
-    __device__ void load(Run run, const Scan& p, const StepUnit& at) {
-#pragma unroll
-        for (int piece = 0; piece < PLACES; piece++) bring(run, p, at, piece);
-        if (at.is_there) rest.load(run, p, at.sequence, at.unit);
-    }
-    __device__ Rest read(Run run, const Scan& p, const StepUnit& own, const StepUnit& next) {
-        float sums[4] = {};
-#pragma unroll
-        for (int piece = 0; piece < PIECES; piece++) {
-            await_sets<PLACES - 1>();
-            __syncwarp();
-#pragma unroll
-            for (int e = 0; e < FOURS; e++)
-                add_products(sums, c[piece % PLACES * FOURS + e], four_at(run, piece, run.lane() / 4, 4 * e + run.lane() % 4));
-            if (piece + PLACES < PIECES) bring(run, p, own, piece + PLACES);
-            else bring(run, p, next, piece + PLACES - PIECES);
-        }
-        Rest done = rest;
-        done.sum = done.left * fold_fours(sums);
-        if (next.is_there) rest.load(run, p, next.sequence, next.unit);
-        return done;
-    }
-};
-
-// The states of a unit take in the block that a token ends; by the threads of `HeadStep`.
-template <int ELEMENTS>
-__device__ INLINE void take_in_block(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-    constexpr u32 ROW = 16 * ELEMENTS;
-    u32 n = p.d_state, channel = unit.channel(run.thread / 4), head = channel / p.head_dim, own = run.thread % 4 * 4;
-    float *b = run.shared().row, *state = run.state(sequence, p.state) + (u64)channel * n;  // b: [HELD][ROW]
-    const HeadRead& read = head_read(run, p, sequence, head);
-    float u[4], left = load_float(&read.left);
-    Floats h[ELEMENTS];
-#pragma unroll
-    for (int e = 0; e < ELEMENTS; e++) h[e] = load_fours(run, state, n, e, n % 4 == 0);
-#pragma unroll
-    for (u32 k = 0; k < 4; k++) {
-        u[k] = own + k < HELD - 1 ? held_token(run, p, sequence, own + k).u[channel] : run.at(p.dt, sequence)[head] * run.at(p.x, sequence)[channel];
-        u[k] *= read.w[own + k];
-    }
-    // What was there has been read.
-    __syncthreads();
-    for (u32 i = run.thread; i < HELD * ROW; i += THREADS) {
-        u32 t = i / ROW, x = i % ROW;
-        const float* row = (t < HELD - 1 ? held_token(run, p, sequence, t).b : run.at(p.b, sequence)) + unit.group * n;
-        b[i] = x < n ? row[x] : 0.0f;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int e = 0; e < ELEMENTS; e++) h[e].x *= left, h[e].y *= left, h[e].z *= left, h[e].w *= left;
-#pragma unroll 4
-    for (u32 j = 0; j < HELD; j++) {
-        float own_u = __shfl_sync(FULL, j % 4 == 0 ? u[0] : j % 4 == 1 ? u[1] : j % 4 == 2 ? u[2] : u[3], (run.lane() & ~3u) + j / 4);
-#pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) {
-            Floats four = *(const Floats*)(b + j * ROW + 16 * e + own);
-            h[e].x += own_u * four.x, h[e].y += own_u * four.y, h[e].z += own_u * four.z, h[e].w += own_u * four.w;
-        }
-    }
-    if (unit.first + run.thread / 4 >= unit.end) return;
-#pragma unroll
-    for (int e = 0; e < ELEMENTS; e++) store_fours(run, state, n, e, h[e]);
-}
-
-// With a decay per element: four threads have a channel, as in `HeadStep`.
-template <int ELEMENTS>
-struct ElementStep {
-    // Of what a channel takes there is room in registers for several at once; or for the state alone.
-    static constexpr u32 CHANNELS = THREADS / 4, UNDER_WAY = ELEMENTS == 1 ? 3 : 1;
-    static constexpr bool EARLY = ELEMENTS <= 4;
-
-    struct Rest {
-        float x, z, d, sum;
-
-        __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-            u32 channel = unit.first + run.thread / 4;
-            if (channel < unit.end && run.lane() % 4 == 0) Outcome(p, d, x, z).store(run, p, sequence, channel, sum);
-        }
-    };
-
-    // What four elements of the state are taken forward and read with.
-    struct Factors {
-        Floats a, b, c;
-
-        __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit, int e) {
-            u32 n = p.d_state, head = unit.channel(run.thread / 4) / p.head_dim;
-            a = load_fours(run, run.weights(p.time.a_log2) + (u64)head * n, n, e, n % 4 == 0);
-            b = load_fours(run, run.at(p.b, sequence) + unit.group * n, n, e, has_fours(n, p.b.stride));
-            c = load_fours(run, run.at(p.c, sequence) + unit.group * n, n, e, has_fours(n, p.c.stride));
-        }
-    };
-
-    Floats h[ELEMENTS];
-    Factors factors[EARLY ? ELEMENTS : 1];
-    float dt;
-    Rest rest;
-
-    __device__ static float* state(Run run, const Scan& p, const StepUnit& at) {
-        return at.states + (u64)at.unit.channel(run.thread / 4) * p.d_state;
-    }
-    __device__ void load(Run run, const Scan& p, const StepUnit& at) {
-        if (!at.is_there) return;
-        u32 sequence = at.sequence, channel = at.unit.channel(run.thread / 4);
-        const Unit& unit = at.unit;
-#pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) {
-            h[e] = load_fours(run, state(run, p, at), p.d_state, e, p.d_state % 4 == 0);
-            if (EARLY) factors[e].load(run, p, sequence, unit, e);
-        }
-        dt = load_float(run.at(p.dt, sequence) + channel / p.head_dim);
-        rest.x = load_float(run.at(p.x, sequence) + channel);
-        rest.z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
-        rest.d = load_float(run.weights(p.d) + channel);
-    }
-    __device__ Rest read(Run run, const Scan& p, const StepUnit& own, const StepUnit& next) {
-        u32 sequence = own.sequence;
-        const Unit& unit = own.unit;
-        float sums[4] = {}, u = dt * rest.x;
-#pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) {
-            if (!EARLY) factors[0].load(run, p, sequence, unit, e);
-            const Factors& by = factors[EARLY ? e : 0];
-            auto after = [&](float a, float h, float b) { return exp2_core(dt * a) * h + u * b; };
-            h[e] = {after(by.a.x, h[e].x, by.b.x), after(by.a.y, h[e].y, by.b.y), after(by.a.z, h[e].z, by.b.z), after(by.a.w, h[e].w, by.b.w)};
-            add_products(sums, by.c, h[e]);
-        }
-        rest.sum = fold_fours(sums);
-        if (unit.first + run.thread / 4 < unit.end)
-#pragma unroll
-            for (int e = 0; e < ELEMENTS; e++) store_fours(run, state(run, p, own), p.d_state, e, h[e]);
-        Rest done = rest;
-        load(run, p, next);
-        return done;
-    }
-};
-
 template <int ELEMENTS>
 __device__ INLINE void scan_blocks(Run run, u32 passed, const Scan& p) {
     // As few channels as make use of all blocks.
@@ -714,7 +439,6 @@ __device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, Wait wait) {
         scan_one(run, passed, p, early, input);
     } else {
         wait();
-        if (run.p().count == 1) return;
         if (p.d_state <= 16) scan_blocks<1>(run, passed, p);
         else if (p.d_state <= 64) scan_blocks<4>(run, passed, p);
         else if (p.d_state <= 128) scan_blocks<8>(run, passed, p);
@@ -722,29 +446,8 @@ __device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, Wait wait) {
     }
 }
 
-template <int ELEMENTS>
-__device__ INLINE void scan_steps(Run run, u32 passed, const Scan& p) {
-    if (p.time.per_element) return scan_steps<ElementStep<ELEMENTS>>(run, passed, p);
-    using Step = HeadStep<ELEMENTS>;
-    scan_steps<Step>(run, passed, p);
-    u32 units = unit_count(p, Step::CHANNELS);
-    for (u32 i = first_unit(passed); i < units * run.p().sequence_count; i += blocks())
-        if (run.position(i / units) % HELD == HELD - 1)
-            take_in_block<ELEMENTS>(run, p, i / units, unit_of(p, Step::CHANNELS, i % units));
-}
-
-// The scan of sequences that have a token each; `op_scan` is that of longer ones.
-__device__ OUTLINED void op_step(Run run, u32 passed, const Scan& p) {
-    if (run.p().count > 1) return;
-    if (p.d_state <= 16) scan_steps<1>(run, passed, p);
-    else if (p.d_state <= 64) scan_steps<4>(run, passed, p);
-    else if (p.d_state <= 128) scan_steps<8>(run, passed, p);
-    else scan_steps<16>(run, passed, p);
-}
-
-// The last tokens of many rows become held ones. Of a token of each sequence `HeadStep` has done it, where there is no scan in chunks.
+// The last tokens of a prompt become held ones.
 __device__ OUTLINED void op_hold(Run run, u32 passed, const Scan& p) {
-    if (run.p().count == 1 && p.parts.start == NONE) return;
     u32 channels = p.heads * p.head_dim, bc = p.n_groups * p.d_state, len = channels + bc + p.heads;
     u32 count = run.p().count, tokens = count < HELD ? count : HELD;
     u64 all = (u64)run.p().sequence_count * tokens * len;

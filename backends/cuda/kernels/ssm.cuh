@@ -48,11 +48,6 @@ __device__ OUTLINED void convolve_halves(Run run, u32 passed, const Convolve& p)
     }
 }
 
-// Whether the window takes a token in as soon as it is convolved: of sequences that have one each.
-__device__ INLINE bool shifts_at_once(Run run, const Convolve& p) {
-    return run.p().count == 1 && p.conv.width <= TAPS && p.halves.start == NONE;
-}
-
 // A token of each sequence, and the windows after it.
 __device__ INLINE void convolve_steps(Run run, u32 passed, const Convolve& p) {
     const Conv& c = p.conv;
@@ -81,7 +76,7 @@ __device__ INLINE void convolve_steps(Run run, u32 passed, const Convolve& p) {
 __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
     const Conv& c = p.conv;
     if (p.halves.start != NONE) return convolve_halves(run, passed, p);
-    if (shifts_at_once(run, p)) return convolve_steps(run, passed, p);
+    if (p.shifts) return convolve_steps(run, passed, p);
     u32 count = run.p().count, parts = div_up(count, CONV_TOKENS);
     if (c.width > TAPS) {
         u64 all = (u64)run.shared().rows * c.channels;
@@ -115,10 +110,9 @@ __device__ OUTLINED void op_convolve(Run run, u32 passed, const Convolve& p) {
     }
 }
 
-// The last inputs of the convolution become its window, if they have not yet.
+// The last inputs of the convolution become its window.
 template <bool MANY>
 __device__ OUTLINED void op_window(Run run, u32 passed, const Convolve& p) {
-    if (shifts_at_once(run, p)) return;
     if constexpr (!MANY) return shift_window(run, p.conv, grid_thread(run, passed), grid_threads());
     u64 all = (u64)run.p().sequence_count * p.conv.channels;
     for (u64 n = grid_thread(run, passed); n < all; n += grid_threads()) {
@@ -129,23 +123,6 @@ __device__ OUTLINED void op_window(Run run, u32 passed, const Convolve& p) {
             window[(u64)j * p.conv.channels] =
                 conv_input(run, p.conv, sequence, run.p().count - 1, before - 1 - j, i, p.halves.start != NONE);
     }
-}
-
-// `step`, softplus of the raw time step, as dt within its bounds, and the decay.
-__device__ INLINE void bound_step(const TimeStep& p, float step, float a_log2, float& dt, float& decay) {
-    dt = step < p.min ? p.min : step;
-    dt = dt > p.max ? p.max : dt;
-    decay = p.per_element ? 0.0f : exp2_core(dt * a_log2);
-}
-
-// A raw time step as dt, and the decay where it is one per head; `bias` and `a_log2` are the head's, if it has them.
-__device__ INLINE void time_step(const TimeStep& p, float raw, float bias, float a_log2, float& dt, float& decay) {
-    if (p.sigmoid) {
-        decay = sigmoid(-raw);
-        dt = 1.0f;
-        return;
-    }
-    bound_step(p, softplus(raw + bias), a_log2, dt, decay);
 }
 
 __device__ OUTLINED void op_times(Run run, u32 passed, const Times& p) {

@@ -12,7 +12,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Name and text of every source file; the first includes the others, the second is the one that models replace.
-const SOURCES: [(&CStr, &str); 19] = [
+const SOURCES: [(&CStr, &str); 21] = [
     (c"sarit.cu", include_str!("../kernels/sarit.cu")),
     (c"dispatch.cuh", include_str!("../kernels/dispatch.cuh")),
     (c"attention.cuh", include_str!("../kernels/attention.cuh")),
@@ -31,6 +31,8 @@ const SOURCES: [(&CStr, &str); 19] = [
     (c"scan.cuh", include_str!("../kernels/scan.cuh")),
     (c"scan_one.cuh", include_str!("../kernels/scan_one.cuh")),
     (c"ssm.cuh", include_str!("../kernels/ssm.cuh")),
+    (c"steps.cuh", include_str!("../kernels/steps.cuh")),
+    (c"through.cuh", include_str!("../kernels/through.cuh")),
     (c"walk.cuh", include_str!("../kernels/walk.cuh")),
 ];
 

@@ -117,6 +117,7 @@ impl Mail {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ProgramKind {
     One,
+    Steps,
     Many,
     Halves,
 }
@@ -139,7 +140,11 @@ struct Launch {
 impl Launch {
     /// Of so many sequences with so many tokens each: one step of nothing, without logits.
     fn new(sequences: usize, count: usize) -> Self {
-        let kind = if sequences * count == 1 { ProgramKind::One } else { ProgramKind::Many };
+        let kind = match (sequences, count) {
+            (1, 1) => ProgramKind::One,
+            (_, 1) => ProgramKind::Steps,
+            _ => ProgramKind::Many,
+        };
         Self { kind, ops: 0..0, sequences, count, steps: 1, head: 0..0, stop: 0, sampled: false }
     }
 }
@@ -163,7 +168,7 @@ pub struct Streams<'m, D: Device> {
     scratch: D::Buffer,
     /// Each program's operations, then its tables.
     code: D::Buffer,
-    code_starts: [[usize; 2]; 3],
+    code_starts: [[usize; 2]; 4],
     mail: D::Buffer,
     mail_layout: Mail,
     /// Messages as they go out and come back.
@@ -342,12 +347,13 @@ impl<'m, D: Device> Streams<'m, D> {
         let (vocab, mut i) = (self.model.vocab_len(), 0);
         for part in tokens.chunks(self.chunk) {
             self.read_part(stream, part)?;
-            let program = self.program(part.len());
+            let launch = Launch::new(1, part.len());
+            let program = self.program(launch.kind);
             let ops = program.body..program.head;
             for start in (0..part.len()).step_by(self.logit_rows) {
                 let head = start..part.len().min(start + self.logit_rows);
                 let count = head.len();
-                self.launch(&Launch { ops: ops.clone(), head, ..Launch::new(1, part.len()) })?;
+                self.launch(&Launch { ops: ops.clone(), head, ..launch })?;
                 self.read_logits(count)?;
                 for logits in self.logits.chunks_exact(vocab).take(count) {
                     each(i, logits);
@@ -376,8 +382,9 @@ impl<'m, D: Device> Streams<'m, D> {
     /// If a stream is named twice, or more than there are.
     pub fn step_all(&mut self, tokens: &[(usize, u32)]) -> Result<&mut [f32], CudaError> {
         self.address(tokens.iter().copied())?;
-        let ops = 0..self.program(tokens.len()).head;
-        self.launch(&Launch { ops, head: 0..tokens.len(), ..Launch::new(tokens.len(), 1) })?;
+        let launch = Launch::new(tokens.len(), 1);
+        let ops = 0..self.program(launch.kind).head;
+        self.launch(&Launch { ops, head: 0..tokens.len(), ..launch })?;
         tokens.iter().for_each(|&(stream, _)| self.positions[stream] += 1);
         self.read_logits(tokens.len())?;
         Ok(&mut self.logits[..tokens.len() * self.model.vocab_len()])
@@ -428,13 +435,14 @@ impl<'m, D: Device> Streams<'m, D> {
                 *sampling = sampling_of(&request.sampling);
             }
             part(&mut self.letter, at.stop, stop.len()).copy_from_slice(stop);
+            let launch = Launch::new(requests.len(), 1);
             self.launch(&Launch {
-                ops: 0..self.program(requests.len()).ops.len(),
+                ops: 0..self.program(launch.kind).ops.len(),
                 head: 0..requests.len(),
                 steps,
                 stop: stop.len(),
                 sampled: requests.iter().any(|request| request.sampling.temperature != 0.0),
-                ..Launch::new(requests.len(), 1)
+                ..launch
             })?;
             let came_back: &mut [u8] = part(&mut self.letter, at.sampling, at.best - at.sampling);
             self.device.read(&self.mail, at.sampling, came_back)?;
@@ -489,21 +497,26 @@ impl<'m, D: Device> Streams<'m, D> {
         Ok(())
     }
 
-    /// The program for so many rows.
-    fn program(&self, rows: usize) -> &Program {
-        if rows == 1 { &self.programs.one } else { &self.programs.many }
+    fn program(&self, kind: ProgramKind) -> &Program {
+        match kind {
+            ProgramKind::One => &self.programs.one,
+            ProgramKind::Steps => &self.programs.steps,
+            ProgramKind::Many => &self.programs.many,
+            ProgramKind::Halves => self.programs.halves.as_ref().expect("prompts are read so"),
+        }
     }
 
     /// Takes at most a chunk of valid tokens through all blocks.
     fn read_part(&mut self, stream: usize, tokens: &[u32]) -> Result<(), CudaError> {
         self.address(std::iter::once((stream, tokens[0])))?;
         part(&mut self.letter, self.mail_layout.tokens, tokens.len()).copy_from_slice(tokens);
-        let mut launch = Launch { ops: 0..self.program(tokens.len()).body, ..Launch::new(1, tokens.len()) };
-        if let (Some(halves), Prompts::Halves { least }) = (&self.programs.halves, self.prompts)
+        let mut launch = Launch::new(1, tokens.len());
+        if let Prompts::Halves { least } = self.prompts
             && tokens.len() >= least.max(2)
         {
-            launch = Launch { kind: ProgramKind::Halves, ops: 0..halves.body, ..launch };
+            launch.kind = ProgramKind::Halves;
         }
+        launch.ops = 0..self.program(launch.kind).body;
         self.launch(&launch)?;
         self.positions[stream] += tokens.len() as u64;
         Ok(())
@@ -573,9 +586,9 @@ impl<D: Device> Drop for Streams<'_, D> {
 }
 
 /// Operations of each program followed by its tables, and where each starts in bytes.
-fn code(programs: &Programs) -> (Vec<u8>, [[usize; 2]; 3]) {
+fn code(programs: &Programs) -> (Vec<u8>, [[usize; 2]; 4]) {
     let mut code: Vec<u8> = Vec::new();
-    let all = [Some(&programs.one), Some(&programs.many), programs.halves.as_ref()];
+    let all = [Some(&programs.one), Some(&programs.steps), Some(&programs.many), programs.halves.as_ref()];
     let starts = all.map(|program| {
         let Some(program) = program else { return [0; 2] };
         let parts: [&[u8]; 2] = [bytemuck::cast_slice(&program.ops), bytemuck::cast_slice(&program.tables)];

@@ -93,6 +93,8 @@ inline const T* settled(const T* p) {
     return p;
 }
 inline u32 thread_in(u32) { return threadIdx.x; }
+inline void come_nearer(const float*) {}
+inline void store_floats(float* p, const Floats& v) { *(Floats*)p = v; }
 inline u32 load_word(const u8* p) { return *(const u32*)p; }
 inline Words load_words(const u8* p) { return *(const Words*)p; }
 inline u32 load_codes(const u8* p) { return *(const u32*)p; }

@@ -1,9 +1,9 @@
 //! The operations of each kind of block; `sarit-core`'s `engine` has the same steps.
 
-use super::builder::{Buffer, Builder, CHUNK, Map, ROW_MOST, Residual, THREADS, map};
+use super::builder::{Buffer, Builder, CHUNK, MADE, Map, ROW_MOST, Residual, STEPS, THREADS, map};
 use super::records::{
-    AttendOf, Combine, ConvOf, Convolve, Experts, Kind, Mat, NONE, NormOf, Route, ScanOf, Source, Target,
-    TimeOf, Times, Vector, source, target,
+    AttendOf, Codes, Combine, ConvOf, Convolve, Elements, Experts, Kind, Mat, NONE, NormOf, Route, ScanOf,
+    Source, Target, Through, TimeOf, Times, Vector, source, target,
 };
 use crate::error::CudaError;
 use sarit_core::kernels::{HELD, LANES};
@@ -31,13 +31,22 @@ const HEAD_READ: usize = 2 * HELD + 4;
 /// Rows that a block weighs at once, at most: as the kernels have it.
 const WEIGH_ROWS: usize = 4;
 
-/// Floats in shared memory of the scan of many rows: `ScanRows` of the kernels, or the pieces of `HeadStep`.
+/// State elements of a channel for each of 16 threads, as the kernels have them.
+fn scan_elements(p: &Ssm<'_>) -> usize {
+    [1, 4, 8, 16].into_iter().find(|e| p.d_state <= LANES * e).unwrap_or(16)
+}
+
+/// Floats in shared memory of the scan of a prompt: `ScanRows` of the kernels.
 fn scan_floats(p: &Ssm<'_>) -> usize {
-    let elements = [1, 4, 8, 16].into_iter().find(|e| p.d_state <= LANES * e).unwrap_or(16);
+    let elements = scan_elements(p);
     let stages = if elements > 8 { 1 } else { 2 };
     let row = LANES * elements + if elements > 1 { LANES } else { 0 };
-    let step = if p.decays_by_head() { 4 * elements.min(8) * THREADS } else { 0 };
-    ((stages * 2 * HELD + SCAN_CHANNELS) * row).max(step)
+    (stages * 2 * HELD + SCAN_CHANNELS) * row
+}
+
+/// The same of the scan of a token of each sequence, with a decay per head: the pieces of `HeadStep`, and fewer for what else it has there.
+fn step_floats(p: &Ssm<'_>) -> usize {
+    4 * scan_elements(p).min(8) * THREADS
 }
 
 /// Most channels of a unit and most elements of a state of a scan in chunks: as the kernels have them.
@@ -72,6 +81,9 @@ fn activation(activation: Activation) -> u32 {
         Activation::Relu => 4,
     }
 }
+
+/// Taps of a convolution that the kernels load together.
+const CONV_TAPS: usize = 4;
 
 /// What a block posts of what it writes: between its operations, and the residual.
 #[derive(Debug, Clone, Copy)]
@@ -189,13 +201,8 @@ impl<'m> Builder<'m> {
         let kind = if in_chunks { target::STORE_HALVES } else { target::STORE };
         let to = map(self, &p.in_proj, Target { kind, ..Target::store(written) });
         let columns = |v: Vector, i| if in_chunks { v.half_columns(i) } else { v.columns(i) };
-        self.products(input, &[to])?;
-        self.posts_if(posting.within);
-        let projected = self.ops.len() - 1;
-
-        let proj = self.read(written, projected);
         let mut conv = ConvOf {
-            x: columns(proj, d_inner),
+            x: Vector::NONE,
             factor: Vector::NONE,
             window,
             weight: self.place(p.conv_weight),
@@ -204,6 +211,13 @@ impl<'m> Builder<'m> {
             channels: channels as u32,
             silu: p.conv_silu.into(),
         };
+        let through = self.through(p, conv);
+        self.through = through;
+        self.products(input, &[to])?;
+        self.posts_if(posting.within);
+        let projected = self.ops.len() - 1;
+        let proj = self.read(written, projected);
+        conv.x = columns(proj, d_inner);
         let has_norm = p.gate_norm.kind != NormKind::Identity;
         let late_gate = has_norm && p.norm_before_gate;
         let inner = if in_chunks {
@@ -247,10 +261,18 @@ impl<'m> Builder<'m> {
             scan.dt_proj = self.mat(&select.dt_proj);
             scan.select = self.row(posting, [Buffer::Select, Buffer::PostedSelect], select.x_proj.rows());
         }
+        // Made where the rows are.
+        let mut codes = Codes::NONE;
         if self.one {
             self.scan_one(p, scan, projected, posting)?
+        } else if self.steps && !p.decays_by_head() {
+            let is_coded = !has_norm && p.out_proj.matrix.is_quantized() && p.out_proj.adapter.is_none();
+            if is_coded {
+                codes = self.codes(MADE, d_inner);
+            }
+            self.elements(p, scan, through, codes)?
         } else {
-            self.scan_many(p, scan, in_chunks)?
+            self.scan_many(p, scan, through, in_chunks)?
         }
 
         let mut gated = Source::plain(self.read(inner, self.ops.len() - 1), d_inner);
@@ -269,12 +291,11 @@ impl<'m> Builder<'m> {
         if self.one {
             self.shift = conv;
         } else {
-            let mut record = Convolve::floats(conv, Vector::NONE);
+            let mut record = self.convolution(conv, Vector::NONE);
             if in_chunks {
                 record.halves = conv.x;
             }
-            self.op(Kind::Window, channels.div_ceil(THREADS), &record);
-            self.no_barrier();
+            self.window(&record);
         }
         if posting.within {
             output.before = self.residual();
@@ -283,7 +304,11 @@ impl<'m> Builder<'m> {
             output.y = self.posted(Buffer::PostedResidual, self.model.d_model());
         }
         let to = map(self, &p.out_proj, output);
-        self.products(&gated, &[to])?;
+        if codes == Codes::NONE {
+            self.products(&gated, &[to])?;
+        } else {
+            self.coded_product(codes, to)?;
+        }
         self.posts_if(posting.residual);
         self.residual =
             if posting.residual { Residual::PostedBy(self.ops.len() - 1) } else { Residual::Plain };
@@ -337,47 +362,70 @@ impl<'m> Builder<'m> {
         Ok(())
     }
 
-    /// The same for many rows, one thing after another.
-    fn scan_many(&mut self, p: &Ssm<'m>, mut scan: ScanOf, in_chunks: bool) -> Result<(), CudaError> {
-        let (d_inner, bc, heads) = (p.d_inner(), p.bc_len(), p.heads);
+    /// What the results of `in_proj` go through: of a token of each sequence, where the product can do it.
+    fn through(&mut self, p: &Ssm<'m>, conv: ConvOf) -> Through {
+        let quantized = p.in_proj.matrix.is_quantized() && p.in_proj.adapter.is_none();
+        let fits = p.d_inner().is_multiple_of(GROUP) && p.conv_width <= CONV_TAPS;
+        if !self.steps || !quantized || !fits {
+            return Through::NONE;
+        }
+        let (first, y) = (p.d_inner() as u32, self.buffer(Buffer::Conv, p.conv_channels()));
+        let through = Through { first, conv, y, ..Through::NONE };
+        match &p.select {
+            None => {
+                let [dt, decay] = self.dt_and_decay(p.heads);
+                Through { time: self.time(p), heads: p.heads as u32, dt, decay, ..through }
+            }
+            Some(select) if select.x_proj.is_quantized() => {
+                Through { codes: self.codes(MADE, p.d_inner()), codes_len: first, ..through }
+            }
+            Some(_) => through,
+        }
+    }
+
+    /// The convolution of many rows, unless they have gone `through` it.
+    fn convolve(&mut self, p: &Ssm<'m>, scan: &mut ScanOf, through: Through, in_chunks: bool) -> Vector {
+        if through != Through::NONE {
+            return through.y;
+        }
         let conv = self.buffer(Buffer::Conv, p.conv_channels());
-        let (dt, decay) = (self.buffer(Buffer::Dt, heads), self.buffer(Buffer::Decay, heads));
-        let mut times =
-            Times { time: scan.time, heads: heads as u32, halves: in_chunks.into(), raw: scan.dt, dt, decay };
-        let rows = self.extent.rows;
-        let threads = |len: usize| (rows * len).div_ceil(THREADS);
-        let mut convolve = Convolve::floats(scan.conv, conv);
+        let mut convolve = self.convolution(scan.conv, conv);
         if in_chunks {
             scan.reads = self.half_buffer(Buffer::HalfConv, p.conv_channels());
             convolve.halves = scan.reads;
         }
-        self.op(Kind::Convolve, threads(p.conv_channels()), &convolve);
+        self.op(Kind::Convolve, self.thread_units(p.conv_channels()), &convolve);
+        conv
+    }
+
+    /// The same for many rows, one thing after another.
+    fn scan_many(
+        &mut self,
+        p: &Ssm<'m>,
+        mut scan: ScanOf,
+        through: Through,
+        in_chunks: bool,
+    ) -> Result<(), CudaError> {
+        let (d_inner, bc, heads) = (p.d_inner(), p.bc_len(), p.heads);
+        let conv = self.convolve(p, &mut scan, through, in_chunks);
+        let mut raw = scan.dt;
         if let Some(select) = &p.select {
-            let rank = scan.rank as usize;
             let to = Map { matrix: &select.x_proj, adapter: None, to: Target::store(scan.select) };
             self.products(&Source::plain(conv, d_inner), &[to])?;
-            let mut selected = scan.select;
-            let norms = [(scan.dt_norm, 0, rank), (scan.b_norm, rank, bc), (scan.c_norm, rank + bc, bc)];
-            if norms.iter().any(|(norm, ..)| norm.kind != 0) {
-                selected = self.buffer(Buffer::Normed, select.x_proj.rows());
-                for (i, (norm, start, len)) in norms.into_iter().enumerate() {
-                    let part = Source { norm, ..Source::plain(scan.select.columns(start), len) };
-                    self.floats(&part, selected.columns(start))?;
-                    if i < 2 {
-                        self.no_barrier();
-                    }
-                }
-            }
-            let to = Map { matrix: &select.dt_proj, adapter: None, to: Target::store(dt) };
-            self.products(&Source::plain(selected, rank), &[to])?;
-            times.raw = dt;
-            (scan.b, scan.c) = (selected.columns(rank), selected.columns(rank + bc));
+            let selected = self.selected(p, &scan, true)?;
+            raw = self.project_dt(&select.dt_proj, selected)?;
+            (scan.b, scan.c) = self.selected_bc(p, selected);
         } else {
-            self.no_barrier();
             (scan.b, scan.c) = (conv.columns(d_inner), conv.columns(d_inner + bc));
         }
-        self.op(Kind::Times, threads(heads), &times);
-        (scan.x, scan.dt, scan.decay) = (conv, dt, decay);
+        [scan.dt, scan.decay] = [through.dt, through.decay];
+        if scan.dt == Vector::NONE {
+            if p.select.is_none() {
+                self.no_barrier();
+            }
+            [scan.dt, scan.decay] = self.times(p, &scan, raw, in_chunks);
+        }
+        scan.x = conv;
         if in_chunks {
             self.shared(chunk_floats(p), 0)?;
             let channels = p.head_dim.min(CHUNK_CHANNELS);
@@ -392,12 +440,14 @@ impl<'m> Builder<'m> {
         if p.decays_by_head() {
             scan.reads = self.buffer(Buffer::Reads, heads * HEAD_READ);
             self.shared(WEIGH_ROWS * HELD * (heads + p.n_groups), 0)?;
-            self.op(Kind::Weigh, rows.div_ceil(WEIGH_ROWS), &scan);
+            self.op(Kind::Weigh, self.extent.rows.div_ceil(WEIGH_ROWS), &scan);
+        }
+        if self.steps {
+            self.shared(step_floats(p), 0)?;
+            self.op(Kind::Step, scan_units(p), &scan);
+            return Ok(());
         }
         self.shared(scan_floats(p), 0)?;
-        self.op(Kind::Step, scan_units(p), &scan);
-        // Only one of them has work.
-        self.no_barrier();
         self.op(Kind::Scan, scan_units(p), &scan);
         if p.decays_by_head() {
             self.hold(p, &scan);
@@ -405,10 +455,138 @@ impl<'m> Builder<'m> {
         Ok(())
     }
 
+    /// The same for a token of each sequence, with a decay per element: what is made comes in codes at once where products take it, as
+    /// does the result if `codes` says where to.
+    fn elements(
+        &mut self,
+        p: &Ssm<'m>,
+        mut scan: ScanOf,
+        through: Through,
+        codes: Codes,
+    ) -> Result<(), CudaError> {
+        let select = p.select.as_ref().expect("a decay per element is of Mamba-1");
+        let (d_inner, rank) = (p.d_inner(), scan.rank as usize);
+        let conv = self.convolve(p, &mut scan, through, false);
+        let to = Map { matrix: &select.x_proj, adapter: None, to: Target::store(scan.select) };
+        let projects = select.dt_proj.is_quantized();
+        let has_norms = scan.dt_norm.kind + scan.b_norm.kind + scan.c_norm.kind > 0;
+        let mut dt_codes = Codes::NONE;
+        let codes_at_once = projects && !has_norms && select.x_proj.is_quantized();
+        if codes_at_once {
+            dt_codes = self.codes(STEPS, rank);
+            self.through = Through { first: 0, codes: dt_codes, codes_len: rank as u32, ..Through::NONE };
+        }
+        if through.codes == Codes::NONE {
+            self.products(&Source::plain(conv, d_inner), &[to])?;
+        } else {
+            self.coded_product(through.codes, to)?;
+        }
+        if projects && !codes_at_once {
+            let source = Source { norm: scan.dt_norm, ..Source::plain(scan.select, rank) };
+            dt_codes = self.quantize(STEPS, &source)?;
+            self.no_barrier();
+        }
+        let selected = self.selected(p, &scan, !projects)?;
+        let mut dt = Vector::NONE;
+        if !projects {
+            let raw = self.project_dt(&select.dt_proj, selected)?;
+            [dt, _] = self.times(p, &scan, raw, false);
+        }
+        let (b, c) = self.selected_bc(p, selected);
+        let record = Elements {
+            channels: d_inner as u32,
+            head_dim: scan.head_dim,
+            d_state: scan.d_state,
+            n_groups: scan.n_groups,
+            d: scan.d,
+            state: scan.state,
+            x: conv,
+            z: scan.z,
+            dt,
+            b,
+            c,
+            y: scan.y,
+            time: scan.time,
+            dt_proj: scan.dt_proj,
+            dt_codes,
+            codes,
+        };
+        self.op(Kind::Elements, self.thread_units(d_inner), &record);
+        Ok(())
+    }
+
+    /// `[dt | B | C]` of Mamba-1 of many rows, normed, if they are; dt only if asked for.
+    fn selected(&mut self, p: &Ssm<'m>, scan: &ScanOf, with_dt: bool) -> Result<Vector, CudaError> {
+        let (rank, bc) = (scan.rank as usize, p.bc_len());
+        let norms = [(scan.dt_norm, 0, rank), (scan.b_norm, rank, bc), (scan.c_norm, rank + bc, bc)];
+        if norms.iter().all(|(norm, ..)| norm.kind == 0) {
+            return Ok(scan.select);
+        }
+        let selected = self.buffer(Buffer::Normed, rank + 2 * bc);
+        let first = usize::from(!with_dt);
+        for (i, (norm, start, len)) in norms.into_iter().enumerate().skip(first) {
+            if i > first {
+                self.no_barrier();
+            }
+            let part = Source { norm, ..Source::plain(scan.select.columns(start), len) };
+            self.floats(&part, selected.columns(start))?;
+        }
+        Ok(selected)
+    }
+
+    /// B and C in rows of such.
+    fn selected_bc(&self, p: &Ssm<'m>, selected: Vector) -> (Vector, Vector) {
+        let rank = p.select.as_ref().map_or(0, |select| select.dt_proj.cols());
+        (selected.columns(rank), selected.columns(rank + p.bc_len()))
+    }
+
+    /// The raw dt of Mamba-1.
+    fn project_dt(
+        &mut self,
+        dt_proj: &sarit_core::Matrix<'m>,
+        selected: Vector,
+    ) -> Result<Vector, CudaError> {
+        let dt = self.buffer(Buffer::Dt, dt_proj.rows());
+        let to = Map { matrix: dt_proj, adapter: None, to: Target::store(dt) };
+        self.products(&Source::plain(selected, dt_proj.cols()), &[to])?;
+        Ok(dt)
+    }
+
+    /// dt and the decays of many rows.
+    fn times(&mut self, p: &Ssm<'m>, scan: &ScanOf, raw: Vector, halves: bool) -> [Vector; 2] {
+        let heads = p.heads;
+        let [dt, decay] = self.dt_and_decay(heads);
+        let record = Times { time: scan.time, heads: heads as u32, halves: halves.into(), raw, dt, decay };
+        self.op(Kind::Times, self.thread_units(heads), &record);
+        [dt, decay]
+    }
+
+    fn dt_and_decay(&mut self, heads: usize) -> [Vector; 2] {
+        [self.buffer(Buffer::Dt, heads), self.buffer(Buffer::Decay, heads)]
+    }
+
+    /// Units of an operation that has a thread for each of `len` elements of each row.
+    fn thread_units(&self, len: usize) -> usize {
+        (self.extent.rows * len).div_ceil(THREADS)
+    }
+
+    /// The rows of `conv` as floats in `y`, and where there is a token of each sequence the windows after it, if they are short.
+    fn convolution(&self, conv: ConvOf, y: Vector) -> Convolve {
+        let shifts = ((self.one || self.steps) && conv.width as usize <= CONV_TAPS).into();
+        Convolve { conv, y, halves: Vector::NONE, shifts }
+    }
+
+    /// The windows after that, if they have not been made; only the next step reads them.
+    fn window(&mut self, record: &Convolve) {
+        if record.shifts == 0 {
+            self.op(Kind::Window, (record.conv.channels as usize).div_ceil(THREADS), record);
+            self.no_barrier();
+        }
+    }
+
     /// The last tokens become held ones. Those are read by the scan only, which is over.
     fn hold(&mut self, p: &Ssm<'m>, scan: &ScanOf) {
-        let len = self.extent.rows * (p.d_inner() + p.bc_len() + p.heads);
-        self.op(Kind::Hold, len.div_ceil(THREADS), scan);
+        self.op(Kind::Hold, self.thread_units(p.d_inner() + p.bc_len() + p.heads), scan);
         self.no_barrier();
     }
 
@@ -455,8 +633,8 @@ impl<'m> Builder<'m> {
                 channels: qkv_len as u32,
                 silu: 0,
             };
-            let record = Convolve::floats(conv, qkv);
-            self.op(Kind::Convolve, (rows * qkv_len).div_ceil(THREADS), &record);
+            let record = self.convolution(conv, qkv);
+            self.op(Kind::Convolve, self.thread_units(qkv_len), &record);
             convolve = Some(record);
         }
         let (rotary_dims, turns) = match &p.rope {
@@ -493,12 +671,11 @@ impl<'m> Builder<'m> {
             self.op(Kind::Rotate, (rows * (p.heads + p.kv_heads)).div_ceil(SCAN_CHANNELS), &attend);
         }
         self.op(Kind::Attend, rows * p.heads, &attend);
-        // What only the next step reads.
         if let Some(record) = convolve {
-            self.op(Kind::Window, qkv_len.div_ceil(THREADS), &record);
-            self.no_barrier();
+            self.window(&record);
         }
-        self.op(Kind::Ring, (rows * kv_len).div_ceil(THREADS), &attend);
+        // What only the next step reads.
+        self.op(Kind::Ring, self.thread_units(kv_len), &attend);
         self.no_barrier();
         let to = map(self, &p.o, output);
         self.products(&Source::plain(y, q_len), &[to])
@@ -546,10 +723,9 @@ impl<'m> Builder<'m> {
             silu: 0,
         };
         let y = self.buffer(Buffer::Inner, channels);
-        let record = Convolve::floats(conv, y);
-        self.op(Kind::Convolve, (self.extent.rows * channels).div_ceil(THREADS), &record);
-        self.op(Kind::Window, channels.div_ceil(THREADS), &record);
-        self.no_barrier();
+        let record = self.convolution(conv, y);
+        self.op(Kind::Convolve, self.thread_units(channels), &record);
+        self.window(&record);
         let gated = Source {
             kind: source::ACTIVATE,
             activation: LINEAR,

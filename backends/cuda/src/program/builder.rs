@@ -2,7 +2,7 @@
 
 use super::records::{
     Codes, ConvOf, Kind, Mat, Multiply, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source,
-    Target, Vector, Widen, input, target, wait,
+    Target, Through, Vector, Widen, input, target, wait,
 };
 use crate::error::CudaError;
 use bytemuck::Pod;
@@ -104,8 +104,12 @@ const BUFFERS: usize = Buffer::PostedSelect as usize + 1;
 /// Floats that a posted number takes.
 const POSTED_FLOATS: usize = 2;
 
-/// Two sets of codes: of inputs, and of the low-rank parts of adapters.
-const CODE_SETS: usize = 2;
+/// Sets of codes: of inputs, which are prepared; of the low-rank parts of adapters, or of what a product or a scan makes for the next
+/// product; of dt.
+const CODE_SETS: usize = 3;
+pub(super) const INPUTS: usize = 0;
+pub(super) const MADE: usize = 1;
+pub(super) const STEPS: usize = 2;
 
 /// Where buffers lie, in floats, and what a row of each needs. Measured by building a program once.
 #[derive(Debug, Clone, Default)]
@@ -229,7 +233,9 @@ pub(super) enum Residual {
 pub(super) enum For {
     /// One row, with as few barriers as can be.
     One,
-    /// Any number of rows.
+    /// A row of each of several sequences.
+    Steps,
+    /// Many rows of each sequence.
     Many,
     /// Many rows of each sequence, in f16.
     Halves,
@@ -240,11 +246,14 @@ pub(super) struct Builder<'m> {
     pub(super) layout: Layout,
     pub(super) extent: Extent,
     pub(super) one: bool,
+    pub(super) steps: bool,
     pub(super) halves: bool,
     pub(super) ops: Vec<Op>,
     pub(super) tables: Vec<u32>,
     /// A convolution whose window the next product shifts, of one row.
     pub(super) shift: ConvOf,
+    /// What results of the next product go through, of a token of each sequence.
+    pub(super) through: Through,
     /// The residual as who reads it next has it.
     pub(super) residual: Residual,
     /// Where rows were written that products may add to: their start, and the number of barriers before.
@@ -263,10 +272,12 @@ impl<'m> Builder<'m> {
             layout,
             extent,
             one: what == For::One,
+            steps: what == For::Steps,
             halves: what == For::Halves,
             ops: Vec::new(),
             tables: Vec::new(),
             shift: ConvOf::NONE,
+            through: Through::NONE,
             residual: Residual::Plain,
             written: Vec::new(),
             units: 0,
@@ -305,8 +316,19 @@ impl<'m> Builder<'m> {
         }
     }
 
-    /// A set of codes for `multiple` rows of `len` elements for each row.
-    fn codes(&mut self, set: usize, len: usize, multiple: usize, quantized: bool, floats: bool) -> Codes {
+    /// A set of codes for a row of `len` elements for each row.
+    pub(super) fn codes(&mut self, set: usize, len: usize) -> Codes {
+        self.codes_and_floats(set, len, 1, (true, false))
+    }
+
+    /// The same, or floats, or both, for `multiple` rows for each.
+    fn codes_and_floats(
+        &mut self,
+        set: usize,
+        len: usize,
+        multiple: usize,
+        (quantized, floats): (bool, bool),
+    ) -> Codes {
         let mut codes = Codes::NONE;
         if quantized {
             let groups = len.div_ceil(GROUP);
@@ -316,7 +338,7 @@ impl<'m> Builder<'m> {
             codes = Codes { codes: c, scales, sums, stride, ..codes };
         }
         if floats {
-            let buffer = if set == 0 { Buffer::Floats } else { Buffer::LowFloats };
+            let buffer = if set == INPUTS { Buffer::Floats } else { Buffer::LowFloats };
             let floats = self.buffer(buffer, len * multiple);
             codes.floats = Vector { stride: len as u32, ..floats };
         }
@@ -365,7 +387,8 @@ impl<'m> Builder<'m> {
     }
 
     pub(super) fn op_number(&mut self, kind: u16, units: usize, record: &impl Pod) {
-        self.ops.push(Op::new(kind, self.units as u32, record));
+        let waits = self.ops.last().is_some_and(|op| op.wait == wait::GRID);
+        self.ops.push(Op::new(kind, waits, self.units as u32, record));
         self.units = 0;
         // Until `no_barrier` says otherwise.
         self.last_units = units;
@@ -443,11 +466,11 @@ impl<'m> Builder<'m> {
         source: &Source,
         multiple: usize,
         head: bool,
-        (quantized, floats): (bool, bool),
+        kinds: (bool, bool),
     ) -> Result<Codes, CudaError> {
         let len = source.len as usize;
         self.shared(self.prepared_floats(source), 0)?;
-        let to = self.codes(set, len, multiple, quantized, floats);
+        let to = self.codes_and_floats(set, len, multiple, kinds);
         let record = Prepare { source: *source, multiple: multiple as u32, head: head.into(), to };
         self.op(Kind::Prepare, self.extent.rows * multiple, &record);
         Ok(to)
@@ -469,17 +492,28 @@ impl<'m> Builder<'m> {
         multiple: usize,
         kinds: (bool, bool),
     ) -> Result<Codes, CudaError> {
-        self.prepare(0, source, multiple, false, kinds)
+        self.prepare(INPUTS, source, multiple, false, kinds)
+    }
+
+    /// `source` as codes.
+    pub(super) fn quantize(&mut self, set: usize, source: &Source) -> Result<Codes, CudaError> {
+        self.prepare(set, source, 1, false, (true, false))
+    }
+
+    /// A linear map without adapter of rows that lie in codes.
+    pub(super) fn coded_product(&mut self, codes: Codes, map: Map<'_, 'm>) -> Result<(), CudaError> {
+        let source = Source::plain(Vector::NONE, map.matrix.cols());
+        self.product(&source, Some(codes), &mut None, map.matrix, map.to, false)
     }
 
     /// Linear maps of one source, without barriers between them; there is one after the last.
     pub(super) fn products(&mut self, source: &Source, maps: &[Map<'_, 'm>]) -> Result<(), CudaError> {
-        self.maps(source, maps, 0, false)
+        self.maps(source, maps, INPUTS, false)
     }
 
     /// The same for the rows whose logits are made.
     pub(super) fn head(&mut self, source: &Source, map: Map<'_, 'm>) -> Result<(), CudaError> {
-        self.maps(source, &[map], 0, true)
+        self.maps(source, &[map], INPUTS, true)
     }
 
     fn maps(
@@ -507,7 +541,7 @@ impl<'m> Builder<'m> {
                 self.product(source, codes, &mut held, down, Target::store(rank), head)?;
                 let full = self.buffer(Buffer::Adapted, up.rows());
                 let up = Map { matrix: up, adapter: None, to: Target::store(full) };
-                self.maps(&Source::plain(rank, down.rows()), &[up], 1, head)?;
+                self.maps(&Source::plain(rank, down.rows()), &[up], MADE, head)?;
                 held = None;
                 to.addend = full;
             }
@@ -600,7 +634,9 @@ impl<'m> Builder<'m> {
         self.writes(to.y);
         let codes = codes.unwrap_or(Codes::NONE);
         let shift = std::mem::replace(&mut self.shift, ConvOf::NONE);
-        let record = Product { input, head: head.into(), settled, source: *source, codes, w, to, shift };
+        let through = std::mem::replace(&mut self.through, Through::NONE);
+        let record =
+            Product { input, head: head.into(), settled, source: *source, codes, w, to, shift, through };
         let unit_rows = if quantized { TILE_ROWS / 2 } else { HALF_WARPS };
         self.op(Kind::Product, matrix.rows().div_ceil(unit_rows), &record);
         self.last_folds = quantized;

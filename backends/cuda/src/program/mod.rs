@@ -1,10 +1,10 @@
 //! From a model's plan to the list of operations that the kernels run. Nothing here needs a device.
 //!
-//! There are two programs, and a third ([`Prompts::Halves`]). That for one row (a decoded token) has as few barriers as the arithmetic
+//! There are three programs, and a fourth ([`Prompts::Halves`]). That for one row (a decoded token) has as few barriers as the arithmetic
 //! allows: each block norms and quantizes the input of a product for itself, and convolves what it scans. In and between Mamba blocks there is
 //! none, if rows are at most 5,120 long: numbers are posted together with the turn of the operation that made them, and who
-//! reads one asks until it has that turn ([`Builder::posts`]). An MLP has 2 barriers. The program for many rows (a prompt, or
-//! several streams) does each thing once, with a barrier after it. The third, for prompts that need not have the contract's
+//! reads one asks until it has that turn ([`Builder::posts`]). An MLP has 2 barriers. Those for many rows do each thing once, with a barrier
+//! after it: one is for prompts, one for a token each of several streams, which makes codes where it makes what they stand for. The fourth, for prompts that need not have the contract's
 //! bits, brings rows and matrices into f16 before it multiplies them on tensor cores, and scans states with a decay per head in chunks.
 //!
 //! Places are relative: to the model, the state, the scratch. So a program is the same on every device.
@@ -63,6 +63,8 @@ impl Prompts {
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) one: Program,
+    /// For a token each of several streams.
+    pub(crate) steps: Program,
     pub(crate) many: Program,
     /// For prompts, if they are not to be exact.
     pub(crate) halves: Option<Program>,
@@ -91,28 +93,31 @@ impl Programs {
         let extent = Extent { rows, logit_rows, grid, shared_bytes };
         let build = |layout: Layout| -> Result<_, CudaError> {
             let (one, layout) = program(model, layout, Extent { rows: 1, ..extent }, For::One)?;
+            let (steps, layout) = program(model, layout, extent, For::Steps)?;
             let (many, layout) = program(model, layout, extent, For::Many)?;
             if prompts == Prompts::Exact {
-                return Ok((one, many, None, layout));
+                return Ok((one, steps, many, None, layout));
             }
             let (halves, layout) = program(model, layout, extent, For::Halves)?;
-            Ok((one, many, Some(halves), layout))
+            Ok((one, steps, many, Some(halves), layout))
         };
         let (.., mut layout) = build(Layout::default())?;
         layout.place(extent)?;
-        let (mut one, mut many, mut halves, mut layout) = build(layout)?;
+        let (one, steps, many, halves, mut layout) = build(layout)?;
         layout.place(extent)?;
-        let dispatch = shapes::dispatch(&mut one, &mut many, halves.as_mut());
-        Ok(Self {
-            dispatch,
+        let mut programs = Self {
+            dispatch: String::new(),
             one,
+            steps,
             many,
             halves,
             scratch_bytes: layout.bytes(),
             posted_bytes: layout.posted_bytes(),
             logits: layout.start(Buffer::Logits),
             shared: [layout.one, layout.many],
-        })
+        };
+        programs.dispatch = shapes::dispatch(&mut programs);
+        Ok(programs)
     }
 }
 

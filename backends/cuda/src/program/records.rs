@@ -62,18 +62,25 @@ records! {
     Codes { codes: u32 [place], scales: u32 [place], sums: u32 [place], stride: u32 [place], floats: Vector, halves: u32 [place], half_rows: u32 [place] }
     Target { kind: u32, scale: f32, y: Vector, before: Vector, bias: u32 [place], addend: Vector }
     TimeOf { sigmoid: u32, bias: u32 [place], min: f32, max: f32, a_log2: u32 [place], per_element: u32 }
+    Through {
+        first: u32, conv: ConvOf, y: Vector, time: TimeOf, heads: u32, dt: Vector, decay: Vector, codes: Codes, codes_len: u32,
+    }
     Embed { w: Mat, scale: f32, residual: Vector, embedded: Vector }
     Prepare { source: Source, multiple: u32, head: u32, to: Codes }
-    Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target, shift: ConvOf }
+    Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target, shift: ConvOf, through: Through }
     Widen { w: Mat, to: u32 [place] }
     Multiply { x: u32 [place], x_rows: u32 [place], w: u32 [place], w_rows: u32, len: u32, stages: u32, most_rows: u32, pairs: u32, to: Target }
-    Convolve { conv: ConvOf, y: Vector, halves: Vector }
+    Convolve { conv: ConvOf, y: Vector, halves: Vector, shifts: u32 }
     Times { time: TimeOf, heads: u32, halves: u32, raw: Vector, dt: Vector, decay: Vector }
     ScanOf {
         heads: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32 [place], state: u32 [place], held: u32 [place],
         x: Vector, b: Vector, c: Vector, dt: Vector, decay: Vector, reads: Vector, parts: Vector, z: Vector, y: Vector,
         time: TimeOf, conv: ConvOf, select: Vector, rank: u32,
         dt_norm: NormOf, b_norm: NormOf, c_norm: NormOf, dt_proj: Mat,
+    }
+    Elements {
+        channels: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32 [place], state: u32 [place],
+        x: Vector, z: Vector, dt: Vector, b: Vector, c: Vector, y: Vector, time: TimeOf, dt_proj: Mat, dt_codes: Codes, codes: Codes,
     }
     AttendOf {
         heads: u32, kv_heads: u32, head_dim: u32, window: u32, keys: u32 [place], values: u32 [place], scores: u32 [place], scale: f32,
@@ -131,13 +138,6 @@ impl Codes {
     };
 }
 
-impl Convolve {
-    /// The rows of `conv` as floats in `y`.
-    pub(crate) fn floats(conv: ConvOf, y: Vector) -> Self {
-        Self { conv, y, halves: Vector::NONE }
-    }
-}
-
 impl Mat {
     pub(crate) const NONE: Self = Self { data: NONE, dtype: 0, rows: 0, cols: 0 };
 }
@@ -156,6 +156,25 @@ impl ConvOf {
         width: 0,
         channels: 0,
         silu: 0,
+    };
+}
+
+impl TimeOf {
+    pub(crate) const NONE: Self =
+        Self { sigmoid: 0, bias: NONE, min: 0.0, max: 0.0, a_log2: NONE, per_element: 0 };
+}
+
+impl Through {
+    pub(crate) const NONE: Self = Self {
+        first: NONE,
+        conv: ConvOf::NONE,
+        y: Vector::NONE,
+        time: TimeOf::NONE,
+        heads: 0,
+        dt: Vector::NONE,
+        decay: Vector::NONE,
+        codes: Codes::NONE,
+        codes_len: 0,
     };
 }
 
@@ -221,6 +240,7 @@ pub(crate) enum Kind {
     Times,
     Weigh,
     Step,
+    Elements,
     Scan,
     Parts,
     Chunks,
@@ -239,13 +259,13 @@ pub(crate) enum Kind {
 
 /// Who waits for whom after an operation: `kernels/program.cuh` says when it can be nobody.
 pub(crate) mod wait {
-    pub(crate) const BLOCK: u32 = 0;
-    pub(crate) const GRID: u32 = 1;
-    pub(crate) const NONE: u32 = 2;
+    pub(crate) const BLOCK: u16 = 0;
+    pub(crate) const GRID: u16 = 1;
+    pub(crate) const NONE: u16 = 2;
 }
 
-/// Words of a payload: those of the largest, [`ScanOf`].
-pub(crate) const PAYLOAD_WORDS: usize = 65;
+/// Words of a payload: those of the largest, [`Product`], and so many that an operation is whole pieces of 16 bytes.
+pub(crate) const PAYLOAD_WORDS: usize = 93;
 
 /// An operation: its kind, and one of the records above.
 #[repr(C)]
@@ -255,18 +275,20 @@ pub(crate) struct Op {
     /// Number of its case in the kernels made for the model.
     pub(crate) shape: u16,
     /// Who waits for whom afterwards: of [`wait`].
-    pub(crate) wait: u32,
+    pub(crate) wait: u16,
+    /// 1 if the operation before has a barrier after it.
+    pub(crate) waits: u16,
     /// Units of the operations since the last barrier.
     pub(crate) first: u32,
     pub(crate) payload: [u32; PAYLOAD_WORDS],
 }
 
 impl Op {
-    pub(crate) fn new(kind: u16, first: u32, record: &impl Pod) -> Self {
+    pub(crate) fn new(kind: u16, waits: bool, first: u32, record: &impl Pod) -> Self {
         let mut payload = [0; PAYLOAD_WORDS];
         let words: &[u32] = bytemuck::cast_slice(bytemuck::bytes_of(record));
         payload[..words.len()].copy_from_slice(words);
-        Self { kind, shape: 0, wait: wait::GRID, first, payload }
+        Self { kind, shape: 0, wait: wait::GRID, waits: waits.into(), first, payload }
     }
 }
 
@@ -326,7 +348,7 @@ pub struct Params {
 /// Sizes in bytes of the records, in the order in which the emulator lists those of the kernels, and of what stands in
 /// shared memory before the row.
 #[doc(hidden)]
-pub const SIZES: [usize; 18] = [
+pub const SIZES: [usize; 19] = [
     size_of::<Op>(),
     size_of::<Params>(),
     size_of::<Embed>(),
@@ -337,6 +359,7 @@ pub const SIZES: [usize; 18] = [
     size_of::<Convolve>(),
     size_of::<Times>(),
     size_of::<ScanOf>(),
+    size_of::<Elements>(),
     size_of::<AttendOf>(),
     size_of::<Route>(),
     size_of::<Experts>(),
@@ -347,11 +370,12 @@ pub const SIZES: [usize; 18] = [
     SHARED_START_BYTES,
 ];
 
-/// Bytes of shared memory before the row, `Shared` of the kernels: parameters, eight numbers, three operations, 256 sums, four words, 4,096
+/// Bytes of shared memory before the row, `Shared` of the kernels: parameters, seven numbers, four operations, 256 sums, four words, 4,096
 /// partial results, 1,584 floats of tokens.
-pub(crate) const SHARED_START_BYTES: usize = (size_of::<Params>() + 4 * 8 + 3 * size_of::<Op>() + 4 * 256)
-    .next_multiple_of(16)
+pub(crate) const SHARED_START_BYTES: usize = (size_of::<Params>() + 4 * 7).next_multiple_of(16)
+    + 4 * size_of::<Op>()
+    + 4 * 256
     + 8 * 4
     + 4 * (4096 + 1584);
 
-const _: () = assert!(size_of::<ScanOf>() <= 4 * PAYLOAD_WORDS);
+const _: () = assert!(size_of::<Product>() <= 4 * PAYLOAD_WORDS && size_of::<Op>().is_multiple_of(16));

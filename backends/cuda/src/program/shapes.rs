@@ -3,11 +3,11 @@
 //! A model has few shapes, as its layers are alike: the compiler then knows every length and every branch of the code
 //! that runs. Places stay numbers of the operation, so that models of one architecture share their kernels.
 
-use super::Program;
 use super::records::{
-    AttendOf, Choose, Combine, Convolve, Embed, Experts, Kind, Multiply, NONE, Op, Prepare, Product, Route,
-    ScanOf, Times, Widen, Words,
+    AttendOf, Choose, Combine, Convolve, Elements, Embed, Experts, Kind, Multiply, NONE, Op, Prepare,
+    Product, Route, ScanOf, Times, Widen, Words,
 };
+use super::{Program, Programs};
 use std::fmt::Write;
 
 /// How the kernels call an operation.
@@ -35,7 +35,8 @@ impl Call {
             || Call::of::<Convolve>("op_window<MANY>", "Convolve"),
             || Call::of::<Times>("op_times", "Times"),
             || Call::of::<ScanOf>("op_weigh", "Scan"),
-            || Call::of::<ScanOf>("op_step", "Scan"),
+            || Call { waits: true, ..Call::of::<ScanOf>("op_step", "Scan") },
+            || Call { waits: true, ..Call::of::<Elements>("op_elements", "Elements") },
             || Call { waits: true, ..Call::of::<ScanOf>("op_scan<MANY>", "Scan") },
             || Call::of::<ScanOf>("op_parts", "Scan"),
             || Call::of::<ScanOf>("op_chunks", "Scan"),
@@ -58,8 +59,10 @@ impl Call {
 #[derive(PartialEq)]
 struct Shape {
     kind: u16,
-    wait: u32,
-    /// With many rows it depends on their number.
+    wait: u16,
+    /// Of many rows.
+    waits: Option<bool>,
+    /// Of one row: of many it depends on their number.
     first: Option<u32>,
     /// The record's words, where they are constants.
     words: Vec<Option<u32>>,
@@ -71,7 +74,13 @@ impl Shape {
         (Call::of_kind(op.kind).differ)(&mut differ);
         let words = op.payload.iter().zip(differ);
         let words = words.map(|(&word, differs)| (!differs || word == NONE).then_some(word)).collect();
-        Self { kind: op.kind, wait: op.wait, first: (!many).then_some(op.first), words }
+        Self {
+            kind: op.kind,
+            wait: op.wait,
+            waits: many.then_some(op.waits != 0),
+            first: (!many).then_some(op.first),
+            words,
+        }
     }
 
     /// The statements that run such an operation.
@@ -82,12 +91,21 @@ impl Shape {
         };
         let words: Vec<String> = self.words.iter().enumerate().map(word).collect();
         let first = self.first.map_or("op.first".to_owned(), |first| format!("{first}u"));
+        // Of one row the device finds out: what is asked for before a wait stays before it.
+        let waits = match self.waits {
+            None => "op.waits",
+            Some(false) => "false",
+            Some(true) => "true",
+        };
         let last = match self.kind.checked_sub(Kind::Histogram as u16) {
             Some(byte) => format!(", {byte}"),
-            None if call.waits => ", walk.wait<RESTS>()".to_owned(),
+            None if call.waits => format!(", walk.wait<MANY>({waits})"),
             None => String::new(),
         };
-        let before = if call.waits { "" } else { "walk.wait<RESTS>()(); " };
+        let before = match (call.waits, waits) {
+            (true, _) | (_, "false") => String::new(),
+            _ => format!("walk.wait<MANY>({waits})(); "),
+        };
         let (function, record, words) = (call.function, call.record, words.join(", "));
         format!("{before}{function}(walk.run(), {first}, record<{record}>({{{words}}}){last})")
     }
@@ -107,8 +125,8 @@ fn number<'a>(ops: impl Iterator<Item = &'a mut Op>, many: bool) -> Vec<Shape> {
     shapes
 }
 
-/// A case for each shape of the `programs`' operations, which get the numbers of their cases. Of one row a shape that is always followed
-/// by the one of the next number runs on into its case.
+/// A case for each shape of the `programs`' operations, which get the numbers of their cases. A shape that is always followed by the one
+/// of the next number runs on into its case.
 fn switch(programs: &mut [&mut Program], many: bool, text: &mut String) {
     let shapes = number(programs.iter_mut().flat_map(|program| &mut program.ops), many);
     let follows = |number: usize| {
@@ -119,33 +137,29 @@ fn switch(programs: &mut [&mut Program], many: bool, text: &mut String) {
     };
     text.push_str("        switch (walk.op().shape) {\n");
     for (number, shape) in shapes.iter().enumerate() {
-        // As the general file has them.
-        let run = shape.run().replace("MANY", if many { "true" } else { "false" });
-        let skips =
-            if shape.kind >= Kind::Histogram as u16 { "if (walk.skips()) return false; " } else { "" };
-        let next = if !many && follows(number) {
-            format!("walk.end({}u); walk.pass(); [[fallthrough]]", shape.wait)
+        let run = shape.run();
+        let next = if follows(number) {
+            format!("walk.pass<MANY>({}u); [[fallthrough]]", shape.wait)
         } else {
             "break".to_owned()
         };
-        writeln!(text, "            case {number}: {{ {skips}const Op& op = walk.op(); {run}; }} {next};")
+        writeln!(text, "            case {number}: {{ const Op& op = walk.op(); {run}; }} {next};")
             .expect("a string takes all");
     }
     text.push_str("        }\n");
 }
 
 /// `dispatch.cuh` of the kernels for one row and for many.
-pub(super) fn dispatch(one: &mut Program, many: &mut Program, halves: Option<&mut Program>) -> String {
-    // `walk.cuh` has more of it.
-    let rests = if halves.is_some() { "#define SARIT_RESTS\n" } else { "" };
-    let mut of_many: Vec<_> = std::iter::once(many).chain(halves).collect();
+pub(super) fn dispatch(programs: &mut Programs) -> String {
+    let Programs { one, steps, many, halves, .. } = programs;
+    let mut of_many: Vec<_> = [steps, many].into_iter().chain(halves).collect();
     let mut text = format!(
-        "#pragma once\n{rests}#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
-         __device__ INLINE bool run_ops(Walk& walk) {{\n    if constexpr (MANY) {{\n"
+        "#pragma once\n#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
+         __device__ INLINE void run_ops(Walk& walk) {{\n    if constexpr (MANY) {{\n"
     );
     switch(&mut of_many, true, &mut text);
     text.push_str("    } else {\n");
     switch(&mut [one], false, &mut text);
-    text.push_str("    }\n    return true;\n}\n");
+    text.push_str("    }\n}\n");
     text
 }
