@@ -32,12 +32,15 @@ struct Grid {
     }
 };
 
-// What an operation calls before it reads what those before it have made.
+// What an operation calls before it reads what those before it have made. `rests`: how far the grid has come is in shared memory, where
+// one thread has written it and reads it.
 struct Wait {
     Grid grid;
-    bool waits;
+    bool waits, rests;
 
     __device__ void operator()() {
-        if (waits) grid.wait();
+        if (!waits) return;
+        if (rests && threadIdx.x == 0) grid.reached = ((Shared*)shared_memory())->rest.reached;
+        grid.wait();
     }
 };

@@ -461,20 +461,25 @@ struct MmaUnit {
     __device__ static u32 time(const Matrix& w, u32 rows) { return div_up(count(w, rows), blocks()) * (WIDE + 2); }
 };
 
+// Groups on their way: one with few tiles takes less time than its loads. `ONCE`: a block has one unit at most, of which all are.
+template <u32 WIDE, bool ONCE>
+struct MmaAhead {
+    static constexpr u32 GROUPS = ONCE ? 6 : WIDE == 1 ? 3 : 1;
+};
+
 // Tensor cores: a warp has a lane of the sum over groups, so all warps go through the groups by themselves; then the lanes are
 // folded in shared memory. What comes next is asked for as soon as its place is free; the first weights before the barrier.
 //
 // Which of its words a thread multiplies first does not matter, nor do the numbers of rows: four of weights lie side by side.
 // The accumulator of a group starts at the bits of 1.5 · 2^23, so the sum of products, below 2^22, comes out as a float.
-template <u32 WIDE, class Wait>
+template <u32 WIDE, bool ONCE, class Wait>
 __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows, Wait wait) {
     using Unit = MmaUnit<WIDE>;
     // Numbers of a lane in shared memory, of 8 rows of activations, which lie 4 apart.
     constexpr u32 LANE = 8 * (MMA_WEIGHTS + 4), PLACE = GROUP_LANES * LANE;
     // Room beyond the partial sums is asked for by the host.
     static_assert(MMA_COLUMNS * PLACE <= PARTIALS + 13312, "no room for lanes");
-    // Groups on their way: one with few tiles takes less time than its loads.
-    constexpr u32 GROUPS_AHEAD = WIDE == 1 ? 3 : 1;
+    constexpr u32 GROUPS_AHEAD = MmaAhead<WIDE, ONCE>::GROUPS;
     u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, 16), columns = Unit::columns(p.w), units = Unit::count(p.w, rows);
     u32 sum_lane = run.warp() % GROUP_LANES, half = run.warp() / GROUP_LANES;
     // The first of its rows of weights, and of its tiles.
@@ -542,7 +547,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
                 g_after = is_last ? group(n) : g_after;
                 MmaWeights w = weights[n];
                 Rows from = rows_at(unit_after, g_after);
-                if (unit_after < units) load_weights(unit_after, g_after, weights[n]);
+                if (!ONCE && unit_after < units) load_weights(unit_after, g_after, weights[n]);
                 u32 a[2][4] = {{w.low.x, w.low.y, w.high.x, w.high.y}, {w.low.z, w.low.w, w.high.z, w.high.w}};
                 float scales[4];
 #pragma unroll
@@ -566,7 +571,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
                         for (u32 e = 0; e < 4; e++)
                             sums[m][k][e] += (__int_as_float(dot[e]) - ROUND) * (scales[2 * m + e / 2] * number(acts[n][k].scales, e % 2));
                     }
-                    load_rows(from, k, acts[n][k]);
+                    if (!ONCE) load_rows(from, k, acts[n][k]);
                 }
             }
         }
@@ -606,6 +611,15 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
                 quantize_group(run, scratch_codes(run, p.through.codes, len, row), place / GROUP, place < len ? v : 0.0f);
         }
     }
+}
+
+template <u32 WIDE, class Wait>
+__device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 rows, Wait wait) {
+    if constexpr (WIDE == 1) {
+        bool has_all = div_up(div_up(p.w.cols, GROUP), GROUP_LANES) <= MmaAhead<WIDE, true>::GROUPS;
+        if (MmaUnit<WIDE>::count(p.w, rows) <= blocks() && has_all) return product_mma<WIDE, true>(run, passed, p, rows, wait);
+    }
+    product_mma<WIDE, false>(run, passed, p, rows, wait);
 }
 
 template <class Wait>

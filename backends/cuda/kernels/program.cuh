@@ -249,12 +249,13 @@ enum {
 // in shared memory that this one still reads before all have come to a barrier within it.
 enum { WAIT_BLOCK, WAIT_GRID, WAIT_NONE };
 
-#define PAYLOAD_WORDS 93
+#define PAYLOAD_WORDS 92
 // `shape` is the number of the kind's case in the kernels made for a model. `first`: units of the operations before it with
-// no barrier between; its own go to the blocks after those. `waits`: the operation before it has a barrier after it.
+// no barrier between; its own go to the blocks after those. `waits`: the operation before it has a barrier after it. `next`: the shape of
+// the one after it, of tokens through blocks.
 struct alignas(16) Op {
     u16 kind, shape, wait, waits;
-    u32 first;
+    u32 next, first;
     u32 payload[PAYLOAD_WORDS];
 };
 

@@ -17,11 +17,10 @@ struct Walk {
 
     __device__ Run run() const { return {thread_in(slot), turn}; }
     __device__ const Op& op() const { return shared().ops[slot]; }
-    // What the operation waits for, if it `waits`; of the way in shared memory, if `RESTING`.
-    template <bool RESTING>
+    // What the operation waits for, if it `waits`; the way is in shared memory, if it `RESTS`.
+    template <bool RESTS>
     __device__ Wait wait(bool waits) const {
-        if (RESTING) return {{shared().rest.reached}, waits};
-        return {grid, waits};
+        return {RESTS ? Grid{0} : grid, waits, RESTS};
     }
     __device__ bool ends_step() const { return n + 1 == params().last; }
 

@@ -264,8 +264,8 @@ pub(crate) mod wait {
     pub(crate) const NONE: u16 = 2;
 }
 
-/// Words of a payload: those of the largest, [`Product`], and so many that an operation is whole pieces of 16 bytes.
-pub(crate) const PAYLOAD_WORDS: usize = 93;
+/// Words of a payload: those of the largest, [`Product`]. An operation is whole pieces of 16 bytes.
+pub(crate) const PAYLOAD_WORDS: usize = 92;
 
 /// An operation: its kind, and one of the records above.
 #[repr(C)]
@@ -278,6 +278,8 @@ pub(crate) struct Op {
     pub(crate) wait: u16,
     /// 1 if the operation before has a barrier after it.
     pub(crate) waits: u16,
+    /// Shape of the operation that comes next in the body, or [`NONE`].
+    pub(crate) next: u32,
     /// Units of the operations since the last barrier.
     pub(crate) first: u32,
     pub(crate) payload: [u32; PAYLOAD_WORDS],
@@ -288,7 +290,7 @@ impl Op {
         let mut payload = [0; PAYLOAD_WORDS];
         let words: &[u32] = bytemuck::cast_slice(bytemuck::bytes_of(record));
         payload[..words.len()].copy_from_slice(words);
-        Self { kind, shape: 0, wait: wait::GRID, waits: waits.into(), first, payload }
+        Self { kind, shape: 0, wait: wait::GRID, waits: waits.into(), next: NONE, first, payload }
     }
 }
 

@@ -126,40 +126,53 @@ fn number<'a>(ops: impl Iterator<Item = &'a mut Op>, many: bool) -> Vec<Shape> {
 }
 
 /// A case for each shape of the `programs`' operations, which get the numbers of their cases. A shape that is always followed by the one
-/// of the next number runs on into its case.
+/// of the next number runs on into its case; of many rows one that ends a layer goes
+/// back to where most layers begin.
 fn switch(programs: &mut [&mut Program], many: bool, text: &mut String) {
     let shapes = number(programs.iter_mut().flat_map(|program| &mut program.ops), many);
-    let follows = |number: usize| {
-        programs.iter().all(|program| {
-            let mut own = (0..program.ops.len()).filter(|&i| usize::from(program.ops[i].shape) == number);
-            own.all(|i| i + 1 < program.body && usize::from(program.ops[i + 1].shape) == number + 1)
-        })
+    for program in programs.iter_mut() {
+        for i in 1..program.body {
+            program.ops[i - 1].next = program.ops[i].shape.into();
+        }
+    }
+    // Of a shape's operations the next ones' shapes.
+    let nexts = |number: usize| -> Vec<_> {
+        let ops = programs.iter().flat_map(|program| &program.ops);
+        ops.filter(|op| usize::from(op.shape) == number).map(|op| op.next).collect()
     };
-    text.push_str("        switch (walk.op().shape) {\n");
+    // Of one row that would let the compiler keep registers through all layers.
+    let back = |number: usize| nexts(number).into_iter().find(|&next| many && next as usize <= number);
+    let targets: Vec<_> = (0..shapes.len()).filter_map(back).collect();
+    writeln!(
+        text,
+        "\ntemplate <>\n__device__ INLINE void run_ops<{many}>(Walk& walk) {{\n    constexpr bool MANY = {many};\n    \
+         switch (walk.op().shape) {{"
+    )
+    .expect("a string takes all");
     for (number, shape) in shapes.iter().enumerate() {
-        let run = shape.run();
-        let next = if follows(number) {
-            format!("walk.pass<MANY>({}u); [[fallthrough]]", shape.wait)
+        let (run, wait) = (shape.run(), shape.wait);
+        let next = if nexts(number).iter().all(|&next| next as usize == number + 1) {
+            format!("walk.pass<MANY>({wait}u); [[fallthrough]];")
+        } else if let Some(back) = back(number) {
+            format!("if (walk.op().next == {back}u) {{ walk.pass<MANY>({wait}u); goto op_{back}; }} break;")
         } else {
-            "break".to_owned()
+            "break;".to_owned()
         };
-        writeln!(text, "            case {number}: {{ const Op& op = walk.op(); {run}; }} {next};")
+        let label = if targets.contains(&(number as u32)) { format!(" op_{number}:") } else { String::new() };
+        writeln!(text, "        case {number}:{label} {{ const Op& op = walk.op(); {run}; }} {next}")
             .expect("a string takes all");
     }
-    text.push_str("        }\n");
+    text.push_str("    }\n}\n");
 }
 
 /// `dispatch.cuh` of the kernels for one row and for many.
 pub(super) fn dispatch(programs: &mut Programs) -> String {
     let Programs { one, steps, many, halves, .. } = programs;
     let mut of_many: Vec<_> = [steps, many].into_iter().chain(halves).collect();
-    let mut text = format!(
-        "#pragma once\n#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
-         __device__ INLINE void run_ops(Walk& walk) {{\n    if constexpr (MANY) {{\n"
-    );
+    let mut text = "#pragma once\n#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
+                    __device__ INLINE void run_ops(Walk& walk);\n"
+        .to_owned();
     switch(&mut of_many, true, &mut text);
-    text.push_str("    } else {\n");
     switch(&mut [one], false, &mut text);
-    text.push_str("    }\n}\n");
     text
 }
