@@ -173,7 +173,12 @@ fn states_go_from_host_to_device_and_back() {
 
 /// Mamba-1 with states of `d_state` elements.
 fn mamba(d_state: usize, d_inner: usize, weights: DType) -> AlignedBytes {
-    let (d_model, rank, vocab) = (24, 4, 31);
+    mamba_of_rank(4, d_state, d_inner, weights)
+}
+
+/// The same with dt projected from `rank` numbers.
+fn mamba_of_rank(rank: usize, d_state: usize, d_inner: usize, weights: DType) -> AlignedBytes {
+    let (d_model, vocab) = (24, 31);
     let expand = d_inner / d_model;
     let config = format!(
         r#"{{"model_type": "mamba", "architectures": ["MambaForCausalLM"], "hidden_size": {d_model},
@@ -240,6 +245,17 @@ fn step_beside(device: Emulator, name: &str, model: &Model<'_>, steps: usize) {
         let skipped = (read.len() - steps) * vocab;
         assert_same_bits(&logits[i], &want.0[skipped..], &format!("{name}: stream {stream}"));
         assert_eq!(exported(&streams, stream), want.1, "{name}: stream {stream}");
+    }
+}
+
+/// Products of as many groups as a block has on their way at once, and of more; steps of time projected from one group and from three.
+#[test]
+fn long_products_step_beside_each_other() {
+    for (rank, d_inner, weights) in [(4, 1536, DType::Q8), (72, 1920, DType::Q8), (72, 1536, DType::Q4)] {
+        let file = mamba_of_rank(rank, 5, d_inner, weights);
+        let model = Model::from_bytes(&file).unwrap();
+        let name = format!("{d_inner}, rank {rank}, {}", weights.name());
+        step_beside(Emulator::new(1, 3), &name, &model, 2);
     }
 }
 
