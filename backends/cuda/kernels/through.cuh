@@ -19,7 +19,7 @@ __device__ INLINE void time_step(const TimeStep& p, float raw, float bias, float
     bound_step(p, softplus(raw + bias), a_log2, dt, decay);
 }
 
-// What makes a result of a row `8 · k` on, of `WIDE` of them, what becomes of it: of the convolution or of a step of time.
+// What a thread loads for its results of one number, of up to `WIDE` rows that are 8 apart: for the convolution, or for a step of time.
 template <u32 WIDE>
 struct EarlyThrough {
     float weight[TAPS], window[WIDE][TAPS], bias, a_log2;

@@ -133,6 +133,32 @@ fn prompts_are_scanned_block_by_block_as_by_scalar() {
 }
 
 /// A weight that is not a number and has the low bits of a code makes an activation of code 0.
+/// Gives a changed file its fingerprint.
+fn seal(file: &mut [u8]) {
+    let print = sarit_core::hash(&file[FINGERPRINT_START..]);
+    file[8..16].copy_from_slice(&print.to_le_bytes());
+}
+
+/// A decay per element beside B and C that come from the input directly: no family has it, but a plan may.
+#[test]
+fn decays_per_element_need_no_projections() {
+    // D has as many numbers as there are elements of decays.
+    let mut file = mamba2(36, 144, DType::Q8);
+    let words =
+        |at: usize| [0, 4, 8, 12].map(|i| u32::from_le_bytes(file[at + i..at + i + 4].try_into().unwrap()));
+    // Bounds of dt, then a_log2 and D.
+    let at =
+        (0..file.len() - 16).step_by(4).find(|&at| words(at)[..2] == [0, f32::INFINITY.to_bits()]).unwrap();
+    let [.., d] = words(at);
+    file[at + 8..at + 12].copy_from_slice(&d.to_le_bytes());
+    seal(&mut file);
+    let model = Model::from_bytes(&file).unwrap();
+    let ids = tokens(20, model.vocab_len());
+    let want = run(model, Scalar, &ids, 1);
+    assert_as(&want, "decays per element", DEVICES[0], &model, &ids, 7);
+    step_beside(DEVICES[1], "decays per element", &model, 3);
+}
+
 #[test]
 fn what_is_not_a_number_has_code_0() {
     let mut file = converted_with_window(&golden("mamba2-tiny"), DType::Q8, None);
@@ -141,8 +167,7 @@ fn what_is_not_a_number_has_code_0() {
     let (_, norm) = model.tensors().find(|(name, _)| *name == "backbone.layers.0.norm.weight").unwrap();
     let at = norm.data.as_ptr().addr() - start;
     file[at..at + 4].copy_from_slice(&0x7fc0_0055u32.to_le_bytes());
-    let print = sarit_core::hash(&file[FINGERPRINT_START..]);
-    file[8..16].copy_from_slice(&print.to_le_bytes());
+    seal(&mut file);
     let model = Model::from_bytes(&file).unwrap();
     let ids = tokens(11, model.vocab_len());
     let want = run(model, Scalar, &ids, 1);

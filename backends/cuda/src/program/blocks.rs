@@ -366,7 +366,9 @@ impl<'m> Builder<'m> {
     fn through(&mut self, p: &Ssm<'m>, conv: ConvOf) -> Through {
         let quantized = p.in_proj.matrix.is_quantized() && p.in_proj.adapter.is_none();
         let fits = p.d_inner().is_multiple_of(GROUP) && p.conv_width <= CONV_TAPS;
-        if !self.steps || !quantized || !fits {
+        // `elements` reads what was made two barriers before.
+        let is_early = p.select.is_none() && !p.decays_by_head();
+        if !self.steps || !quantized || !fits || is_early {
             return Through::NONE;
         }
         let (first, y) = (p.d_inner() as u32, self.buffer(Buffer::Conv, p.conv_channels()));
@@ -414,7 +416,8 @@ impl<'m> Builder<'m> {
             self.products(&Source::plain(conv, d_inner), &[to])?;
             let selected = self.selected(p, &scan, true)?;
             raw = self.project_dt(&select.dt_proj, selected)?;
-            (scan.b, scan.c) = self.selected_bc(p, selected);
+            let rank = scan.rank as usize;
+            (scan.b, scan.c) = (selected.columns(rank), selected.columns(rank + bc));
         } else {
             (scan.b, scan.c) = (conv.columns(d_inner), conv.columns(d_inner + bc));
         }
@@ -456,7 +459,7 @@ impl<'m> Builder<'m> {
     }
 
     /// The same for a token of each sequence, with a decay per element: what is made comes in codes at once where products take it, as
-    /// does the result if `codes` says where to.
+    /// does the result if `codes` says where to. Between the convolution and the scan there are two barriers.
     fn elements(
         &mut self,
         p: &Ssm<'m>,
@@ -464,36 +467,9 @@ impl<'m> Builder<'m> {
         through: Through,
         codes: Codes,
     ) -> Result<(), CudaError> {
-        let select = p.select.as_ref().expect("a decay per element is of Mamba-1");
-        let (d_inner, rank) = (p.d_inner(), scan.rank as usize);
+        let (d_inner, bc, rank) = (p.d_inner(), p.bc_len(), scan.rank as usize);
         let conv = self.convolve(p, &mut scan, through, false);
-        let to = Map { matrix: &select.x_proj, adapter: None, to: Target::store(scan.select) };
-        let projects = select.dt_proj.is_quantized();
-        let has_norms = scan.dt_norm.kind + scan.b_norm.kind + scan.c_norm.kind > 0;
-        let mut dt_codes = Codes::NONE;
-        let codes_at_once = projects && !has_norms && select.x_proj.is_quantized();
-        if codes_at_once {
-            dt_codes = self.codes(STEPS, rank);
-            self.through = Through { first: 0, codes: dt_codes, codes_len: rank as u32, ..Through::NONE };
-        }
-        if through.codes == Codes::NONE {
-            self.products(&Source::plain(conv, d_inner), &[to])?;
-        } else {
-            self.coded_product(through.codes, to)?;
-        }
-        if projects && !codes_at_once {
-            let source = Source { norm: scan.dt_norm, ..Source::plain(scan.select, rank) };
-            dt_codes = self.quantize(STEPS, &source)?;
-            self.no_barrier();
-        }
-        let selected = self.selected(p, &scan, !projects)?;
-        let mut dt = Vector::NONE;
-        if !projects {
-            let raw = self.project_dt(&select.dt_proj, selected)?;
-            [dt, _] = self.times(p, &scan, raw, false);
-        }
-        let (b, c) = self.selected_bc(p, selected);
-        let record = Elements {
+        let mut record = Elements {
             channels: d_inner as u32,
             head_dim: scan.head_dim,
             d_state: scan.d_state,
@@ -502,16 +478,47 @@ impl<'m> Builder<'m> {
             state: scan.state,
             x: conv,
             z: scan.z,
-            dt,
-            b,
-            c,
+            dt: Vector::NONE,
+            b: conv.columns(d_inner),
+            c: conv.columns(d_inner + bc),
             y: scan.y,
             time: scan.time,
             dt_proj: scan.dt_proj,
-            dt_codes,
+            dt_codes: Codes::NONE,
             codes,
         };
-        self.op(Kind::Elements, self.thread_units(d_inner), &record);
+        let units = self.thread_units(d_inner);
+        let Some(select) = &p.select else {
+            [record.dt, _] = self.times(p, &scan, scan.dt, false);
+            self.op(Kind::Elements, units, &record);
+            return Ok(());
+        };
+        let to = Map { matrix: &select.x_proj, adapter: None, to: Target::store(scan.select) };
+        let projects = select.dt_proj.is_quantized();
+        let has_norms = scan.dt_norm.kind + scan.b_norm.kind + scan.c_norm.kind > 0;
+        let codes_at_once = projects && !has_norms && select.x_proj.is_quantized();
+        if codes_at_once {
+            record.dt_codes = self.codes(STEPS, rank);
+            self.through =
+                Through { first: 0, codes: record.dt_codes, codes_len: rank as u32, ..Through::NONE };
+        }
+        if through.codes == Codes::NONE {
+            self.products(&Source::plain(conv, d_inner), &[to])?;
+        } else {
+            self.coded_product(through.codes, to)?;
+        }
+        if projects && !codes_at_once {
+            let source = Source { norm: scan.dt_norm, ..Source::plain(scan.select, rank) };
+            record.dt_codes = self.quantize(STEPS, &source)?;
+            self.no_barrier();
+        }
+        let selected = self.selected(p, &scan, !projects)?;
+        if !projects {
+            let raw = self.project_dt(&select.dt_proj, selected)?;
+            [record.dt, _] = self.times(p, &scan, raw, false);
+        }
+        (record.b, record.c) = (selected.columns(rank), selected.columns(rank + bc));
+        self.op(Kind::Elements, units, &record);
         Ok(())
     }
 
@@ -532,12 +539,6 @@ impl<'m> Builder<'m> {
             self.floats(&part, selected.columns(start))?;
         }
         Ok(selected)
-    }
-
-    /// B and C in rows of such.
-    fn selected_bc(&self, p: &Ssm<'m>, selected: Vector) -> (Vector, Vector) {
-        let rank = p.select.as_ref().map_or(0, |select| select.dt_proj.cols());
-        (selected.columns(rank), selected.columns(rank + p.bc_len()))
     }
 
     /// The raw dt of Mamba-1.
