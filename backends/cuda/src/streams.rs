@@ -49,7 +49,8 @@ impl DeviceMemory {
         prompts: Prompts,
     ) -> Result<Self, CudaError> {
         let rows = chunk.max(streams);
-        let programs = Programs::new(model, rows, logit_rows(streams, rows), grid, SHARED_BYTES, prompts)?;
+        let logit_rows = logit_rows(streams, rows);
+        let programs = Programs::new(model, streams, rows, logit_rows, grid, SHARED_BYTES, prompts)?;
         Ok(Self::needed(model, streams, rows, &programs))
     }
 
@@ -141,7 +142,7 @@ impl Launch {
     /// Of so many sequences with so many tokens each: one step of nothing, without logits.
     fn new(sequences: usize, count: usize) -> Self {
         let kind = match (sequences, count) {
-            (1, 1) => ProgramKind::One,
+            (0 | 1, 1) => ProgramKind::One,
             (_, 1) => ProgramKind::Steps,
             _ => ProgramKind::Many,
         };
@@ -217,7 +218,7 @@ impl<'m, D: Device> Streams<'m, D> {
         let logit_rows = logit_rows(streams, rows);
         // Scores lie in scratch for each block, so the grid comes first; it depends on the shared memory only.
         let most = device.shared_bytes()?;
-        let programs = |grid: usize| Programs::new(&model, rows, logit_rows, grid, most, prompts);
+        let programs = |grid: usize| Programs::new(&model, streams, rows, logit_rows, grid, most, prompts);
         let any_grid = programs(1)?;
         let [one, many] = any_grid.shared.map(SharedRow::bytes);
         device.load(&any_grid.dispatch)?;
@@ -500,7 +501,7 @@ impl<'m, D: Device> Streams<'m, D> {
     fn program(&self, kind: ProgramKind) -> &Program {
         match kind {
             ProgramKind::One => &self.programs.one,
-            ProgramKind::Steps => &self.programs.steps,
+            ProgramKind::Steps => self.programs.steps.as_ref().expect("there are several streams"),
             ProgramKind::Many => &self.programs.many,
             ProgramKind::Halves => self.programs.halves.as_ref().expect("prompts are read so"),
         }
@@ -588,7 +589,7 @@ impl<D: Device> Drop for Streams<'_, D> {
 /// Operations of each program followed by its tables, and where each starts in bytes.
 fn code(programs: &Programs) -> (Vec<u8>, [[usize; 2]; 4]) {
     let mut code: Vec<u8> = Vec::new();
-    let all = [Some(&programs.one), Some(&programs.steps), Some(&programs.many), programs.halves.as_ref()];
+    let all = [Some(&programs.one), programs.steps.as_ref(), Some(&programs.many), programs.halves.as_ref()];
     let starts = all.map(|program| {
         let Some(program) = program else { return [0; 2] };
         let parts: [&[u8]; 2] = [bytemuck::cast_slice(&program.ops), bytemuck::cast_slice(&program.tables)];

@@ -39,7 +39,7 @@ fn bundled(prompts: Prompts) -> String {
         std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/indic-qa-natural.sarit")).unwrap();
     let mut bytes = AlignedBytes::zeroed(file.len()).unwrap();
     bytes.copy_from_slice(&file);
-    dispatch(&Model::from_bytes(&bytes).unwrap(), 99 << 10, prompts).unwrap()
+    dispatch(&Model::from_bytes(&bytes).unwrap(), 2, 99 << 10, prompts).unwrap()
 }
 
 #[test]

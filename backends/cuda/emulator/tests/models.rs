@@ -305,12 +305,14 @@ fn states_of_any_size_step_beside_each_other() {
 fn nothing_is_done_for_no_streams() {
     let file = converted_with_window(&golden("mamba2-tiny"), DType::Q8, None);
     let model = Model::from_bytes(&file).unwrap();
-    let mut streams = Streams::new(DEVICES[0], model, 2, 3).unwrap();
-    streams.feed(0, &tokens(4, model.vocab_len())).unwrap();
-    let before = exported(&streams, 0);
-    assert!(streams.step_all(&[]).unwrap().is_empty());
-    assert!(streams.generate(&mut [], 3, &[]).unwrap().is_empty());
-    assert_eq!(exported(&streams, 0), before);
+    for count in [1, 2] {
+        let mut streams = Streams::new(DEVICES[0], model, count, 3).unwrap();
+        streams.feed(0, &tokens(4, model.vocab_len())).unwrap();
+        let before = exported(&streams, 0);
+        assert!(streams.step_all(&[]).unwrap().is_empty());
+        assert!(streams.generate(&mut [], 3, &[]).unwrap().is_empty());
+        assert_eq!(exported(&streams, 0), before);
+    }
 }
 
 /// The emulated model checks it.

@@ -63,8 +63,8 @@ impl Prompts {
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) one: Program,
-    /// For a token each of several streams.
-    pub(crate) steps: Program,
+    /// For a token each of several streams, if there are several.
+    pub(crate) steps: Option<Program>,
     pub(crate) many: Program,
     /// For prompts, if they are not to be exact.
     pub(crate) halves: Option<Program>,
@@ -80,10 +80,11 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// For launches of up to `rows` rows, logits of up to `logit_rows` at once, and up to `grid` blocks with up to `shared_bytes` of shared
+    /// For so many streams, launches of up to `rows` rows, logits of up to `logit_rows` at once, and up to `grid` blocks with up to `shared_bytes` of shared
     /// memory.
     pub(crate) fn new(
         model: &Model<'_>,
+        streams: usize,
         rows: usize,
         logit_rows: usize,
         grid: usize,
@@ -93,13 +94,16 @@ impl Programs {
         let extent = Extent { rows, logit_rows, grid, shared_bytes };
         let build = |layout: Layout| -> Result<_, CudaError> {
             let (one, layout) = program(model, layout, Extent { rows: 1, ..extent }, For::One)?;
-            let (steps, layout) = program(model, layout, extent, For::Steps)?;
+            let optional = |layout, what, is_there: bool| {
+                if !is_there {
+                    return Ok((None, layout));
+                }
+                program(model, layout, extent, what).map(|(program, layout)| (Some(program), layout))
+            };
+            let (steps, layout) = optional(layout, For::Steps, streams > 1)?;
             let (many, layout) = program(model, layout, extent, For::Many)?;
-            if prompts == Prompts::Exact {
-                return Ok((one, steps, many, None, layout));
-            }
-            let (halves, layout) = program(model, layout, extent, For::Halves)?;
-            Ok((one, steps, many, Some(halves), layout))
+            let (halves, layout) = optional(layout, For::Halves, prompts != Prompts::Exact)?;
+            Ok((one, steps, many, halves, layout))
         };
         let (.., mut layout) = build(Layout::default())?;
         layout.place(extent)?;
@@ -122,12 +126,18 @@ impl Programs {
 }
 
 /// `dispatch.cuh` of the kernels for `model`: a case for each shape of its operations. It depends on the architecture and
-/// the types of the weights, and on how prompts are read and the shared memory of a block that the device has for that.
+/// the types of the weights, on whether there are several streams, and on how prompts are read and the shared memory of a block that the device
+/// has for that.
 ///
 /// # Errors
 /// If the kernels cannot run the model.
-pub fn dispatch(model: &Model<'_>, shared_bytes: usize, prompts: Prompts) -> Result<String, CudaError> {
-    Ok(Programs::new(model, 1, 1, 1, shared_bytes, prompts)?.dispatch)
+pub fn dispatch(
+    model: &Model<'_>,
+    streams: usize,
+    shared_bytes: usize,
+    prompts: Prompts,
+) -> Result<String, CudaError> {
+    Ok(Programs::new(model, streams, 1, 1, 1, shared_bytes, prompts)?.dispatch)
 }
 
 fn program(

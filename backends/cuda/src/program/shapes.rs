@@ -168,7 +168,7 @@ fn switch(programs: &mut [&mut Program], many: bool, text: &mut String) {
 /// `dispatch.cuh` of the kernels for one row and for many.
 pub(super) fn dispatch(programs: &mut Programs) -> String {
     let Programs { one, steps, many, halves, .. } = programs;
-    let mut of_many: Vec<_> = [steps, many].into_iter().chain(halves).collect();
+    let mut of_many: Vec<_> = steps.iter_mut().chain([many]).chain(halves).collect();
     let mut text = "#pragma once\n#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
                     __device__ INLINE void run_ops(Walk& walk);\n"
         .to_owned();
