@@ -13,6 +13,7 @@ mod blocks;
 mod builder;
 mod records;
 mod shapes;
+mod ssm;
 
 use crate::error::CudaError;
 use builder::{Buffer, Builder, Extent, For, Layout, ROW_MOST, Residual, map};
