@@ -439,10 +439,7 @@ __device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, Wait wait) {
         scan_one(run, passed, p, early, input);
     } else {
         wait();
-        if (p.d_state <= 16) scan_blocks<1>(run, passed, p);
-        else if (p.d_state <= 64) scan_blocks<4>(run, passed, p);
-        else if (p.d_state <= 128) scan_blocks<8>(run, passed, p);
-        else scan_blocks<16>(run, passed, p);
+        for_states(p.d_state, [&](auto e) { scan_blocks<decltype(e)::COUNT>(run, passed, p); });
     }
 }
 

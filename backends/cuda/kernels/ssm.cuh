@@ -180,6 +180,22 @@ __device__ INLINE void ask_row(Run run, const Matrix& w, u32 row, u32 first_grou
     early.scale = load_half(scales + g * 16 + row % 16);
 }
 
+// The dot of `COUNT` words of codes of a row of weights with those of its input from `x` on; in q4 of half as many, whose bytes have two codes.
+template <u32 COUNT>
+__device__ INLINE int words_dot(u32 dtype, const u32 (&words)[COUNT], const u32* x) {
+    int dot = 0;
+#pragma unroll
+    for (u32 j = 0; j < COUNT; j++) {
+        if (dtype == Q8) {
+            dot = __dp4a((int)words[j], (int)x[j], dot);
+        } else if (j < COUNT / 2) {
+            dot = __dp4a((int)(words[j] & 0x0f0f0f0fu), (int)x[2 * j], dot);
+            dot = __dp4a((int)(words[j] >> 4 & 0x0f0f0f0fu), (int)x[2 * j + 1], dot);
+        }
+    }
+    return dot;
+}
+
 // One row of `w · in` by a half-warp; all its threads get it. Every thread of the warp takes part, with a row each half, whose first
 // groups have been asked for.
 __device__ INLINE float row_product(Run run, const Matrix& w, const Input& in, u32 row, EarlyRow early) {
@@ -198,17 +214,7 @@ __device__ INLINE float row_product(Run run, const Matrix& w, const Input& in, u
     for (u32 base = 0; base < groups; base += GROUP_LANES) {
         bool has = base + k < groups;
         u32 g = has ? base + k : 0;
-        const u32* x = in.codes.codes + g * 8 + part * 4;
-        int dot = 0;
-#pragma unroll
-        for (u32 j = 0; j < 4; j++) {
-            if (w.dtype == Q8) {
-                dot = __dp4a((int)early.words[j], (int)x[j], dot);
-            } else if (j < 2) {
-                dot = __dp4a((int)(early.words[j] & 0x0f0f0f0fu), (int)x[2 * j], dot);
-                dot = __dp4a((int)(early.words[j] >> 4 & 0x0f0f0f0fu), (int)x[2 * j + 1], dot);
-            }
-        }
+        int dot = words_dot(w.dtype, early.words, in.codes.codes + g * 8 + part * 4);
         dot += __shfl_xor_sync(FULL, dot, 1);
         if (w.dtype == Q4) dot -= 8 * in.codes.sums[(u64)g * in.codes.stride];
         float scale = half_to_float((u16)early.scale) * in.codes.scales[(u64)g * in.codes.stride];
@@ -234,6 +240,21 @@ __device__ INLINE void for_elements(Run run, u32 n, Each each) {
         if ((e & (e - 1)) == 0 && n <= 16u * e) break;
         if (element(run, e) < n) each(e, element(run, e));
     }
+}
+
+// So many elements for each thread of a half-warp.
+template <int ELEMENTS>
+struct PerThread {
+    static constexpr int COUNT = ELEMENTS;
+};
+
+// `each(PerThread)` for the fewest that states of `n` elements take.
+template <class Each>
+__device__ INLINE void for_states(u32 n, Each each) {
+    if (n <= 16) each(PerThread<1>{});
+    else if (n <= 64) each(PerThread<4>{});
+    else if (n <= 128) each(PerThread<8>{});
+    else each(PerThread<16>{});
 }
 
 // Channels that a block scans at once, all of one group.

@@ -213,10 +213,7 @@ __device__ INLINE void head_steps(Run run, u32 passed, const Scan& p, Wait wait)
 
 template <class Wait>
 __device__ INLINE void op_step(Run run, u32 passed, const Scan& p, Wait wait) {
-    if (p.d_state <= 16) head_steps<1>(run, passed, p, wait);
-    else if (p.d_state <= 64) head_steps<4>(run, passed, p, wait);
-    else if (p.d_state <= 128) head_steps<8>(run, passed, p, wait);
-    else head_steps<16>(run, passed, p, wait);
+    for_states(p.d_state, [&](auto e) { head_steps<decltype(e)::COUNT>(run, passed, p, wait); });
 }
 
 // What a thread has of one group of a row of `dt_proj` and of its input: the words of codes of both, their scales, the sum of the input's.
@@ -243,17 +240,7 @@ struct StepGroup {
     }
     __device__ float term(const Elements& p) const {
         u32 x[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-        int dot = 0;
-#pragma unroll
-        for (u32 j = 0; j < 8; j++) {
-            if (p.dt_proj.dtype == Q8) {
-                dot = __dp4a((int)words[j], (int)x[j], dot);
-            } else if (j < 4) {
-                dot = __dp4a((int)(words[j] & 0x0f0f0f0fu), (int)x[2 * j], dot);
-                dot = __dp4a((int)(words[j] >> 4 & 0x0f0f0f0fu), (int)x[2 * j + 1], dot);
-            }
-        }
-        return (float)(dot - 8 * sum) * (half_to_float((u16)scale) * input_scale);
+        return (float)(words_dot(p.dt_proj.dtype, words, x) - 8 * sum) * (half_to_float((u16)scale) * input_scale);
     }
 };
 
@@ -275,8 +262,10 @@ struct StepChannel {
             if (g * GROUP < p.dt_proj.cols) groups[g].load_weights(run, p, channel / p.head_dim, g);
     }
     __device__ void ask_inputs(Run run, const Elements& p, u32 sequence, u32 channel) {
-        if (p.dt.start != NONE) dt = load_float(run.at(p.dt, sequence) + channel / p.head_dim);
-        if (p.dt.start != NONE) return;
+        if (p.dt.start != NONE) {
+            dt = load_float(run.at(p.dt, sequence) + channel / p.head_dim);
+            return;
+        }
 #pragma unroll
         for (u32 g = 0; g < EARLY; g++)
             if (g * GROUP < p.dt_proj.cols) groups[g].load_input(run, p, sequence, g);
@@ -358,16 +347,16 @@ struct ElementStep {
 template <int ELEMENTS, class Wait>
 __device__ INLINE void element_steps(Run run, u32 passed, const Elements& p, Wait wait) {
     using Step = ElementStep<ELEMENTS>;
-    u32 units = div_up(p.channels, 32), all = units * run.p().sequence_count, i = run.warp() * blocks() + first_unit(passed);
+    u32 units = div_up(p.channels, GROUP), all = units * run.p().sequence_count, i = run.warp() * blocks() + first_unit(passed);
     StepChannel own = {};
     Step step = {};
     // The lane's channel of unit `i`; the last one where there is none.
-    auto channel_of = [&](u32 i) { return Step::channel(p, i % units * 32 + run.lane()); };
+    auto channel_of = [&](u32 i) { return Step::channel(p, i % units * GROUP + run.lane()); };
     auto ask = [&](u32 i) {
         if (i >= all) return;
         own.ask(run, p, i / units, channel_of(i));
-        step.begin(run, p, i / units, i % units * 32);
-        step.ask(run, p, i % units * 32, 0, 0);
+        step.begin(run, p, i / units, i % units * GROUP);
+        step.ask(run, p, i % units * GROUP, 0, 0);
     };
     ask(i);
     // The states of a second unit come nearer meanwhile.
@@ -375,7 +364,7 @@ __device__ INLINE void element_steps(Run run, u32 passed, const Elements& p, Wai
     if (second < all) come_nearer(run.state(second / units, p.state) + (u64)channel_of(second) * p.d_state);
     wait();
     for (; i < all; i += WARPS * blocks()) {
-        u32 sequence = i / units, first = i % units * 32, channel = channel_of(i);
+        u32 sequence = i / units, first = i % units * GROUP, channel = channel_of(i);
         own.ask_inputs(run, p, sequence, channel);
         step.ask_inputs(run, p, sequence, first, 0, 0);
         own.make_dt(run, p, sequence, channel);
@@ -403,8 +392,5 @@ __device__ INLINE void element_steps(Run run, u32 passed, const Elements& p, Wai
 
 template <class Wait>
 __device__ INLINE void op_elements(Run run, u32 passed, const Elements& p, Wait wait) {
-    if (p.d_state <= 16) element_steps<1>(run, passed, p, wait);
-    else if (p.d_state <= 64) element_steps<4>(run, passed, p, wait);
-    else if (p.d_state <= 128) element_steps<8>(run, passed, p, wait);
-    else element_steps<16>(run, passed, p, wait);
+    for_states(p.d_state, [&](auto e) { element_steps<decltype(e)::COUNT>(run, passed, p, wait); });
 }

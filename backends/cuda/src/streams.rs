@@ -184,6 +184,17 @@ pub struct Streams<'m, D: Device> {
     memory: DeviceMemory,
 }
 
+impl Programs {
+    fn of(&self, kind: ProgramKind) -> Option<&Program> {
+        match kind {
+            ProgramKind::One => Some(&self.one),
+            ProgramKind::Steps => self.steps.as_ref(),
+            ProgramKind::Many => Some(&self.many),
+            ProgramKind::Halves => self.halves.as_ref(),
+        }
+    }
+}
+
 impl<'m, D: Device> Streams<'m, D> {
     /// The most tokens that may end a text.
     pub const STOP_MOST: usize = STOP_TOKENS;
@@ -499,12 +510,7 @@ impl<'m, D: Device> Streams<'m, D> {
     }
 
     fn program(&self, kind: ProgramKind) -> &Program {
-        match kind {
-            ProgramKind::One => &self.programs.one,
-            ProgramKind::Steps => self.programs.steps.as_ref().expect("there are several streams"),
-            ProgramKind::Many => &self.programs.many,
-            ProgramKind::Halves => self.programs.halves.as_ref().expect("prompts are read so"),
-        }
+        self.programs.of(kind).expect("launches are of programs that there are")
     }
 
     /// Takes at most a chunk of valid tokens through all blocks.
@@ -589,9 +595,9 @@ impl<D: Device> Drop for Streams<'_, D> {
 /// Operations of each program followed by its tables, and where each starts in bytes.
 fn code(programs: &Programs) -> (Vec<u8>, [[usize; 2]; 4]) {
     let mut code: Vec<u8> = Vec::new();
-    let all = [Some(&programs.one), programs.steps.as_ref(), Some(&programs.many), programs.halves.as_ref()];
-    let starts = all.map(|program| {
-        let Some(program) = program else { return [0; 2] };
+    let all = [ProgramKind::One, ProgramKind::Steps, ProgramKind::Many, ProgramKind::Halves];
+    let starts = all.map(|kind| {
+        let Some(program) = programs.of(kind) else { return [0; 2] };
         let parts: [&[u8]; 2] = [bytemuck::cast_slice(&program.ops), bytemuck::cast_slice(&program.tables)];
         parts.map(|part| {
             code.resize(code.len().next_multiple_of(64), 0);

@@ -92,19 +92,16 @@ impl Shape {
         let words: Vec<String> = self.words.iter().enumerate().map(word).collect();
         let first = self.first.map_or("op.first".to_owned(), |first| format!("{first}u"));
         // Of one row the device finds out: what is asked for before a wait stays before it.
-        let waits = match self.waits {
-            None => "op.waits",
-            Some(false) => "false",
-            Some(true) => "true",
-        };
+        let waits = self.waits.map_or("op.waits".to_owned(), |waits| waits.to_string());
         let last = match self.kind.checked_sub(Kind::Histogram as u16) {
             Some(byte) => format!(", {byte}"),
             None if call.waits => format!(", walk.wait<MANY>({waits})"),
             None => String::new(),
         };
-        let before = match (call.waits, waits) {
-            (true, _) | (_, "false") => String::new(),
-            _ => format!("walk.wait<MANY>({waits})(); "),
+        let before = if call.waits || self.waits == Some(false) {
+            String::new()
+        } else {
+            format!("walk.wait<MANY>({waits})(); ")
         };
         let (function, record, words) = (call.function, call.record, words.join(", "));
         format!("{before}{function}(walk.run(), {first}, record<{record}>({{{words}}}){last})")
@@ -126,8 +123,7 @@ fn number<'a>(ops: impl Iterator<Item = &'a mut Op>, many: bool) -> Vec<Shape> {
 }
 
 /// A case for each shape of the `programs`' operations, which get the numbers of their cases. A shape that is always followed by the one
-/// of the next number runs on into its case; of many rows one that ends a layer goes
-/// back to where most layers begin.
+/// of the next number runs on into its case; of many rows one that ends a layer goes back to where most layers begin.
 fn switch(programs: &mut [&mut Program], many: bool, text: &mut String) {
     let shapes = number(programs.iter_mut().flat_map(|program| &mut program.ops), many);
     for program in programs.iter_mut() {
