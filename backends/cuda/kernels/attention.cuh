@@ -67,16 +67,16 @@ __device__ OUTLINED void op_attend(Run run, u32 passed, const Attend& p) {
             }
         }
         if (run.half_lane() == 0) sums[run.half_warp()] = largest;
-        __syncthreads();
+        sync_block();
         for (u32 i = 0; i < HALVES; i++) largest = larger(sums[i], largest);
         for (u32 slot = run.thread; slot < filled; slot += THREADS) scores[slot] = exp_core(scores[slot] - largest);
-        __syncthreads();
+        sync_block();
         float sum = 0.0f;
         if (run.half_warp() == 0)
             for (u32 slot = run.half_lane(); slot < filled; slot += 16) sum += scores[slot];
         sum = fold16(sum);
         if (run.thread == 0) sums[HALVES] = sum;
-        __syncthreads();
+        sync_block();
         float* y = run.at(p.y, row) + head * p.head_dim;
         for (u32 i = run.thread; i < p.head_dim; i += THREADS) {
             float v = 0.0f;
@@ -84,7 +84,7 @@ __device__ OUTLINED void op_attend(Run run, u32 passed, const Attend& p) {
                 v += scores[slot] * ring_row(run, p, row, now, slot, true)[first + i];
             y[i] = v / sums[HALVES];
         }
-        __syncthreads();
+        sync_block();
     }
 }
 

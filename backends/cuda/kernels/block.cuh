@@ -6,7 +6,16 @@
 #define STAGES_MOST 4  // see `Multiply`
 #define TOKENS 1584    // floats of the held tokens of a scan of one row
 
-#define OPS 4  // in shared memory
+#define OPS 4          // in shared memory
+#define SLOTS_MOST 16  // see `Ahead`
+
+// How far the weights that come early have: for each place when a piece has come and when it has been used, how many have been used, and
+// whether no more will be.
+struct alignas(16) Ring {
+    u64 come[SLOTS_MOST], gone[SLOTS_MOST];
+    u32 used;
+    volatile u32 is_over;
+};
 
 // What is known of the way through the program while an operation runs.
 struct Rest {
@@ -22,6 +31,7 @@ struct Shared {
     Op ops[OPS];
     float sums[256];
     alignas(16) u64 arrivals[STAGES_MOST];
+    Ring ring;
     alignas(16) float partials[PARTIALS], tokens[TOKENS];
     float row[1];  // [shared_floats], then int codes [groups][8], float scales [groups], int sums [groups]
 };
@@ -73,6 +83,21 @@ __device__ INLINE float come(Run run, Vector v, u32 i, u32 offset, Posted asked)
             asked = load_posted(posted_at(run, v, i, offset));
         }
     return asked.value;
+}
+
+// Waits for all numbers that `each(visit)` visits, as `visit(v, i, offset, asked)`: those that are late are asked for again together.
+template <class Each>
+__device__ INLINE void come_all(Run run, Each each) {
+    auto is_late = [&](Vector v, const Posted& asked) { return v.is_posted() && asked.turn != run.turn - v.age(); };
+    while (true) {
+        bool is_any = false;
+        each([&](Vector v, u32, u32, const Posted& asked) { is_any |= is_late(v, asked); });
+        if (!is_any) return;
+        pause();
+        each([&](Vector v, u32 i, u32 offset, Posted& asked) {
+            if (is_late(v, asked)) asked = load_posted(posted_at(run, v, i, offset));
+        });
+    }
 }
 
 // Element `i` of a row.

@@ -86,7 +86,7 @@ __device__ INLINE void gather_candidates(Run run, const Choose& p, u32 sequence,
         bool is_equal = i < p.vocab && rank == least, is_above = i < p.vocab && rank > least;
         u32 equals = __ballot_sync(FULL, is_equal), aboves = __ballot_sync(FULL, is_above);
         if (run.lane() == 0) counts[run.warp()] = __popc(equals), counts[WARPS + run.warp()] = __popc(aboves);
-        __syncthreads();
+        sync_block();
         u32 equal_before = 0, above_before = 0, equal_all = 0, above_all = 0;
         for (u32 w = 0; w < WARPS; w++) {
             if (w < run.warp()) equal_before += counts[w], above_before += counts[WARPS + w];
@@ -101,7 +101,7 @@ __device__ INLINE void gather_candidates(Run run, const Choose& p, u32 sequence,
         }
         u32 kept = equal_all < equal_left ? equal_all : equal_left;
         found += above_all + kept, equal_left -= kept;
-        __syncthreads();
+        sync_block();
     }
 }
 
@@ -145,7 +145,7 @@ __device__ OUTLINED void op_choose(Run run, u32 passed, const Choose& p) {
         const float* logits = run.at(p.logits, s);
         float highest = logits[token];
         // All have read what thread 0 sets back.
-        __syncthreads();
+        sync_block();
         // Only where the largest logit is finite; then no smaller one is +infinity, and none chosen is NaN.
         if (sampling.temperature != 0.0f && highest - highest == 0.0f) {
             float* weights = run.shared().row;
@@ -160,7 +160,7 @@ __device__ OUTLINED void op_choose(Run run, u32 passed, const Choose& p) {
             for (u32 i = 0; i < run.p().stop_count; i++)
                 if (run.p().stop[i] == token && run.p().sequence_count == 1) run.p().control[CONTROL_STOP] = 1;
         }
-        __syncthreads();
+        sync_block();
         for (u32 i = run.thread; i < 4 * 256; i += THREADS)
             run.p().histogram[((u64)(i / 256) * run.p().sequence_count + s) * 256 + i % 256] = 0;
     }

@@ -341,7 +341,7 @@ struct ChunkScan {
         Brought next = {};
         Times times = {};
         // What was there before has been read.
-        __syncthreads();
+        sync_block();
         load<READS>(chunk, next);
         if (has_times) store_times(chunk, load_times(chunk)), times = load_times(chunk + 1);
         for (; chunk < end; chunk++) {
@@ -349,18 +349,18 @@ struct ChunkScan {
             run.thread = thread_in(chunk);
             store<READS>(chunk, next);
             if (READS) share(h);
-            __syncthreads();
+            sync_block();
             if (READS) load_gates(chunk, z);
             if (chunk + 1 < end) load<READS>(chunk + 1, next);
             store_left(chunk);
             if (READS) weigh(chunk);
             // Those of tokens beyond the last come to nothing.
             if (has_times) store_times(chunk + 1, times), times = load_times(chunk + 2);
-            __syncthreads();
+            sync_block();
             if (READS) read(chunk, z, d);
             take_in(chunk, h);
             log += logs(chunk)[CHUNK - 1];
-            __syncthreads();
+            sync_block();
         }
         return log;
     }

@@ -63,6 +63,15 @@ __device__ INLINE void store_posted(Posted* p, Posted v) {
     asm volatile("{ .reg .b64 both; mov.b64 both, {%1,%2}; st.relaxed.gpu.global.b64 [%0], both; }" ::"l"(p), "f"(v.value), "r"(v.turn) : "memory");
 }
 
+// Waits for all threads of the block that work.
+__device__ INLINE void sync_block() {
+#ifdef SARIT_FEEDS
+    asm volatile("barrier.sync 0, %0;" ::"n"(THREADS) : "memory");
+#else
+    __syncthreads();
+#endif
+}
+
 // A pointer as it is: the compiler addresses what lies constants further from it, and does not keep a register for each
 // through all operations.
 template <class T>
@@ -108,50 +117,86 @@ __device__ INLINE void await_sets() {
     asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
 }
 
+#if __CUDA_ARCH__ >= 900
+#define SARIT_BULK
+// A word of shared memory that knows when copies of whole pieces of memory have come, which the engine for such copies makes, two pieces a
+// time; or when a thread has been there. One thread opens it and fills, others wait.
+struct Arrival {
+    u32 word;
+
+    __device__ explicit Arrival(const u64* word) : word(place(word)) {}
+    __device__ void open() const { asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(word) : "memory"); }
+    // Copies see the words, and what was written as usual.
+    __device__ static void opened() { asm volatile("fence.proxy.async;" ::: "memory"); }
+    __device__ void fill(void* to, const void* from, u32 bytes, void* to_second, const void* second, u32 second_bytes) const {
+        asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(word), "r"(bytes + second_bytes) : "memory");
+        copy(to, from, bytes);
+        copy(to_second, second, second_bytes);
+    }
+    __device__ void arrive() const { asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(word) : "memory"); }
+    // Whether that was once more, after `round` times; it may wait a while for it.
+    __device__ bool has(u32 round) const {
+        u32 done;
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done) : "r"(word), "r"(round & 1) : "memory");
+        return done;
+    }
+    __device__ void await(u32 round) const {
+        while (!has(round)) {}
+    }
+    __device__ void close() const { asm volatile("mbarrier.inval.shared.b64 [%0];" ::"r"(word) : "memory"); }
+
+private:
+    __device__ static u32 place(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+    __device__ void copy(void* to, const void* from, u32 bytes) const {
+        asm volatile("{ .reg .b64 first; createpolicy.fractional.L2::evict_first.b64 first, 1.0; "
+                     "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], first; }" ::"r"(place(to)),
+                     "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(word) : "memory");
+    }
+};
+#else
+// By the thread that fills: no such device has shared memory for copies that come long before they are needed.
+struct Arrival {
+    __device__ explicit Arrival(const u64*) {}
+    __device__ void open() const {}
+    __device__ static void opened() {}
+    __device__ void fill(void* to, const void* from, u32 bytes, void* to_second, const void* second, u32 second_bytes) const {
+        memcpy(to, from, bytes);
+        memcpy(to_second, second, second_bytes);
+    }
+    __device__ void arrive() const {}
+    __device__ bool has(u32) const { return true; }
+    __device__ void await(u32) const {}
+};
+#endif
+
 // Stages of shared memory that are filled one after another while earlier ones are used, by copies of whole pieces of memory. All
 // threads call each function. What other blocks wrote before a barrier may be copied.
-#if __CUDA_ARCH__ >= 900
+#ifdef SARIT_BULK
 // By the engine for such copies; `arrivals` has a word for each stage.
 struct Stages {
     u64* arrivals;
     u32 count;
 
-    __device__ static u32 place(const void* p) { return (u32)__cvta_generic_to_shared(p); }
     __device__ Stages(u64* arrivals, u32 count) : arrivals(arrivals), count(count) {
         if (threadIdx.x == 0) {
-            for (u32 k = 0; k < count; k++) asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(place(arrivals + k)) : "memory");
-            // Copies see the words, and what was written as usual.
-            asm volatile("fence.proxy.async;" ::: "memory");
+            for (u32 k = 0; k < count; k++) Arrival(arrivals + k).open();
+            Arrival::opened();
         }
-        __syncthreads();
+        sync_block();
     }
     // Fills a stage, which all have used, with two pieces.
     __device__ void fill(u32 stage, void* to, const void* from, u32 bytes, void* to_second, const void* second, u32 second_bytes) const {
-        if (threadIdx.x > 0) return;
-        u32 arrival = place(arrivals + stage);
-        asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(arrival), "r"(bytes + second_bytes) : "memory");
-        copy(to, from, bytes, arrival);
-        copy(to_second, second, second_bytes, arrival);
+        if (threadIdx.x == 0) Arrival(arrivals + stage).fill(to, from, bytes, to_second, second, second_bytes);
     }
     // In the place of `fill` where there is nothing more to copy.
     __device__ void skip() const {}
     // Until a stage is full once more, after `round` times.
-    __device__ void await(u32 stage, u32 round) const {
-        u32 arrival = place(arrivals + stage), done = 0;
-        while (!done)
-            asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                         : "=r"(done) : "r"(arrival), "r"(round & 1) : "memory");
-    }
+    __device__ void await(u32 stage, u32 round) const { Arrival(arrivals + stage).await(round); }
     __device__ void close() const {
-        __syncthreads();
+        sync_block();
         if (threadIdx.x > 0) return;
-        for (u32 k = 0; k < count; k++) asm volatile("mbarrier.inval.shared.b64 [%0];" ::"r"(place(arrivals + k)) : "memory");
-    }
-
-private:
-    __device__ static void copy(void* to, const void* from, u32 bytes, u32 arrival) {
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(place(to)),
-                     "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(arrival) : "memory");
+        for (u32 k = 0; k < count; k++) Arrival(arrivals + k).close();
     }
 };
 #else

@@ -10,7 +10,7 @@ struct Grid {
 
     // Not by the thread that waits: until its writes are seen, a warp that arrives asks for nothing.
     __device__ void arrive() {
-        __syncthreads();
+        sync_block();
         if (threadIdx.x == THREADS - 1) add_release(control() + CONTROL_BARRIER);
         reached += blocks();
     }
@@ -19,11 +19,11 @@ struct Grid {
             const u32* arrived = control() + CONTROL_BARRIER;
             while ((int)(load_acquire(arrived) - reached) < 0) relax();
         }
-        __syncthreads();
+        sync_block();
     }
     __device__ void leave() {
         // All have read whether to stop.
-        __syncthreads();
+        sync_block();
         if (threadIdx.x == 0 && atomicAdd(control() + CONTROL_LEFT, 1u) == blocks() - 1) {
             control()[CONTROL_BARRIER] = 0;
             control()[CONTROL_LEFT] = 0;

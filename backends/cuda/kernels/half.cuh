@@ -191,7 +191,7 @@ __device__ INLINE void multiply_units(Run run, u32 passed, const Multiply& p) {
             stages.await(stage, round);
             HalfPlace here = HalfPlace(memory) + stage * STAGE;
             tiles.multiply(run, here, here + ROWS_LEN, [&] {
-                __syncthreads();
+                sync_block();
                 fill(stage == 0 ? p.stages - 1 : stage - 1);
             });
             if (++stage == p.stages) stage = 0, round++;

@@ -1,7 +1,11 @@
 // Elementary functions: sarit-core's `math.rs`, operation by operation. Plain operators are right here and in all
 // other files: they are compiled without contraction (--fmad=false), with subnormals and IEEE division.
 #pragma once
-#include "program.cuh"
+#ifdef SARIT_EMULATOR
+#include "emulator.h"
+#else
+#include "device.cuh"
+#endif
 
 #define ROUND 12582912.0f  // 1.5 · 2^23: rounds a small float to an integer, which then stands in the low bits
 #define NO_CODE (ROUND - 256.0f)  // less than ROUND plus any code, with the bits of code 0

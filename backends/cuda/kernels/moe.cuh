@@ -16,12 +16,12 @@ __device__ INLINE u32 block_best(Run run, float rank, u32 index) {
             rank = other, index = other_index;
     }
     if (run.lane() == 0) sums[run.warp()] = rank, indices[run.warp()] = index;
-    __syncthreads();
+    sync_block();
     rank = sums[0], index = indices[0];
     for (u32 i = 1; i < WARPS; i++)
         if (indices[i] != NONE && (index == NONE || sums[i] > rank || (sums[i] == rank && indices[i] < index)))
             rank = sums[i], index = indices[i];
-    __syncthreads();
+    sync_block();
     return index;
 }
 
@@ -50,16 +50,16 @@ __device__ OUTLINED void op_route(Run run, u32 passed, const Route& p) {
             ranks[e] = larger(scores[e] + (p.correction == NONE ? 0.0f : run.weights(p.correction)[e]), MINUS_INFINITY);
             taken[e] = 0;
         }
-        __syncthreads();
+        sync_block();
         for (u32 g = run.thread; g < p.groups; g += THREADS) values[g] = group_value(ranks + g * group_len, group_len);
-        __syncthreads();
+        sync_block();
         for (u32 e = run.thread; e < p.experts; e += THREADS) {
             u32 group = e / group_len, place = 0;
             for (u32 g = 0; g < p.groups; g++)
                 if (values[g] > values[group] || (values[g] == values[group] && g < group)) place++;
             if (p.groups > 1 && place >= p.chosen_groups) taken[e] = 2;
         }
-        __syncthreads();
+        sync_block();
         for (u32 i = 0; i < p.chosen; i++) {
             float rank = 0.0f;
             u32 best = NONE;
@@ -67,7 +67,7 @@ __device__ OUTLINED void op_route(Run run, u32 passed, const Route& p) {
                 if (!taken[e] && (best == NONE || ranks[e] > rank)) rank = ranks[e], best = e;
             best = block_best(run, rank, best);
             if (run.thread == 0 && best != NONE) taken[best] = 1;
-            __syncthreads();
+            sync_block();
         }
         // The sums run over the experts in order: one thread.
         if (run.thread == 0) {
@@ -87,7 +87,7 @@ __device__ OUTLINED void op_route(Run run, u32 passed, const Route& p) {
             for (u32 e = 0; e < p.experts; e++)
                 if (taken[e] == 1) ids[n] = e, weights[n] = scores[e] / total * p.weight_scale, n++;
         }
-        __syncthreads();
+        sync_block();
     }
 }
 

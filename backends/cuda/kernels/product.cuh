@@ -1,28 +1,8 @@
 // Matrix products: rows of weights times one row of activations (dp4a), or many (int8 tensor cores). Integer dots are
 // exact in any order; sums over groups run in 8 lanes, over elements in 16, as sarit-core has them.
 #pragma once
+#include "ring.cuh"
 #include "through.cuh"
-
-struct Input {
-    RowCodes codes;
-    const float* floats;
-};
-
-__device__ INLINE bool is_quantized(const Matrix& w) { return w.dtype >= Q8; }
-
-// Rows that a block takes at once in `unit_product`: half the rows of a tile, or as many as there are half-warps.
-__device__ INLINE u32 unit_rows(const Matrix& w) { return is_quantized(w) ? 8 : HALVES; }
-
-__device__ INLINE u32 tile_bytes(const Matrix& w) { return w.dtype == Q8 ? 512 : 256; }
-
-// Scales `[tile_row][group][16]` (f16) and codes `[tile_row][group][tile_bytes]` of a tile row.
-__device__ INLINE void tile_row_at(const u8* model, const Matrix& w, u32 tile_row, const u16*& scales, const u8*& codes) {
-    u64 groups = div_up(w.cols, GROUP);
-    u64 scale_bytes = (div_up(w.rows, 16) * groups * 32 + 63) / 64 * 64;
-    const u8* data = model + (u64)w.data * 64;
-    scales = (const u16*)data + tile_row * groups * 16;
-    codes = data + scale_bytes + tile_row * groups * tile_bytes(w);
-}
 
 // Groups whose weights a thread loads before it uses them.
 #define LOADS 4
@@ -90,7 +70,7 @@ __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u
     }
     float* lanes = run.shared().sums + flip % 2 * 64;
     if (j == 0 && run.warp() < GROUP_LANES) lanes[run.warp() * 8 + r] = sum;
-    __syncthreads();
+    sync_block();
     u32 row = unit * 8 + run.thread;
     if (run.thread < 8 && row < w.rows) each(row, fold8(lanes + run.thread, 8));
 }
@@ -300,7 +280,7 @@ __device__ INLINE void product_shared(Run run, const Product& p, const Input& in
         if (loads.has_group(n) && own.word < 4) terms[(loads.step(n) * GROUP_LANES + own.sum_lane) * 8 + own.row] = term;
         if (ends) terms += unit_len;
     }, [](bool) {});
-    __syncthreads();
+    sync_block();
     // A thread has a row and two lanes, four apart.
     u32 r = run.lane() % 8, lane = run.lane() / 8;
     for (u32 unit = run.warp(); unit < loads.rounds; unit += WARPS) {
@@ -341,7 +321,7 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
     }, [&](bool last) {
         // While there is room for those that come until the next pause.
         if (!last && round + loads.ahead / loads.of_unit + 1 <= S::ROUNDS) return;
-        __syncthreads();
+        sync_block();
         for (u32 n = run.thread; n < round * S::SLOTS * 8; n += THREADS) {
             u32 i = loads.result(done * S::SLOTS * 8 + n);
             if (i >= p.w.rows) continue;
@@ -350,7 +330,7 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
             else finish(run, p.to, 0, i, v);
         }
         done += round, round = 0;
-        if (!last) __syncthreads();
+        if (!last) sync_block();
     });
 }
 
@@ -370,7 +350,8 @@ __device__ INLINE void ask_codes(Run run, u32 passed, const Product& p, EarlyPro
 
 // Asks for the first weights of a product with one row, and for what its input is normed with.
 __device__ INLINE void ask_product(Run run, u32 passed, const Product& p, EarlyProduct& early) {
-    if (p.w.dtype == Q8) ask_codes<Q8>(run, passed, p, early);
+    if (p.ahead.slots > 0) early.y = ask_before(run, passed, p);
+    else if (p.w.dtype == Q8) ask_codes<Q8>(run, passed, p, early);
     else if (p.w.dtype == Q4) ask_codes<Q4>(run, passed, p, early);
     if (p.input != FUSED || p.source.len > ROW_MOST) return;
 #pragma unroll
@@ -409,7 +390,7 @@ __device__ INLINE Input early_input(Run run, const Product& p, const EarlyProduc
         if (s.len > ROW_MOST) return prepare_long(run, s, from, to);
         auto raw = [&](u32 k) {
             if (!is_asked_for(p)) return gather(run, s, from, run.thread, k * THREADS);
-            float v = come(run, asked_row(s), run.thread, k * THREADS, early.x[k]);
+            float v = early.x[k].value;
             if (!has_taps(s)) return v;
             if (k < EARLY_TAPS) return apply_taps(s.conv, early.taps[k], v);
             Taps taps;
@@ -585,7 +566,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
 #pragma unroll
         for (u32 k = 0; k < WIDE; k++) before[k] = p.to.kind == ADD && has_result(k) ? value_at(run, p.to.before, first + k * 8, i) : 0.0f;
         // Those of the unit before have been read.
-        __syncthreads();
+        sync_block();
         float* lanes = run.shared().partials;
 #pragma unroll
         for (u32 k = 0; k < WIDE; k++)
@@ -593,7 +574,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
             for (u32 e = 0; e < 2; e++)
                 *(Floats*)(lanes + k * PLACE + sum_lane * LANE + (2 * j + e) * (MMA_WEIGHTS + 4) + own) =
                     Floats{sums[0][k][e], sums[0][k][e + 2], sums[1][k][e], sums[1][k][e + 2]};
-        __syncthreads();
+        sync_block();
         float results[WIDE];
 #pragma unroll
         for (u32 k = 0; k < WIDE; k++) results[k] = fold8(lanes + k * PLACE + n * (MMA_WEIGHTS + 4) + slot, LANE);
@@ -630,6 +611,12 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
     else product_mma<1>(run, passed, p, rows, wait);
 }
 
+template <u32 DTYPE>
+__device__ INLINE void product_quantized(Run run, u32 passed, const Product& p, const Input& in, EarlyProduct& early) {
+    if (p.ahead.slots > 0) product_pieces<DTYPE>(run, passed, p, in, early.y);
+    else product_one<DTYPE>(run, passed, p, in, early);
+}
+
 // `wait` ends when the operations before the barrier have: a `Wait`.
 template <bool MANY, class Wait>
 __device__ INLINE void op_product(Run run, u32 passed, const Product& p, Wait wait) {
@@ -641,13 +628,13 @@ __device__ INLINE void op_product(Run run, u32 passed, const Product& p, Wait wa
     } else {
         // Blocks that have units: only they may read what is posted, for the others nobody waits, and they shift the window when all
         // of the input has come, so that all have read it.
-        u32 units = div_up(p.w.rows, unit_rows(p.w)), owners = units < blocks() ? units : blocks();
+        u32 units = div_up(p.w.rows, p.ahead.slots > 0 ? TILE_ROWS : unit_rows(p.w)), owners = units < blocks() ? units : blocks();
         bool is_owner = first_unit(passed) < owners, shifts = p.shift.window != NONE && is_owner;
         bool early_shift = shifts && p.shift.width <= TAPS;
         u32 channel = first_unit(passed) * THREADS + run.thread;
         if (p.source.a.is_posted() && !is_owner) {
             // Whatever comes next, all threads of a block are at one operation or at two side by side.
-            __syncthreads();
+            sync_block();
             return wait();
         }
         EarlyProduct early;
@@ -655,13 +642,19 @@ __device__ INLINE void op_product(Run run, u32 passed, const Product& p, Wait wa
         if (early_shift) ask_shift(run, p.shift, channel, early.shift);
         wait();
         ask_input(run, p, early);
+        come_all(run, [&](auto visit) {
+            // All that is read of what others write anew when they have this block's results, before these are there.
+            if (early_shift && channel < p.shift.channels) visit(p.shift.x, channel, 0, early.shift.x);
+            if (!is_asked_for(p)) return;
+#pragma unroll
+            for (u32 k = 0; k < ROW_ELEMENTS; k++)
+                if (row_element(run, k) < p.source.len) visit(asked_row(p.source), run.thread, k * THREADS, early.x[k]);
+        });
         Input in = early_input(run, p, early);
-        // All that is read of what others write anew when they have this block's results, before these are there.
-        if (early_shift && channel < p.shift.channels) early.shift.x.value = come(run, p.shift.x, channel, 0, early.shift.x);
         if (shifts) shift_window(run, p.shift, channel + (early_shift ? owners * THREADS : 0), owners * THREADS);
-        if (shifts && !is_quantized(p.w)) __syncthreads();
-        if (p.w.dtype == Q8) product_one<Q8>(run, passed, p, in, early);
-        else if (p.w.dtype == Q4) product_one<Q4>(run, passed, p, in, early);
+        if (shifts && !is_quantized(p.w)) sync_block();
+        if (p.w.dtype == Q8) product_quantized<Q8>(run, passed, p, in, early);
+        else if (p.w.dtype == Q4) product_quantized<Q4>(run, passed, p, in, early);
         else product_units(run, passed, p, in, 0);
         if (early_shift) shift_channel(run, p.shift, channel, early.shift);
     }

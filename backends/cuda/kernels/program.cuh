@@ -20,8 +20,13 @@ typedef long long i64;
 #define OUTLINED __noinline__
 #endif
 
+// Kernels for any model, and those for one with long products, whose weights come by a warp of its own of each block for one row.
+#ifndef SARIT_SPECIAL
+#define SARIT_FEEDS
+#endif
+
 #define NONE 0xffffffffu
-#define THREADS 512
+#define THREADS 512    // of a block that work
 #define WARPS 16
 #define HALVES 32      // half-warps: 16 lanes, as the sums over elements have
 #define GROUP 32       // columns that share a scale
@@ -143,6 +148,13 @@ struct Through {
     u32 codes_len;
 };
 
+// How the weights of long products with one row come: through `slots` places in shared memory, in pieces of up to `groups` groups of a row of
+// tiles, a multiple of those that a warp has of a row; up to `under_way` of them at a time. `table` has a matrix of each such product of the
+// program and the units before its own; `first` to `last` are those of a launch, which start over again. Without slots they do not come so.
+struct Ahead {
+    u32 slots, groups, place_bytes, under_way, table, first, last;
+};
+
 // FUSED: each block makes the input of the one row for itself; REUSED: it has it from the operation before;
 // PREPARED: it lies in scratch. `settled`: what is added to was there before the operations that the last barrier ended, or is posted.
 // `shift`: a convolution whose window takes in the one row meanwhile. `through` is of a token of each of several sequences.
@@ -155,6 +167,7 @@ struct Product {
     Target to;
     Conv shift;
     Through through;
+    Ahead ahead;
 };
 
 // With `halves` rows go there, in f16, and only those of the last `HELD` tokens to `y`; those of `conv.x` are in f16 too. `shifts`: sequences
@@ -249,7 +262,7 @@ enum {
 // in shared memory that this one still reads before all have come to a barrier within it.
 enum { WAIT_BLOCK, WAIT_GRID, WAIT_NONE };
 
-#define PAYLOAD_WORDS 92
+#define PAYLOAD_WORDS 100
 // `shape` is the number of the kind's case in the kernels made for a model. `first`: units of the operations before it with
 // no barrier between; its own go to the blocks after those. `waits`: the operation before it has a barrier after it. `next`: the shape of
 // the one after it, of tokens through blocks.
@@ -294,6 +307,8 @@ struct Params {
     u32 sequence_count, count, steps, stop_count;
     u32 head_row, head_count;  // rows whose logits are made
     u32 shared_floats, shared_groups;  // room for one row in shared memory: floats, and groups of codes
+    Ahead ahead;
+    u32 reserved;
     u32 sampled;  // 1: not all sequences are greedy
     u32 turn;     // of the first operation: no launch of one row has one that another had
 };

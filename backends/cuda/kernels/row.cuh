@@ -139,7 +139,7 @@ __device__ INLINE void inverse_rms(Run run, const float* x, u32 part_len, u32 pa
         sum = fold16(sum);
         if (part < parts && run.half_lane() == 0) scales[part] = rsqrt_core(sum / (float)part_len + eps);
     }
-    __syncthreads();
+    sync_block();
 }
 
 // Distance in shared memory between the lanes of a sum over `len`, so that four threads' fours lie in different banks.
@@ -159,7 +159,7 @@ __device__ INLINE void inverse_rms_short(Run run, u32 len, float eps, const floa
         for (u32 k = 0; k < ELEMENTS && k * THREADS < len; k++)
             if (row_element(run, k) < len)
                 squares[(r * 16 + run.half_lane()) * lane_stride(len) + run.thread / 16 + k * HALVES] = own[r][k] * own[r][k];
-    __syncthreads();
+    sync_block();
     if (run.warp() < rows) {
         const Floats* fours = (const Floats*)(squares + (run.warp() * 16 + run.half_lane()) * lane_stride(len));
         float sum = 0.0f;
@@ -174,7 +174,7 @@ __device__ INLINE void inverse_rms_short(Run run, u32 len, float eps, const floa
         sum = rsqrt_core(fold16(sum) / (float)len + eps);
         if (run.lane() == 0) run.shared().sums[run.warp()] = sum;
     }
-    __syncthreads();
+    sync_block();
 }
 
 // Norms `x` `[len]` in shared memory but for the last steps, which `normed` does. All threads of the block.
@@ -186,9 +186,9 @@ __device__ INLINE void norm_sums(Run run, const Norm& n, float* x, u32 len) {
             for (u32 i = run.half_lane(); i < len; i += 16) sum += x[i];
         sum = fold16(sum);
         if (run.thread == 0) sums[0] = sum / (float)len;
-        __syncthreads();
+        sync_block();
         for (u32 i = run.thread; i < len; i += THREADS) x[i] -= sums[0];
-        __syncthreads();
+        sync_block();
     }
     inverse_rms(run, x, len / n.groups, n.groups, n.eps, sums);
 }
@@ -346,7 +346,7 @@ __device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const Ro
 #pragma unroll
         for (u32 k = 0; k < ROW_ELEMENTS && k * THREADS < s.len; k++)
             if (row_element(run, k) < s.len) x[row_element(run, k)] = own[0][k];
-        __syncthreads();
+        sync_block();
         norm_sums(run, s.norm, x, s.len);
     }
 #pragma unroll
@@ -360,7 +360,7 @@ __device__ INLINE void prepare_short(Run run, const Source& s, u32 row, const Ro
     }
     pad_halves(run, s.len, to.halves);
     if (to.codes) quantize_short(run, s.len, *to.codes, own[0]);
-    __syncthreads();
+    sync_block();
 }
 
 // The same for rows of any length.
@@ -371,7 +371,7 @@ __device__ INLINE void prepare_long(Run run, const Source& s, u32 row, const Row
     if (has_norm) {
 #pragma unroll 2
         for (u32 i = run.thread; i < s.len; i += THREADS) x[i] = raw(i);
-        __syncthreads();
+        sync_block();
         norm_sums(run, s.norm, x, s.len);
     }
     auto value = [&](u32 i) {
@@ -379,13 +379,13 @@ __device__ INLINE void prepare_long(Run run, const Source& s, u32 row, const Row
     };
     if (to.codes) quantize(run, s.len, *to.codes, value);
     // In place where `floats` is `x`, so after the codes.
-    __syncthreads();
+    sync_block();
     if (to.floats)
         for (u32 i = run.thread; i < s.len; i += THREADS) to.floats[i] = value(i);
     if (to.halves)
         for (u32 i = run.thread; i < s.len; i += THREADS) *to.halves.at(i) = to_half(value(i));
     pad_halves(run, s.len, to.halves);
-    __syncthreads();
+    sync_block();
 }
 
 // The same with nothing loaded before, for rows of any length.

@@ -1,11 +1,6 @@
 // One kernel runs a whole program: all blocks do one operation after another and wait for each other between them.
 // `dispatch.cuh` here runs any program; that of a model's own kernels is written by `src/program/shapes.rs`.
 // Two instances: for one row of activations (a decoded token), and for many (a prompt, or several streams).
-#ifdef SARIT_EMULATOR
-#include "emulator.h"
-#else
-#include "device.cuh"
-#endif
 #include "dispatch.cuh"
 
 template <bool MANY>
@@ -13,7 +8,13 @@ __device__ INLINE void run_program(const Params& p) {
     Shared& shared = *(Shared*)shared_memory();
     if (threadIdx.x < sizeof(Params) / 4) ((u32*)&shared.params)[threadIdx.x] = ((const u32*)&p)[threadIdx.x];
     if (threadIdx.x == 0) shared.rows = p.sequence_count * p.count, shared.step = 0;
+#ifdef SARIT_FEEDS
+    if (!MANY) ring_open(p);
     __syncthreads();
+    if (!MANY && threadIdx.x >= THREADS) return ring_feed();
+#else
+    __syncthreads();
+#endif
     Walk walk(p);
     walk.begin();
     while (true) {
@@ -31,9 +32,18 @@ __device__ INLINE void run_program(const Params& p) {
         walk.grid.wait();
         if (*(volatile u32*)(p.control + CONTROL_STOP)) break;
     }
+#ifdef SARIT_FEEDS
+    if (!MANY) ring_close();
+#endif
     walk.grid.leave();
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) sarit_one(const __grid_constant__ Params p) { run_program<false>(p); }
+#ifdef SARIT_FEEDS
+#define ONE_THREADS (THREADS + 32)
+#else
+#define ONE_THREADS THREADS
+#endif
+
+extern "C" __global__ void __launch_bounds__(ONE_THREADS, 1) sarit_one(const __grid_constant__ Params p) { run_program<false>(p); }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) sarit_many(const __grid_constant__ Params p) { run_program<true>(p); }

@@ -50,7 +50,7 @@ __device__ OUTLINED void op_weigh(Run run, u32 passed, const Scan& p) {
             keeps[(k * p.heads + head) * HELD + token] = own.held(token) ? held_token(run, p, own.sequence, token).decay[head]
                                                                          : run.at(p.decay, own.row_of(token))[head];
         }
-        __syncthreads();
+        sync_block();
         for (u32 i = run.thread; i < count * p.heads * (HELD + 1); i += THREADS) {
             // Number 0 is the state, the others are tokens.
             u32 number = i % (HELD + 1), head = i / (HELD + 1) % p.heads, k = i / (HELD + 1) / p.heads;
@@ -68,7 +68,7 @@ __device__ OUTLINED void op_weigh(Run run, u32 passed, const Scan& p) {
             }
         }
         // What is in shared memory has been read.
-        __syncthreads();
+        sync_block();
     }
 }
 
@@ -271,11 +271,11 @@ struct HeadScan {
     __device__ void states(Run run, Span span, u32 count) const {
         u32 warp = run.warp(), quads = div_up(channels(), 4), token = run.thread / 4 % HELD, quad = warp / 2 * 4;
         for (u32 turn = 0; span.start < count; turn ^= 1) {
-            if (Rows::STAGES == 1) __syncthreads();
-            __syncthreads();
+            if (Rows::STAGES == 1) sync_block();
+            sync_block();
             if (quad < channels())
                 tokens.sums[token][quad + run.lane() % 4] = read_states(run, rows, stage(turn), token, quad);
-            __syncthreads();
+            sync_block();
             if (span.end == HELD)
                 for (u32 i = warp; i < quads * PARTS; i += WARPS / 2)
                     take_in(run, rows, tokens, i / PARTS * 4, i % PARTS * 32, stage(turn), turn);
@@ -304,14 +304,14 @@ struct HeadScan {
             tokens.left_u[turn][place][j] = own.w * own.u();
             if (place == 0) tokens.left[turn][j] = own.left;
             if (Rows::STAGES == 1) {
-                __syncthreads();
+                sync_block();
                 bring(run, p, first_row, span, 0);
             }
             await_copies();
-            __syncthreads();
+            sync_block();
             if (after.start < count) ask(after, turn ^ 1);
             Outcome outcome(p, d, own.x, own.z);
-            __syncthreads();
+            sync_block();
             if (span.has(place) && j < channels()) {
                 float sum = own.read_left * tokens.sums[place][j];
 #pragma unroll
@@ -333,7 +333,7 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
     u32 n = p.d_state, count = run.p().count, len = scan.channels() * n, held = run.position(sequence) % HELD;
     float* states = run.state(sequence, p.state) + (u64)unit.first * n;
     // Those of the unit before have been read.
-    __syncthreads();
+    sync_block();
     if (n < 16 * ELEMENTS) scan.rows.clear(run, n);
     for (u32 i = run.thread; i < len; i += THREADS) scan.rows.h[i / n][i % n] = states[i];
     for (u32 i = run.thread; i < held * n; i += THREADS)
@@ -341,7 +341,7 @@ __device__ INLINE void scan_by_head(Run run, const Scan& p, u32 sequence, const 
     Span span(0, held, count);
     if (run.thread < scan.HALF) scan.states(run, span, count);
     else scan.others(run, p, span, count);
-    __syncthreads();
+    sync_block();
     if (held + count >= HELD)
         for (u32 i = run.thread; i < len; i += THREADS) states[i] = scan.rows.h[i / n][i % n];
 }
@@ -365,7 +365,7 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
         a[e] = has ? a_log2[element(run, e)] : 0.0f;
     }
     // Those of the unit before have been read.
-    __syncthreads();
+    sync_block();
     if (n < 16 * ELEMENTS) rows.clear(run, n);
     Span span(0, 0, count);
     u64 first_row = (u64)sequence * count;
@@ -381,11 +381,11 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
         Span after(span.next(), 0, count);
         if (finishes) tokens.u[turn][place][j] = token.u(), tokens.keep[turn][place][j] = token.dt;
         if (Rows::STAGES == 1) {
-            __syncthreads();
+            sync_block();
             if (finishes) rows.bring(run, p, unit.group, first_row + span.start, 0, span.end, 0);
         }
         await_copies();
-        __syncthreads();
+        sync_block();
         if (finishes && after.start < count) ask(after, turn ^ 1);
         if (run.warp() < SCAN_CHANNELS / 2) {
 #pragma unroll 1
@@ -407,7 +407,7 @@ __device__ INLINE void scan_by_element(Run run, const Scan& p, u32 sequence, con
                 if (run.lane() % 2 == 0) tokens.sums[first + run.half_lane() / 2][own] = sum;
             }
         }
-        __syncthreads();
+        sync_block();
         if (finishes && span.has(place) && j < unit.end - unit.first)
             Outcome(p, d, token.x, token.z).store(run, p, first_row + span.start + place, channel, tokens.sums[place][j]);
         span = after;

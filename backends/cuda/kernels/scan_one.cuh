@@ -127,19 +127,25 @@ struct ScanInput {
     Posted x[SCAN_SLOTS], z[SCAN_SLOTS], dt[SCAN_SLOTS], mixed;
 };
 
-__device__ INLINE ScanInput ask_input(Run run, const Scan& p, const Unit& unit, bool is_first) {
+// `each(v, i, asked)` for those numbers, element `i` of `v`.
+template <class Each>
+__device__ INLINE void for_input(Run run, const Scan& p, const Unit& unit, bool is_first, ScanInput& input, Each each) {
     u32 bc = p.n_groups * p.d_state;
     bool has_select = p.dt_proj.data != NONE;
-    ScanInput input = {};
     for_slots(p, [&](u32 slot) {
         if (!scans(run, p, slot)) return;
         u32 channel = unit.channel(slot_channel(slot, run.half_warp()));
-        input.x[slot] = ask(run, p.conv.x, channel);
-        if (p.z.start != NONE) input.z[slot] = ask(run, p.z, channel);
-        if (!has_select) input.dt[slot] = ask(run, p.dt, channel / p.head_dim);
+        each(p.conv.x, channel, input.x[slot]);
+        if (p.z.start != NONE) each(p.z, channel, input.z[slot]);
+        if (!has_select) each(p.dt, channel / p.head_dim, input.dt[slot]);
     });
-    if (is_first && has_select && run.thread < p.rank + 2 * bc) input.mixed = ask(run, p.select, run.thread);
-    if (is_first && mixes(run, p)) input.mixed = ask(run, p.conv.x, p.heads * p.head_dim + mixer(run));
+    if (is_first && has_select && run.thread < p.rank + 2 * bc) each(p.select, run.thread, input.mixed);
+    if (is_first && mixes(run, p)) each(p.conv.x, p.heads * p.head_dim + mixer(run), input.mixed);
+}
+
+__device__ INLINE ScanInput ask_input(Run run, const Scan& p, const Unit& unit, bool is_first) {
+    ScanInput input = {};
+    for_input(run, p, unit, is_first, input, [&](Vector v, u32 i, Posted& asked) { asked = ask(run, v, i); });
     return input;
 }
 
@@ -190,8 +196,10 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         if (!is_first) {
             if (takes_in) input = ask_input(run, p, unit, false), ask_unit(run, p, unit, early);
             // The tokens of the unit before have been read.
-            __syncthreads();
+            sync_block();
         }
+        // One after another: there are few, and what asks for all of them together takes longer.
+        for_input(run, p, unit, is_first, input, [&](Vector v, u32 i, Posted& asked) { asked.value = come(run, v, i, 0, asked); });
         ScanChannel own[SCAN_SLOTS] = {};
         for_slots(p, [&](u32 slot) {
             ScanChannel& c = own[slot];
@@ -199,12 +207,10 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
             c.channel = unit.channel(i), c.head = c.channel / p.head_dim, c.d = early.channels[slot].d;
             if (!scans(run, p, slot)) return;
             c.is_there = unit.first + i < unit.end;
-            c.x = come(run, p.conv.x, c.channel, 0, input.x[slot]);
-            if (has_z) c.z = come(run, p.z, c.channel, 0, input.z[slot]);
-            if (!has_select) c.dt = come(run, p.dt, c.head, 0, input.dt[slot]);
+            c.x = input.x[slot].value, c.z = input.z[slot].value, c.dt = input.dt[slot].value;
         });
-        float bc_raw = has_bc ? come(run, p.conv.x, channels + mixer(run), 0, input.mixed) : 0.0f;
-        if (is_first && has_select) scan_select(run, p, input.mixed);
+        float bc_raw = input.mixed.value;
+        if (is_first && has_select) scan_select(run, p, input.mixed.value);
         // Warps without a channel have nothing to do with dt and x.
         if (scans(run, p, 0) || (has_second(p) && scans(run, p, 1))) {
             if (has_select) own[0].dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, own[0].head, early.step);
@@ -239,7 +245,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         if (is_first && !has_select)
             for (u32 i = mixer(run) + (few_taps ? THREADS : 0); i < 2 * bc; i += THREADS)
                 run.shared().row[i] = convolved(run, p.conv, 0, channels + i);
-        if (by_head || (is_first && !has_select)) __syncthreads();
+        if (by_head || (is_first && !has_select)) sync_block();
         const float* b = run.shared().row + (has_select ? p.rank : 0) + unit.group * n;
         const float* c_row = b + bc;
         // B of all tokens, for the states that take them in.
@@ -282,7 +288,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
                     if (j <= (int)place) c.left *= keep[j];
                 }
             });
-            __syncthreads();
+            sync_block();
             for_slots(p, [&](u32 slot) {
                 if (!scans(run, p, slot)) return;
                 ScanChannel& c = own[slot];

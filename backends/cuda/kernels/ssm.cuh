@@ -136,14 +136,14 @@ __device__ OUTLINED void op_times(Run run, u32 passed, const Times& p) {
     }
 }
 
-// Normed `[dt | B | C]` of Mamba-1 in shared memory, and the codes of dt; the thread's first element has been asked for. All threads of
+// Normed `[dt | B | C]` of Mamba-1 in shared memory, and the codes of dt; the thread's first element has come. All threads of
 // the block.
-__device__ INLINE void scan_select(Run run, const Scan& p, Posted first) {
+__device__ INLINE void scan_select(Run run, const Scan& p, float first) {
     u32 bc = p.n_groups * p.d_state, starts[3] = {0, p.rank, p.rank + bc}, lens[3] = {p.rank, bc, bc};
     const Norm* norms[3] = {&p.dt_norm, &p.b_norm, &p.c_norm};
     float* row = run.shared().row;
-    for (u32 i = run.thread; i < p.rank + 2 * bc; i += THREADS) row[i] = i == run.thread ? come(run, p.select, i, 0, first) : value_at(run, p.select, 0, i);
-    __syncthreads();
+    for (u32 i = run.thread; i < p.rank + 2 * bc; i += THREADS) row[i] = i == run.thread ? first : value_at(run, p.select, 0, i);
+    sync_block();
 #pragma unroll
     for (u32 part = 0; part < 3; part++) {
         float* x = row + starts[part];
@@ -152,11 +152,11 @@ __device__ INLINE void scan_select(Run run, const Scan& p, Posted first) {
         norm_sums(run, norm, x, lens[part]);
         for (u32 i = run.thread; i < lens[part]; i += THREADS)
             x[i] = normed(run, norm, run.shared().sums, x[i], lens[part], i, norm_weight(run, norm, i, 0));
-        __syncthreads();
+        sync_block();
     }
     if (is_quantized(p.dt_proj)) {
         quantize(run, p.rank, shared_codes(run), [&](u32 i) { return row[i]; });
-        __syncthreads();
+        sync_block();
     }
 }
 

@@ -163,13 +163,13 @@ __device__ INLINE void take_in_block(Run run, const Scan& p, u32 sequence, const
         u[k] *= read.w[own + k];
     }
     // What was there has been read.
-    __syncthreads();
+    sync_block();
     for (u32 i = run.thread; i < HELD * ROW; i += THREADS) {
         u32 t = i / ROW, x = i % ROW;
         const float* row = (t < HELD - 1 ? held_token(run, p, sequence, t).b : run.at(p.b, sequence)) + unit.group * n;
         b[i] = x < n ? row[x] : 0.0f;
     }
-    __syncthreads();
+    sync_block();
 #pragma unroll
     for (int e = 0; e < ELEMENTS; e++) h[e].x *= left, h[e].y *= left, h[e].z *= left, h[e].w *= left;
 #pragma unroll 4

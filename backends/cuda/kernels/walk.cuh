@@ -27,7 +27,7 @@ struct Walk {
     // Brings the first operations to shared memory.
     __device__ void begin() {
         if (has_piece()) bring(n, 0), bring(after(n), 1), await_copies();
-        __syncthreads();
+        sync_block();
     }
     // Brings what comes after the operation that runs.
     __device__ void fetch() {
@@ -41,7 +41,7 @@ struct Walk {
         volatile Rest& r = shared().rest;
         if (threadIdx.x == 0) r.n = n, r.step = step, r.slot = slot, r.turn = turn, r.reached = grid.reached;
         // Else the block meets when it waits, and asks before that for what is there; who has arrived does not go on until its writes are seen.
-        if (!op().waits || !runs()) __syncthreads();
+        if (!op().waits || !runs()) sync_block();
     }
     __device__ void rise() {
         const volatile Rest& r = shared().rest;
@@ -50,7 +50,7 @@ struct Walk {
     // The operation has run: waits for `whom`, one of `WAIT_…`.
     __device__ void end(u32 whom) {
         if (whom == WAIT_GRID) grid.arrive();
-        else if (whom != WAIT_NONE) __syncthreads();
+        else if (whom != WAIT_NONE) sync_block();
     }
     // Whether the operation runs: not if it serves sequences that are not greedy and there is none.
     __device__ bool runs() const { return op().kind < OP_HISTOGRAM || params().sampled; }

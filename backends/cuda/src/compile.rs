@@ -12,7 +12,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Name and text of every source file; the first includes the others, the second is the one that models replace.
-const SOURCES: [(&CStr, &str); 21] = [
+const SOURCES: [(&CStr, &str); 23] = [
     (c"sarit.cu", include_str!("../kernels/sarit.cu")),
     (c"dispatch.cuh", include_str!("../kernels/dispatch.cuh")),
     (c"attention.cuh", include_str!("../kernels/attention.cuh")),
@@ -23,10 +23,12 @@ const SOURCES: [(&CStr, &str); 21] = [
     (c"grid.cuh", include_str!("../kernels/grid.cuh")),
     (c"half.cuh", include_str!("../kernels/half.cuh")),
     (c"math.cuh", include_str!("../kernels/math.cuh")),
+    (c"matrix.cuh", include_str!("../kernels/matrix.cuh")),
     (c"moe.cuh", include_str!("../kernels/moe.cuh")),
     (c"operations.cuh", include_str!("../kernels/operations.cuh")),
     (c"product.cuh", include_str!("../kernels/product.cuh")),
     (c"program.cuh", include_str!("../kernels/program.cuh")),
+    (c"ring.cuh", include_str!("../kernels/ring.cuh")),
     (c"row.cuh", include_str!("../kernels/row.cuh")),
     (c"scan.cuh", include_str!("../kernels/scan.cuh")),
     (c"scan_one.cuh", include_str!("../kernels/scan_one.cuh")),

@@ -1,9 +1,9 @@
 //! [`Cuda`]: an NVIDIA device through its driver. Found and loaded at run time.
 
 use crate::compile::{self, Special};
-use crate::device::Device;
+use crate::device::{BlockSize, Device};
 use crate::error::CudaError;
-use crate::program::{Params, THREADS};
+use crate::program::Params;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError, LaunchConfig,
@@ -223,15 +223,15 @@ impl Device for Cuda {
         Ok(self.context.attribute(most).map_err(driver("describe the device"))? as usize)
     }
 
-    fn grid(&self, many: bool, shared_bytes: usize) -> Result<usize, CudaError> {
+    fn grid(&self, many: bool, block: BlockSize) -> Result<usize, CudaError> {
         let kernel = &self.kernels[usize::from(many)];
         let ask = driver("fit the kernels to the device");
-        if shared_bytes > SHARED_DEFAULT_BYTES {
+        if block.shared_bytes > SHARED_DEFAULT_BYTES {
             let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            kernel.set_attribute(attribute, shared_bytes as i32).map_err(&ask)?;
+            kernel.set_attribute(attribute, block.shared_bytes as i32).map_err(&ask)?;
         }
         let blocks = kernel
-            .occupancy_max_active_blocks_per_multiprocessor(THREADS as u32, shared_bytes, None)
+            .occupancy_max_active_blocks_per_multiprocessor(block.threads as u32, block.shared_bytes, None)
             .map_err(&ask)?;
         if blocks == 0 { Err(CudaError::RowTooLong) } else { Ok(self.info.multiprocessors) }
     }
@@ -306,13 +306,13 @@ impl Device for Cuda {
         &self,
         many: bool,
         grid: usize,
-        shared_bytes: usize,
+        block: BlockSize,
         params: &Params,
     ) -> Result<(), CudaError> {
         let config = LaunchConfig {
             grid_dim: (grid as u32, 1, 1),
-            block_dim: (THREADS as u32, 1, 1),
-            shared_mem_bytes: shared_bytes as u32,
+            block_dim: (block.threads as u32, 1, 1),
+            shared_mem_bytes: block.shared_bytes as u32,
         };
         let mut launch = self.stream.launch_builder(&self.kernels[usize::from(many)]);
         launch.arg(params);

@@ -4,6 +4,15 @@
 use crate::error::CudaError;
 use crate::program::Params;
 
+/// What a block of a launch has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockSize {
+    /// Threads; those beyond 512 have weights come for the others.
+    pub threads: usize,
+    /// Bytes of shared memory.
+    pub shared_bytes: usize,
+}
+
 /// A device with memory of its own.
 pub trait Device {
     /// Memory on the device, given back when dropped.
@@ -24,11 +33,11 @@ pub trait Device {
     /// If the device has failed.
     fn shared_bytes(&self) -> Result<usize, CudaError>;
 
-    /// Blocks of 512 threads with this much shared memory that run at the same time, for one row of activations or many.
+    /// Blocks that run at the same time, for one row of activations or many.
     ///
     /// # Errors
     /// If not even one does.
-    fn grid(&self, many: bool, shared_bytes: usize) -> Result<usize, CudaError>;
+    fn grid(&self, many: bool, block: BlockSize) -> Result<usize, CudaError>;
 
     /// Brings a model where the device can read it.
     ///
@@ -83,11 +92,6 @@ pub trait Device {
     /// # Safety
     /// `params` must name a model and buffers of this device that are large enough for the program, and a program for
     /// them. They and the device must stay until the kernel is done, for which [`wait`](Self::wait) waits.
-    unsafe fn run(
-        &self,
-        many: bool,
-        grid: usize,
-        shared_bytes: usize,
-        params: &Params,
-    ) -> Result<(), CudaError>;
+    unsafe fn run(&self, many: bool, grid: usize, block: BlockSize, params: &Params)
+    -> Result<(), CudaError>;
 }

@@ -41,7 +41,7 @@ mod streams;
 
 pub use compile::{Special, cache_folder, compile, file_name, has_compiler, kernels};
 pub use cuda::{Cuda, DeviceModel, Info, Registered, devices};
-pub use device::Device;
+pub use device::{BlockSize, Device};
 pub use error::CudaError;
 pub use program::{Params, Prompts, SIZES, dispatch};
 pub use streams::{DeviceMemory, Request, Streams};

@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::error::CudaError;
 use crate::program::{
-    Params, Program, Programs, Prompts, SHARED_BYTES, SamplingOf, Sequence, SharedRow, TOP_K_MOST,
+    Ahead, Params, Program, Programs, Prompts, SHARED_BYTES, SamplingOf, Sequence, TOP_K_MOST,
 };
 use bytemuck::Pod;
 use sarit_core::{Model, Sampling, State, StateDType, StepError};
@@ -231,7 +231,7 @@ impl<'m, D: Device> Streams<'m, D> {
         let most = device.shared_bytes()?;
         let programs = |grid: usize| Programs::new(&model, streams, rows, logit_rows, grid, most, prompts);
         let any_grid = programs(1)?;
-        let [one, many] = any_grid.shared.map(SharedRow::bytes);
+        let [one, many] = any_grid.blocks();
         device.load(&any_grid.dispatch)?;
         let grids = [device.grid(false, one)?, device.grid(true, many)?];
         let programs = programs(grids[0].max(grids[1]))?;
@@ -572,6 +572,8 @@ impl<'m, D: Device> Streams<'m, D> {
             head_count: l.head.len() as u32,
             shared_floats: shared.floats as u32,
             shared_groups: shared.groups as u32,
+            ahead: if many { Ahead::NONE } else { self.programs.ring.of(&l.ops) },
+            reserved: 0,
             sampled: l.sampled.into(),
             turn: self.turn,
         };
@@ -580,7 +582,14 @@ impl<'m, D: Device> Streams<'m, D> {
         }
         // SAFETY: the buffers were made for these programs, and the launch has no more rows and streams than they hold.
         // `drop` waits for it.
-        unsafe { self.device.run(many, self.grids[usize::from(many)], shared.bytes(), &params) }
+        unsafe {
+            self.device.run(
+                many,
+                self.grids[usize::from(many)],
+                self.programs.blocks()[usize::from(many)],
+                &params,
+            )
+        }
     }
 }
 

@@ -24,8 +24,8 @@ struct Warp {
 };
 
 struct Block {
-    Barrier barrier;
-    Warp warps[WARPS];
+    Barrier barrier, all;
+    Warp warps[WARPS + 1];
     std::vector<u64> memory;
 };
 
@@ -70,6 +70,7 @@ void await(Barrier& barrier) {
 }
 
 Barrier& block_barrier() { return blocks[self->block].barrier; }
+Barrier& all_barrier() { return blocks[self->block].all; }
 
 u8* block_memory() { return (u8*)blocks[self->block].memory.data(); }
 
@@ -121,20 +122,21 @@ static void resume(Fiber& fiber) {
     swapcontext(&origin, &context);
 }
 
-static void run(u32 grid_size, u64 shared_bytes, u64 seed) {
+static void run(u32 grid_size, u32 threads, u64 shared_bytes, u64 seed) {
     grid.x = grid_size;
     blocks.assign(grid_size, Block());
-    fibers.assign(grid_size * THREADS, Fiber());
+    fibers.assign(grid_size * threads, Fiber());
     stacks.resize(fibers.size() * STACK_BYTES);
     std::mt19937_64 random(seed);
     for (Block& b : blocks) {
         b.barrier.expected = THREADS;
+        b.all.expected = threads;
         for (Warp& w : b.warps) w.barrier.expected = 32;
         // Shared memory comes with whatever was there before.
         b.memory.resize((shared_bytes + 7) / 8);
         for (u64& word : b.memory) word = random() | 0x7fc000007fc00000ull;
     }
-    for (u32 i = 0; i < fibers.size(); i++) fibers[i].thread = i % THREADS, fibers[i].block = i / THREADS;
+    for (u32 i = 0; i < fibers.size(); i++) fibers[i].thread = i % threads, fibers[i].block = i / threads;
     std::vector<u32> order(fibers.size());
     std::iota(order.begin(), order.end(), 0);
     for (u32 pass = 0;; pass++) {
@@ -160,10 +162,10 @@ static void run(u32 grid_size, u64 shared_bytes, u64 seed) {
 
 }  // namespace emulator
 
-extern "C" void emulator_run(bool many, const Params* params, u32 grid, u64 shared_bytes, u64 seed) {
+extern "C" void emulator_run(bool many, const Params* params, u32 grid, u32 threads, u64 shared_bytes, u64 seed) {
     emulator::many = many;
     emulator::params = *params;
-    emulator::run(grid, shared_bytes, seed);
+    emulator::run(grid, threads, shared_bytes, seed);
 }
 
 // Sizes in bytes of what the host and the kernels share.

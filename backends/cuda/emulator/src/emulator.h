@@ -41,7 +41,9 @@ void yield();
 // An effect that others may wait for.
 void progress();
 
+// Of the threads of a block that work, and of all.
 Barrier& block_barrier();
+Barrier& all_barrier();
 u8* block_memory();
 // Gives `words` to the other lanes of the warp and gets theirs, after all have come: `[32][count]`.
 const u32* exchange(const u32* words, u32 count);
@@ -74,7 +76,8 @@ inline float __uint_as_float(u32 bits) {
 }
 inline float __int_as_float(int bits) { return __uint_as_float((u32)bits); }
 
-inline void __syncthreads() { emulator::await(emulator::block_barrier()); }
+inline void __syncthreads() { emulator::await(emulator::all_barrier()); }
+inline void sync_block() { emulator::await(emulator::block_barrier()); }
 inline void __syncwarp() {
     u32 nothing = 0;
     emulator::exchange(&nothing, 1);
@@ -114,6 +117,32 @@ inline void await_copies() {}
 inline void end_copies() {}
 template <u32 LATER>
 inline void await_sets() {}
+// The word counts; copies come at once.
+struct Arrival {
+    volatile u64* word;
+
+    explicit Arrival(u64* word) : word(word) {}
+    void open() const { *word = 0; }
+    static void opened() {}
+    void fill(void* to, const void* from, u32 bytes, void* to_second, const void* second, u32 second_bytes) const {
+        memcpy(to, from, bytes);
+        memcpy(to_second, second, second_bytes);
+        *word = *word + 1;
+        emulator::progress();
+    }
+    void arrive() const {
+        *word = *word + 1;
+        emulator::progress();
+    }
+    bool has(u32 round) const {
+        if (*word % 2 != round % 2) return true;
+        emulator::yield();
+        return false;
+    }
+    void await(u32 round) const {
+        while (!has(round)) {}
+    }
+};
 struct Stages {
     Stages(u64*, u32) {}
     void fill(u32, void* to, const void* from, u32 bytes, void* to_second, const void* second, u32 second_bytes) const {

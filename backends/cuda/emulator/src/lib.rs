@@ -4,11 +4,11 @@
 //! dropped, and a buffer starts as bytes that are not numbers: what is read before it is written shows. A model that is
 //! dropped before its user has waited for the kernels, which would still read it on a real device, shows too.
 
-use sarit_cuda::{CudaError, Device, Params};
+use sarit_cuda::{BlockSize, CudaError, Device, Params};
 use std::cell::{Cell, UnsafeCell};
 
 unsafe extern "C" {
-    fn emulator_run(many: bool, params: *const Params, grid: u32, shared_bytes: u64, seed: u64);
+    fn emulator_run(many: bool, params: *const Params, grid: u32, threads: u32, shared_bytes: u64, seed: u64);
     fn emulator_sizes(sizes: *mut u64);
     fn emulator_function(number: u32, x: *const f32, y: *mut f32, n: u64);
     fn emulator_half(bits: u16) -> f32;
@@ -23,8 +23,8 @@ thread_local! {
     static LAUNCHED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs the kernels, those for many rows or for one: parameters, blocks, bytes of shared memory, order of threads.
-type Run = unsafe extern "C" fn(bool, *const Params, u32, u64, u64);
+/// Runs the kernels, those for many rows or for one: parameters, blocks, a block's threads and bytes of shared memory, order of threads.
+type Run = unsafe extern "C" fn(bool, *const Params, u32, u32, u64, u64);
 
 /// An emulated device.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +33,7 @@ pub struct Emulator {
     pub grid: usize,
     /// Order in which threads run; 0 for the order of their numbers.
     pub seed: u64,
+    shared_bytes: usize,
     kernels: Kernels,
 }
 
@@ -48,13 +49,18 @@ enum Kernels {
 impl Emulator {
     /// A device whose kernels run any model.
     pub const fn new(grid: usize, seed: u64) -> Self {
-        Self { grid, seed, kernels: Kernels::General }
+        Self { grid, seed, shared_bytes: SHARED_BYTES, kernels: Kernels::General }
+    }
+
+    /// The same with other shared memory of a block.
+    pub const fn with_shared_bytes(self, shared_bytes: usize) -> Self {
+        Self { shared_bytes, ..self }
     }
 
     /// A device whose kernels are made for each model, as on a real one; that takes seconds, and a C++ compiler at run time
     /// (`CXX`, or `c++`).
     pub const fn special(grid: usize, seed: u64) -> Self {
-        Self { grid, seed, kernels: Kernels::Special(None) }
+        Self { grid, seed, shared_bytes: SHARED_BYTES, kernels: Kernels::Special(None) }
     }
 }
 
@@ -101,7 +107,7 @@ fn compiled(dispatch: &str, grid: usize) -> Run {
     }
 }
 
-/// Shared memory of a block: that of an NVIDIA device of compute capability 8.7.
+/// Shared memory of a block, unless said otherwise: that of an NVIDIA device of compute capability 8.7.
 const SHARED_BYTES: usize = 163 << 10;
 
 /// Bytes on each side of a buffer.
@@ -171,10 +177,10 @@ impl Device for Emulator {
     }
 
     fn shared_bytes(&self) -> Result<usize, CudaError> {
-        Ok(SHARED_BYTES)
+        Ok(self.shared_bytes)
     }
 
-    fn grid(&self, _: bool, _: usize) -> Result<usize, CudaError> {
+    fn grid(&self, _: bool, _: BlockSize) -> Result<usize, CudaError> {
         Ok(self.grid)
     }
 
@@ -225,7 +231,7 @@ impl Device for Emulator {
         &self,
         many: bool,
         grid: usize,
-        shared_bytes: usize,
+        block: BlockSize,
         params: &Params,
     ) -> Result<(), CudaError> {
         let _one = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -234,7 +240,7 @@ impl Device for Emulator {
             _ => emulator_run,
         };
         // SAFETY: as the caller promises.
-        unsafe { run(many, params, grid as u32, shared_bytes as u64, self.seed) };
+        unsafe { run(many, params, grid as u32, block.threads as u32, block.shared_bytes as u64, self.seed) };
         LAUNCHED.set(true);
         Ok(())
     }

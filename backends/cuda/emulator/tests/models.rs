@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::mamba2;
+use common::{mamba2, mamba2_of};
 use sarit_core::format::FINGERPRINT_START;
 use sarit_core::{DType, Engine, Model, Sampler, Sampling, Scalar, Scratch, State, StateDType};
 use sarit_cpu::AlignedBytes;
@@ -102,6 +102,21 @@ fn blocks_without_units_leave_the_bits_alone() {
                 &ids,
                 1,
             );
+        }
+    }
+}
+
+/// Weights of long products come to shared memory early, where there is room: in pieces of a few groups, of which the last warps have fewer or none.
+#[test]
+fn weights_that_come_early_leave_the_bits_alone() {
+    for (vocab, weights) in [(31, DType::Q8), (4400, DType::Q4)] {
+        let file = mamba2_of(960, vocab, 16, 4608, weights);
+        let model = Model::from_bytes(&file).unwrap();
+        let ids = tokens(4, model.vocab_len());
+        let want = run(model, Scalar, &ids, 1);
+        for device in [Emulator::new(5, 0), Emulator::new(3, 9), Emulator::special(4, 5)] {
+            let device = device.with_shared_bytes(227 << 10);
+            assert_as(&want, &format!("{vocab} tokens"), device, &model, &ids, 1);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Puts a program together: buffers in scratch, places in the model, inputs of products, barriers.
 
 use super::records::{
-    Codes, ConvOf, Kind, Mat, Multiply, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES, Source,
-    Target, Through, Vector, Widen, input, target, wait,
+    Ahead, Codes, ConvOf, Kind, Mat, Multiply, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES,
+    Source, Target, Through, Vector, Widen, input, target, wait,
 };
+use super::ring;
 use crate::error::CudaError;
 use bytemuck::Pod;
 use sarit_core::plan::{Adapter, Linear, Norm, NormKind};
@@ -43,7 +44,9 @@ pub(super) const ROW_MOST: usize = 10 * THREADS;
 const SHARED_GROUP_BYTES: usize = GROUP + 8;
 
 /// Threads of a block, and its warps and half-warps: as the kernels have them.
-pub(crate) const THREADS: usize = 512;
+pub(super) const THREADS: usize = 512;
+pub(super) const WARPS: usize = 16;
+pub(super) const WARP: usize = 32;
 const HALF_WARPS: usize = 32;
 
 /// Buffers in scratch; all hold one row for each row of a launch.
@@ -127,17 +130,18 @@ pub(super) struct Layout {
     pub(super) many: SharedRow,
 }
 
-/// Room in shared memory for a row as floats, and as groups of codes.
+/// Room in shared memory for a row as floats, and as groups of codes; and for weights that come early.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SharedRow {
     pub(crate) floats: usize,
     pub(crate) groups: usize,
+    pub(crate) ring_bytes: usize,
 }
 
 impl SharedRow {
     /// Bytes of shared memory of a block with such room.
     pub(crate) fn bytes(self) -> usize {
-        shared_bytes(self.floats, self.groups)
+        shared_bytes(self.floats, self.groups) + self.ring_bytes
     }
 }
 
@@ -437,7 +441,9 @@ impl<'m> Builder<'m> {
     /// Room in shared memory for a row of floats and one of codes.
     pub(super) fn shared(&mut self, floats: usize, groups: usize) -> Result<(), CudaError> {
         let row = if self.one { &mut self.layout.one } else { &mut self.layout.many };
-        *row = SharedRow { floats: row.floats.max(floats), groups: row.groups.max(groups) };
+        // Codes are read sixteen bytes at a time, and weights lie behind them that come so.
+        row.floats = row.floats.max(floats.next_multiple_of(4));
+        row.groups = row.groups.max(groups.next_multiple_of(2));
         if row.bytes() > self.extent.shared_bytes { Err(CudaError::RowTooLong) } else { Ok(()) }
     }
 
@@ -635,9 +641,25 @@ impl<'m> Builder<'m> {
         let codes = codes.unwrap_or(Codes::NONE);
         let shift = std::mem::replace(&mut self.shift, ConvOf::NONE);
         let through = std::mem::replace(&mut self.through, Through::NONE);
-        let record =
-            Product { input, head: head.into(), settled, source: *source, codes, w, to, shift, through };
-        let unit_rows = if quantized { TILE_ROWS / 2 } else { HALF_WARPS };
+        let record = Product {
+            input,
+            head: head.into(),
+            settled,
+            source: *source,
+            codes,
+            w,
+            to,
+            shift,
+            through,
+            ahead: Ahead::NONE,
+        };
+        let unit_rows = if self.one && ring::is_long(&w, self.extent.shared_bytes) {
+            TILE_ROWS
+        } else if quantized {
+            TILE_ROWS / 2
+        } else {
+            HALF_WARPS
+        };
         self.op(Kind::Product, matrix.rows().div_ceil(unit_rows), &record);
         self.last_folds = quantized;
         Ok(())

@@ -12,19 +12,22 @@
 mod blocks;
 mod builder;
 mod records;
+mod ring;
 mod shapes;
 mod ssm;
 
+use crate::device::BlockSize;
 use crate::error::CudaError;
-use builder::{Buffer, Builder, Extent, For, Layout, ROW_MOST, Residual, map};
+use builder::{Buffer, Builder, Extent, For, Layout, ROW_MOST, Residual, SharedRow, THREADS, WARP, map};
 use records::{Choose, Embed, Kind, Op, Source, Target, Vector, target};
+use ring::Ring;
 use sarit_core::plan::{BlockInput, Input};
 use sarit_core::{Block, Model};
 use std::ops::Range;
 
-pub(crate) use builder::{SHARED_BYTES, SharedRow, THREADS};
+pub(crate) use builder::SHARED_BYTES;
+pub(crate) use records::{Ahead, SamplingOf, Sequence};
 pub use records::{Params, SIZES};
-pub(crate) use records::{SamplingOf, Sequence};
 
 /// The most tokens among which the device can choose.
 pub(crate) const TOP_K_MOST: usize = 256;
@@ -74,6 +77,8 @@ pub(crate) struct Programs {
     pub(crate) posted_bytes: Range<usize>,
     /// Logits in scratch, in floats: their start.
     pub(crate) logits: usize,
+    /// How long products with one row have their weights.
+    pub(crate) ring: Ring,
     /// Room in shared memory for one row, and of the programs for many.
     pub(crate) shared: [SharedRow; 2],
     /// `kernels/dispatch.cuh` of the kernels for just these.
@@ -108,8 +113,10 @@ impl Programs {
         };
         let (.., mut layout) = build(Layout::default())?;
         layout.place(extent)?;
-        let (one, steps, many, halves, mut layout) = build(layout)?;
+        let (mut one, steps, many, halves, mut layout) = build(layout)?;
         layout.place(extent)?;
+        let ring = Ring::new(&mut one, layout.one, shared_bytes);
+        layout.one.ring_bytes = ring.bytes();
         let mut programs = Self {
             dispatch: String::new(),
             one,
@@ -119,10 +126,22 @@ impl Programs {
             scratch_bytes: layout.bytes(),
             posted_bytes: layout.posted_bytes(),
             logits: layout.start(Buffer::Logits),
+            ring,
             shared: [layout.one, layout.many],
         };
         programs.dispatch = shapes::dispatch(&mut programs);
         Ok(programs)
+    }
+}
+
+impl Programs {
+    /// Blocks of the program for one row, and of those for many.
+    pub(crate) fn blocks(&self) -> [BlockSize; 2] {
+        let feeds = [self.ring.slots() > 0, false];
+        std::array::from_fn(|i| BlockSize {
+            threads: THREADS + if feeds[i] { WARP } else { 0 },
+            shared_bytes: self.shared[i].bytes(),
+        })
     }
 }
 

@@ -65,9 +65,10 @@ records! {
     Through {
         first: u32, conv: ConvOf, y: Vector, time: TimeOf, heads: u32, dt: Vector, decay: Vector, codes: Codes, codes_len: u32,
     }
+    Ahead { slots: u32, groups: u32, place_bytes: u32, under_way: u32, table: u32 [place], first: u32 [place], last: u32 [place] }
     Embed { w: Mat, scale: f32, residual: Vector, embedded: Vector }
     Prepare { source: Source, multiple: u32, head: u32, to: Codes }
-    Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target, shift: ConvOf, through: Through }
+    Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target, shift: ConvOf, through: Through, ahead: Ahead }
     Widen { w: Mat, to: u32 [place] }
     Multiply { x: u32 [place], x_rows: u32 [place], w: u32 [place], w_rows: u32, len: u32, stages: u32, most_rows: u32, pairs: u32, to: Target }
     Convolve { conv: ConvOf, y: Vector, halves: Vector, shifts: u32 }
@@ -138,8 +139,19 @@ impl Codes {
     };
 }
 
+/// Numbers of types.
 impl Mat {
+    pub(crate) const Q8: u32 = 2;
     pub(crate) const NONE: Self = Self { data: NONE, dtype: 0, rows: 0, cols: 0 };
+
+    pub(crate) fn is_quantized(&self) -> bool {
+        self.dtype >= Self::Q8
+    }
+
+    /// Bytes of the codes of a group of sixteen rows.
+    pub(crate) fn tile_bytes(&self) -> usize {
+        if self.dtype == Self::Q8 { 512 } else { 256 }
+    }
 }
 
 impl NormOf {
@@ -162,6 +174,11 @@ impl ConvOf {
 impl TimeOf {
     pub(crate) const NONE: Self =
         Self { sigmoid: 0, bias: NONE, min: 0.0, max: 0.0, a_log2: NONE, per_element: 0 };
+}
+
+impl Ahead {
+    pub(crate) const NONE: Self =
+        Self { slots: 0, groups: 0, place_bytes: 0, under_way: 0, table: 0, first: 0, last: 0 };
 }
 
 impl Through {
@@ -265,7 +282,7 @@ pub(crate) mod wait {
 }
 
 /// Words of a payload: those of the largest, [`Product`]. An operation is whole pieces of 16 bytes.
-pub(crate) const PAYLOAD_WORDS: usize = 92;
+pub(crate) const PAYLOAD_WORDS: usize = 100;
 
 /// An operation: its kind, and one of the records above.
 #[repr(C)]
@@ -291,6 +308,13 @@ impl Op {
         let words: &[u32] = bytemuck::cast_slice(bytemuck::bytes_of(record));
         payload[..words.len()].copy_from_slice(words);
         Self { kind, shape: 0, wait: wait::GRID, waits: waits.into(), next: NONE, first, payload }
+    }
+
+    /// The record of a product.
+    pub(crate) fn product(&mut self) -> Option<&mut Product> {
+        let words = size_of::<Product>() / 4;
+        (self.kind == Kind::Product as u16)
+            .then(|| bytemuck::from_bytes_mut(bytemuck::cast_slice_mut(&mut self.payload[..words])))
     }
 }
 
@@ -343,6 +367,8 @@ pub struct Params {
     pub head_count: u32,
     pub shared_floats: u32,
     pub shared_groups: u32,
+    pub(crate) ahead: Ahead,
+    pub reserved: u32,
     pub sampled: u32,
     pub turn: u32,
 }
@@ -372,12 +398,16 @@ pub const SIZES: [usize; 19] = [
     SHARED_START_BYTES,
 ];
 
-/// Bytes of shared memory before the row, `Shared` of the kernels: parameters, seven numbers, four operations, 256 sums, four words, 4,096
+/// Bytes of `Ring` of the kernels.
+const RING_BYTES: usize = 272;
+
+/// Bytes of shared memory before the row, `Shared` of the kernels: parameters, seven numbers, four operations, 256 sums, four words, how far weights have come, 4,096
 /// partial results, 1,584 floats of tokens.
 pub(crate) const SHARED_START_BYTES: usize = (size_of::<Params>() + 4 * 7).next_multiple_of(16)
     + 4 * size_of::<Op>()
     + 4 * 256
     + 8 * 4
+    + RING_BYTES
     + 4 * (4096 + 1584);
 
 const _: () = assert!(size_of::<Product>() <= 4 * PAYLOAD_WORDS && size_of::<Op>().is_multiple_of(16));

@@ -163,11 +163,13 @@ fn switch(programs: &mut [&mut Program], many: bool, text: &mut String) {
 
 /// `dispatch.cuh` of the kernels for one row and for many.
 pub(super) fn dispatch(programs: &mut Programs) -> String {
-    let Programs { one, steps, many, halves, .. } = programs;
+    let Programs { one, steps, many, halves, ring, .. } = programs;
     let mut of_many: Vec<_> = steps.iter_mut().chain([many]).chain(halves).collect();
-    let mut text = "#pragma once\n#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
-                    __device__ INLINE void run_ops(Walk& walk);\n"
-        .to_owned();
+    let feeds = if ring.slots() > 0 { "#define SARIT_FEEDS\n" } else { "" };
+    let mut text = format!(
+        "#pragma once\n{feeds}#include \"operations.cuh\"\n\ntemplate <bool MANY>\n\
+         __device__ INLINE void run_ops(Walk& walk);\n"
+    );
     switch(&mut of_many, true, &mut text);
     switch(&mut [one], false, &mut text);
     text

@@ -7,8 +7,19 @@ use std::collections::BTreeMap;
 
 /// Mamba-2 with states of `d_state` elements, two groups, four heads and, with 48 channels, units that are not full.
 pub(crate) fn mamba2(d_state: usize, d_inner: usize, weights: DType) -> AlignedBytes {
-    let (d_model, heads, bc, vocab) = (24, 4, 2 * 2 * d_state, 31);
-    let (head_dim, expand) = (d_inner / heads, d_inner / d_model);
+    mamba2_of(24, 31, d_state, d_inner, weights)
+}
+
+/// The same with rows of `d_model` elements and so many tokens.
+pub(crate) fn mamba2_of(
+    d_model: usize,
+    vocab: usize,
+    d_state: usize,
+    d_inner: usize,
+    weights: DType,
+) -> AlignedBytes {
+    let (heads, bc) = (4, 2 * 2 * d_state);
+    let (head_dim, expand) = (d_inner / heads, d_inner as f64 / d_model as f64);
     let config = format!(
         r#"{{"model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"], "hidden_size": {d_model},
         "num_hidden_layers": 1, "vocab_size": {vocab}, "state_size": {d_state}, "expand": {expand}, "conv_kernel": 4,
