@@ -148,9 +148,15 @@ struct Through {
     u32 codes_len;
 };
 
+// A product with one row of a long matrix, and the units before its own.
+struct LongProduct {
+    Matrix w;
+    u32 passed;
+};
+
 // How the weights of long products with one row come: through `slots` places in shared memory, in pieces of up to `groups` groups of a row of
-// tiles, a multiple of those that a warp has of a row; up to `under_way` of them at a time. `table` has a matrix of each such product of the
-// program and the units before its own; `first` to `last` are those of a launch, which start over again. Without slots they do not come so.
+// tiles, a multiple of those that a warp has of a row; up to `under_way` of them at a time. `table` has the program's `LongProduct`s; `first` to
+// `last` are those of a launch, which start over again. Without slots they do not come so.
 struct Ahead {
     u32 slots, groups, place_bytes, under_way, table, first, last;
 };

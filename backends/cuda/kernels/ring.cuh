@@ -14,9 +14,6 @@ __device__ INLINE u8* ring_place(Run run, u32 slot, u32 place_bytes) {
     return (u8*)(run.row_codes_start() + 10 * run.p().shared_groups) + slot * place_bytes;
 }
 
-// Groups of a row of tiles that a warp multiplies: all are its share.
-__device__ INLINE u32 warp_groups(u32 groups) { return div_up(groups, WARPS); }
-
 // Before all threads of the block meet for the first time.
 __device__ INLINE void ring_open(const Params& p) {
     if (threadIdx.x > 0) return;
@@ -57,9 +54,9 @@ __device__ OUTLINED void ring_feed() {
         for (; under_way > 0; under_way--, oldest.advance(p.slots)) Arrival(ring.come + oldest.slot).await(oldest.round);
     };
     for (u32 entry = p.first, without = p.first; without < p.last; entry = entry + 1 < p.last ? entry + 1 : p.first) {
-        const u32* words = run.p().tables + p.table + 5 * entry;
-        Matrix w = {words[0], words[1], words[2], words[3]};
-        u32 groups = div_up(w.cols, GROUP), bytes = tile_bytes(w), tile_row = first_unit(words[4]);
+        const LongProduct product = ((const LongProduct*)(run.p().tables + p.table))[entry];
+        const Matrix& w = product.w;
+        u32 groups = div_up(w.cols, GROUP), bytes = tile_bytes(w), tile_row = first_unit(product.passed);
         // A block that has nothing of any matrix has no more to do.
         without = tile_row * TILE_ROWS < w.rows ? p.first : without + 1;
         for (; tile_row * TILE_ROWS < w.rows; tile_row += blocks()) {
@@ -147,7 +144,7 @@ __device__ INLINE void product_pieces(Run run, u32 passed, const Product& p, con
     constexpr u32 TILE_BYTES = DTYPE == Q8 ? 512 : 256;
     const Ahead& a = p.ahead;
     u32 groups = div_up(p.w.cols, GROUP), tile_rows = div_up(p.w.rows, TILE_ROWS), buffers = PARTIALS / (groups * TERM_STRIDE);
-    u32 parts = div_up(groups, a.groups), most = warp_groups(groups), first = run.warp() * most, part = first / a.groups;
+    u32 parts = div_up(groups, a.groups), most = div_up(groups, WARPS), first = run.warp() * most, part = first / a.groups;
     u32 count = groups % WARPS == 0 ? most : first >= groups ? 0 : groups - first < most ? groups - first : most;
     WarpInput<DTYPE> own(in, first, count, run.lane() / 16);
     Ring& ring = run.shared().ring;

@@ -20,7 +20,8 @@
 //! The plan of a model becomes a list of operations (`program`), and one kernel runs them all: its blocks stay on the
 //! device for the whole launch, do an operation, wait for each other, and go on with the next, for one token or, where
 //! tokens are chosen on the device, for many. So a token costs no launches, and between two barriers each block makes
-//! for itself what it would else wait for. While a block waits, its next weights are on their way to its registers. Within Mamba
+//! for itself what it would else wait for. While a block waits, its next weights are on their way to its registers or, where
+//! matrices are long, to its shared memory (`kernels/ring.cuh`). Within Mamba
 //! blocks one token needs no barriers at all: each number is waited for by itself.
 //!
 //! The kernel is compiled for the model's shapes and the device's number of multiprocessors (`program::shapes`): all but

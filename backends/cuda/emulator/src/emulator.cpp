@@ -170,7 +170,7 @@ extern "C" void emulator_run(bool many, const Params* params, u32 grid, u32 thre
 
 // Sizes in bytes of what the host and the kernels share.
 extern "C" void emulator_sizes(u64* sizes) {
-    u64 all[] = {sizeof(Op),       sizeof(Params),   sizeof(Embed),    sizeof(Prepare), sizeof(Product), sizeof(Widen),
+    u64 all[] = {sizeof(Op),       sizeof(Params),   sizeof(LongProduct), sizeof(Embed),    sizeof(Prepare), sizeof(Product), sizeof(Widen),
                  sizeof(Multiply), sizeof(Convolve), sizeof(Times),    sizeof(Scan),    sizeof(Elements), sizeof(Attend),  sizeof(Route),
                  sizeof(Experts),  sizeof(Combine),  sizeof(Choose),   sizeof(Sequence), sizeof(Sampling), offsetof(Shared, row)};
     memcpy(sizes, all, sizeof all);

@@ -247,9 +247,9 @@ impl Device for Emulator {
 }
 
 /// Sizes of the kernels' records, as [`sarit_cuda::SIZES`].
-pub fn sizes() -> [u64; 19] {
-    let mut sizes = [0; 19];
-    // SAFETY: there are 18.
+pub fn sizes() -> [u64; 20] {
+    let mut sizes = [0; 20];
+    // SAFETY: there are 20.
     unsafe { emulator_sizes(sizes.as_mut_ptr()) };
     sizes
 }

@@ -66,6 +66,7 @@ records! {
         first: u32, conv: ConvOf, y: Vector, time: TimeOf, heads: u32, dt: Vector, decay: Vector, codes: Codes, codes_len: u32,
     }
     Ahead { slots: u32, groups: u32, place_bytes: u32, under_way: u32, table: u32 [place], first: u32 [place], last: u32 [place] }
+    LongProduct { w: Mat, passed: u32 }
     Embed { w: Mat, scale: f32, residual: Vector, embedded: Vector }
     Prepare { source: Source, multiple: u32, head: u32, to: Codes }
     Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target, shift: ConvOf, through: Through, ahead: Ahead }
@@ -376,9 +377,10 @@ pub struct Params {
 /// Sizes in bytes of the records, in the order in which the emulator lists those of the kernels, and of what stands in
 /// shared memory before the row.
 #[doc(hidden)]
-pub const SIZES: [usize; 19] = [
+pub const SIZES: [usize; 20] = [
     size_of::<Op>(),
     size_of::<Params>(),
+    size_of::<LongProduct>(),
     size_of::<Embed>(),
     size_of::<Prepare>(),
     size_of::<Product>(),

@@ -2,7 +2,7 @@
 
 use super::Program;
 use super::builder::{SharedRow, WARPS};
-use super::records::{Ahead, Mat};
+use super::records::{Ahead, LongProduct, Mat};
 use sarit_core::{GROUP, TILE_ROWS};
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use std::ops::Range;
 const SHARED_LEAST: usize = 200 << 10;
 
 /// Elements of a matrix from which on it is long: of fewer, all weights are under way in registers on a grid of 132 blocks.
-const LONG: usize = 4 << 20;
+const LONG: usize = 8 << 20;
 
 /// Places, at least, and as many as the kernels know.
 const SLOTS_LEAST: usize = 4;
@@ -56,7 +56,7 @@ impl Ring {
             let Some(product) = op.product() else { continue };
             if is_long(&product.w, shared_bytes) {
                 ops.push(i);
-                all.push((product.w, first));
+                all.push(LongProduct { w: product.w, passed: first });
                 has_body |= product.head == 0;
             }
         }
@@ -65,20 +65,20 @@ impl Ring {
         if !has_body {
             return none;
         }
-        let group_bytes = all.iter().map(|(w, _)| w.tile_bytes() + 2 * TILE_ROWS).max().unwrap_or(1);
+        let group_bytes = all.iter().map(|long| long.w.tile_bytes() + 2 * TILE_ROWS).max().unwrap_or(1);
         // A warp's groups of a row are in one piece.
-        let least = all.iter().map(|(w, _)| groups_of(w).div_ceil(WARPS)).fold(1, lcm);
+        let least = all.iter().map(|long| groups_of(&long.w).div_ceil(WARPS)).fold(1, lcm);
         let groups = least * (PIECE_BYTES / (least * group_bytes)).max(1);
         let place_bytes = groups * group_bytes;
         let slots = (shared_bytes.saturating_sub(row.bytes()) / place_bytes).min(SLOTS_MOST);
         // A row of tiles is there as a whole before its places are free again.
-        let parts = all.iter().map(|(w, _)| groups_of(w).div_ceil(groups)).max().unwrap_or(1);
+        let parts = all.iter().map(|long| groups_of(&long.w).div_ceil(groups)).max().unwrap_or(1);
         if slots < parts.max(SLOTS_LEAST) {
             return none;
         }
         let under_way = (UNDER_WAY_BYTES / place_bytes).clamp(1, slots);
         let table = program.tables.len();
-        program.tables.extend(all.iter().flat_map(|&(w, first)| [w.data, w.dtype, w.rows, w.cols, first]));
+        program.tables.extend_from_slice(bytemuck::cast_slice(&all));
         let [slots, groups, place_bytes, under_way, table] =
             [slots, groups, place_bytes, under_way, table].map(|n| n as u32);
         let ahead = Ahead { slots, groups, place_bytes, under_way, table, first: 0, last: all.len() as u32 };
