@@ -20,8 +20,9 @@ typedef long long i64;
 #define OUTLINED __noinline__
 #endif
 
-// Kernels for any model, and those for one with long products, whose weights come by a warp of its own of each block for one row.
-#ifndef SARIT_SPECIAL
+// Of kernels for a model with long products, whose weights come by a warp of its own of each block for one row; and of those for any model on the
+// emulator. On a device all functions of both kernels would have as few registers as so many threads leave.
+#if defined(SARIT_EMULATOR) && !defined(SARIT_SPECIAL)
 #define SARIT_FEEDS
 #endif
 

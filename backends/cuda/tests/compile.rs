@@ -1,9 +1,10 @@
 //! The kernels through NVRTC, which needs no device. Without NVRTC the tests say that they did nothing; with
 //! `SARIT_NVRTC=required`, as in CI, they fail.
 
-use sarit_core::Model;
+use sarit_core::{DType, Model};
 use sarit_cpu::AlignedBytes;
 use sarit_cuda::{CudaError, Prompts, Special, compile, dispatch, file_name, has_compiler, kernels};
+use sarit_tests::mamba2_of;
 
 /// Jetson Orin, H100, Jetson Thor.
 const ARCHS: [&str; 3] = ["sm_87", "sm_90", "sm_110"];
@@ -42,6 +43,14 @@ fn bundled(prompts: Prompts) -> String {
     dispatch(&Model::from_bytes(&bytes).unwrap(), 2, 99 << 10, prompts).unwrap()
 }
 
+/// That of a model with long products, for a device that has room for their weights: a warp of its own has them come.
+fn long_products() -> String {
+    let file = mamba2_of(1840, 31, 16, 4608, DType::Q8);
+    let dispatch = dispatch(&Model::from_bytes(&file).unwrap(), 1, 227 << 10, Prompts::Exact).unwrap();
+    assert!(dispatch.contains("SARIT_FEEDS"));
+    dispatch
+}
+
 #[test]
 fn kernels_compile_for_every_architecture() {
     if !can_compile() {
@@ -50,6 +59,8 @@ fn kernels_compile_for_every_architecture() {
     // Which have all operations that the exact ones have.
     let dispatch = bundled(Prompts::NEAR);
     let special = Special { dispatch: &dispatch, blocks: 16 };
+    let long = long_products();
+    let feeds = Special { dispatch: &long, blocks: 132 };
     let compiles = |arch: &str, what: &str, special: Option<Special<'_>>| {
         let start = std::time::Instant::now();
         let cubin = compile(arch, special).unwrap_or_else(|error| panic!("{error}"));
@@ -61,6 +72,7 @@ fn kernels_compile_for_every_architecture() {
             scope.spawn(move || {
                 compiles(arch, "any model", None);
                 compiles(arch, "bundled model", Some(special));
+                compiles(arch, "long products", Some(feeds));
             });
         }
     });

@@ -1,12 +1,9 @@
 //! Prompts read in f16 on the emulated device: near what the scalar definition makes of them, and its states go on anywhere.
 
-mod common;
-
-use common::mamba2;
 use sarit_core::{DType, Engine, Model, Sampling, Scalar, Scratch, State};
 use sarit_cuda::{Prompts, Request, Streams};
 use sarit_cuda_emulator::Emulator;
-use sarit_tests::{Lent, converted_with_window, difference, families, golden, tokens};
+use sarit_tests::{Lent, converted_with_window, difference, families, golden, mamba2, tokens};
 
 /// Of all prompts that are longer than a block of held tokens.
 const HALVES: Prompts = Prompts::Halves { least: 17 };

@@ -1,15 +1,13 @@
 //! Whole models on the emulated device against the scalar definition: every family, every weight type.
 
-mod common;
-
-use common::{mamba2, mamba2_of};
 use sarit_core::format::FINGERPRINT_START;
 use sarit_core::{DType, Engine, Model, Sampler, Sampling, Scalar, Scratch, State, StateDType};
 use sarit_cpu::AlignedBytes;
 use sarit_cuda::{Device, DeviceMemory, Prompts, Request, Streams};
 use sarit_cuda_emulator::Emulator;
 use sarit_tests::{
-    Lent, assert_same_bits, converted, converted_with_window, families, golden, run, tokens, write_checkpoint,
+    Lent, assert_same_bits, converted, converted_with_window, families, golden, mamba2, mamba2_of, run,
+    tokens, write_checkpoint,
 };
 use std::collections::BTreeMap;
 
