@@ -350,7 +350,7 @@ __device__ INLINE void ask_codes(Run run, u32 passed, const Product& p, EarlyPro
 
 // Asks for the first weights of a product with one row, and for what its input is normed with.
 __device__ INLINE void ask_product(Run run, u32 passed, const Product& p, EarlyProduct& early) {
-    if (p.ahead.slots > 0) early.y = ask_before(run, passed, p);
+    if (comes_ahead(p)) early.y = ask_before(run, passed, p);
     else if (p.w.dtype == Q8) ask_codes<Q8>(run, passed, p, early);
     else if (p.w.dtype == Q4) ask_codes<Q4>(run, passed, p, early);
     if (p.input != FUSED || p.source.len > ROW_MOST) return;
@@ -613,7 +613,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
 
 template <u32 DTYPE>
 __device__ INLINE void product_quantized(Run run, u32 passed, const Product& p, const Input& in, EarlyProduct& early) {
-    if (p.ahead.slots > 0) product_pieces<DTYPE>(run, passed, p, in, early.y);
+    if (comes_ahead(p)) product_pieces<DTYPE>(run, passed, p, in, early.y);
     else product_one<DTYPE>(run, passed, p, in, early);
 }
 
@@ -628,7 +628,7 @@ __device__ INLINE void op_product(Run run, u32 passed, const Product& p, Wait wa
     } else {
         // Blocks that have units: only they may read what is posted, for the others nobody waits, and they shift the window when all
         // of the input has come, so that all have read it.
-        u32 units = div_up(p.w.rows, p.ahead.slots > 0 ? TILE_ROWS : unit_rows(p.w)), owners = units < blocks() ? units : blocks();
+        u32 units = div_up(p.w.rows, comes_ahead(p) ? TILE_ROWS : unit_rows(p.w)), owners = units < blocks() ? units : blocks();
         bool is_owner = first_unit(passed) < owners, shifts = p.shift.window != NONE && is_owner;
         bool early_shift = shifts && p.shift.width <= TAPS;
         u32 channel = first_unit(passed) * THREADS + run.thread;

@@ -9,6 +9,15 @@
 
 __device__ INLINE Ring& ring_of() { return ((Shared*)shared_memory())->ring; }
 
+// Whether the weights of a product come so. Kernels without a feeding warp load them into registers.
+__device__ INLINE bool comes_ahead(const Product& p) {
+#ifdef SARIT_FEEDS
+    return p.ahead.slots > 0;
+#else
+    return false;
+#endif
+}
+
 // Behind all else in shared memory.
 __device__ INLINE u8* ring_place(Run run, u32 slot, u32 place_bytes) {
     return (u8*)(run.row_codes_start() + 10 * run.p().shared_groups) + slot * place_bytes;
