@@ -128,10 +128,12 @@ struct Arrival {
     __device__ void open() const { asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(word) : "memory"); }
     // Copies see the words, and what was written as usual.
     __device__ static void opened() { asm volatile("fence.proxy.async;" ::: "memory"); }
+    // `PASSES`: they are read once, and need not stay in the L2 cache.
+    template <bool PASSES>
     __device__ void fill(void* to, const void* from, u32 bytes, void* to_second, const void* second, u32 second_bytes) const {
         asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(word), "r"(bytes + second_bytes) : "memory");
-        copy(to, from, bytes);
-        copy(to_second, second, second_bytes);
+        copy<PASSES>(to, from, bytes);
+        copy<PASSES>(to_second, second, second_bytes);
     }
     __device__ void arrive() const { asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(word) : "memory"); }
     // Whether that was once more, after `round` times; it may wait a while for it.
@@ -148,7 +150,13 @@ struct Arrival {
 
 private:
     __device__ static u32 place(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+    template <bool PASSES>
     __device__ void copy(void* to, const void* from, u32 bytes) const {
+        if (!PASSES) {
+            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(place(to)),
+                         "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(word) : "memory");
+            return;
+        }
         asm volatile("{ .reg .b64 first; createpolicy.fractional.L2::evict_first.b64 first, 1.0; "
                      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], first; }" ::"r"(place(to)),
                      "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(word) : "memory");
@@ -160,6 +168,7 @@ struct Arrival {
     __device__ explicit Arrival(const u64*) {}
     __device__ void open() const {}
     __device__ static void opened() {}
+    template <bool>
     __device__ void fill(void* to, const void* from, u32 bytes, void* to_second, const void* second, u32 second_bytes) const {
         memcpy(to, from, bytes);
         memcpy(to_second, second, second_bytes);
@@ -187,7 +196,7 @@ struct Stages {
     }
     // Fills a stage, which all have used, with two pieces.
     __device__ void fill(u32 stage, void* to, const void* from, u32 bytes, void* to_second, const void* second, u32 second_bytes) const {
-        if (threadIdx.x == 0) Arrival(arrivals + stage).fill(to, from, bytes, to_second, second, second_bytes);
+        if (threadIdx.x == 0) Arrival(arrivals + stage).fill<false>(to, from, bytes, to_second, second, second_bytes);
     }
     // In the place of `fill` where there is nothing more to copy.
     __device__ void skip() const {}

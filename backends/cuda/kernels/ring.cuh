@@ -81,7 +81,7 @@ __device__ OUTLINED void ring_feed() {
                     oldest.advance(p.slots), under_way--;
                 }
                 u8* to = places + next.slot * p.place_bytes;
-                Arrival(ring.come + next.slot).fill(to, codes, count * bytes, to + p.groups * bytes, scales, count * 32);
+                Arrival(ring.come + next.slot).fill<true>(to, codes, count * bytes, to + p.groups * bytes, scales, count * 32);
                 codes += count * bytes, scales += count * 16, left -= count;
             }
         }

@@ -124,6 +124,7 @@ struct Arrival {
     explicit Arrival(u64* word) : word(word) {}
     void open() const { *word = 0; }
     static void opened() {}
+    template <bool>
     void fill(void* to, const void* from, u32 bytes, void* to_second, const void* second, u32 second_bytes) const {
         memcpy(to, from, bytes);
         memcpy(to_second, second, second_bytes);
