@@ -171,3 +171,9 @@ __device__ INLINE void finish(Run run, const Target& to, u64 row, u32 i, float v
 __device__ INLINE void finish(Run run, const Target& to, u64 row, u32 i, float v) {
     finish(run, to, row, i, v, to.kind == ADD ? value_at(run, to.before, row, i) : 0.0f);
 }
+
+// The same of the one row, where what is there may have been asked for.
+__device__ INLINE void finish_asked(Run run, const Target& to, u32 i, float v, bool is_asked, Posted before) {
+    if (is_asked) finish(run, to, 0, i, v, come(run, to.before, i, 0, before));
+    else finish(run, to, 0, i, v);
+}

@@ -299,8 +299,7 @@ __device__ INLINE void product_shared(Run run, const Product& p, const Input& in
         sum += __shfl_xor_sync(FULL, sum, 8);
         u32 i = loads.result(unit * 8 + r);
         if (lane > 0 || i >= p.w.rows) continue;
-        if (p.settled && unit == run.warp()) finish(run, p.to, 0, i, sum, come(run, p.to.before, i, 0, early.y));
-        else finish(run, p.to, 0, i, sum);
+        finish_asked(run, p.to, i, sum, p.settled && unit == run.warp(), early.y);
     }
 }
 
@@ -326,8 +325,7 @@ __device__ INLINE void product_one(Run run, u32 passed, const Product& p, const 
             u32 i = loads.result(done * S::SLOTS * 8 + n);
             if (i >= p.w.rows) continue;
             float v = fold8(partials + n / 8 * 64 + n % 8, 8);
-            if (p.settled && done == 0 && n == run.thread) finish(run, p.to, 0, i, v, come(run, p.to.before, i, 0, early.y));
-            else finish(run, p.to, 0, i, v);
+            finish_asked(run, p.to, i, v, p.settled && done == 0 && n == run.thread, early.y);
         }
         done += round, round = 0;
         if (!last) sync_block();

@@ -127,12 +127,10 @@ __device__ INLINE void warp_terms(Run run, const Input& in, const WarpInput<DTYP
 #pragma unroll
     for (u32 k = 0; k < WARP_GROUPS_MOST; k++) {
         if (k >= count) break;
+        u32 words[4] = {};
 #pragma unroll
-        for (u32 j = 0; j < TILE_BYTES / 128; j++) {
-            u32 w = *(const u32*)(codes + k * TILE_BYTES + j * 128 + half * 64 + r * 4);
-            if (DTYPE == Q8) dots[k] = __dp4a((int)w, (int)own.codes[k][j], dots[k]);
-            else dots[k] = __dp4a((int)(w & 0x0f0f0f0fu), (int)own.codes[k][2 * j], __dp4a((int)(w >> 4 & 0x0f0f0f0fu), (int)own.codes[k][2 * j + 1], dots[k]));
-        }
+        for (u32 j = 0; j < TILE_BYTES / 128; j++) words[j] = *(const u32*)(codes + k * TILE_BYTES + j * 128 + half * 64 + r * 4);
+        dots[k] = words_dot(DTYPE, words, own.codes[k]);
     }
     // Of two groups the half-warps take one each.
 #pragma unroll
@@ -178,10 +176,7 @@ __device__ INLINE void product_pieces(Run run, u32 passed, const Product& p, con
             for (u32 g = lane; g < groups; g += GROUP_LANES) sum += terms[g * TERM_STRIDE + r];
             // As `fold8`.
             for (int apart = 16; apart >= 4; apart /= 2) sum += __shfl_xor_sync(FULL, sum, apart);
-            if (lane == 0 && i < p.w.rows) {
-                if (p.settled && round < 4) finish(run, p.to, 0, i, sum, come(run, p.to.before, i, 0, before));
-                else finish(run, p.to, 0, i, sum);
-            }
+            if (lane == 0 && i < p.w.rows) finish_asked(run, p.to, i, sum, p.settled && round < 4, before);
         }
         if (buffers == 1 && tile_row + blocks() < tile_rows) sync_block();
     }

@@ -180,22 +180,6 @@ __device__ INLINE void ask_row(Run run, const Matrix& w, u32 row, u32 first_grou
     early.scale = load_half(scales + g * 16 + row % 16);
 }
 
-// The dot of `COUNT` words of codes of a row of weights with those of its input from `x` on; in q4 of half as many, whose bytes have two codes.
-template <u32 COUNT>
-__device__ INLINE int words_dot(u32 dtype, const u32 (&words)[COUNT], const u32* x) {
-    int dot = 0;
-#pragma unroll
-    for (u32 j = 0; j < COUNT; j++) {
-        if (dtype == Q8) {
-            dot = __dp4a((int)words[j], (int)x[j], dot);
-        } else if (j < COUNT / 2) {
-            dot = __dp4a((int)(words[j] & 0x0f0f0f0fu), (int)x[2 * j], dot);
-            dot = __dp4a((int)(words[j] >> 4 & 0x0f0f0f0fu), (int)x[2 * j + 1], dot);
-        }
-    }
-    return dot;
-}
-
 // One row of `w · in` by a half-warp; all its threads get it. Every thread of the warp takes part, with a row each half, whose first
 // groups have been asked for.
 __device__ INLINE float row_product(Run run, const Matrix& w, const Input& in, u32 row, EarlyRow early) {

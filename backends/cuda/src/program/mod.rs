@@ -132,16 +132,15 @@ impl Programs {
         programs.dispatch = shapes::dispatch(&mut programs);
         Ok(programs)
     }
-}
 
-impl Programs {
     /// Blocks of the program for one row, and of those for many.
     pub(crate) fn blocks(&self) -> [BlockSize; 2] {
-        let feeds = [self.ring.slots() > 0, false];
-        std::array::from_fn(|i| BlockSize {
-            threads: THREADS + if feeds[i] { WARP } else { 0 },
-            shared_bytes: self.shared[i].bytes(),
-        })
+        let feeding = if self.ring.slots() > 0 { WARP } else { 0 };
+        let [one, many] = self.shared.map(SharedRow::bytes);
+        [
+            BlockSize { threads: THREADS + feeding, shared_bytes: one },
+            BlockSize { threads: THREADS, shared_bytes: many },
+        ]
     }
 }
 
