@@ -149,10 +149,10 @@ struct Through {
     u32 codes_len;
 };
 
-// A product with one row of a long matrix, and the units before its own.
+// A product with one row of a long matrix, the units before its own, and the row of tiles with which it begins: those before it come last.
 struct LongProduct {
     Matrix w;
-    u32 passed;
+    u32 passed, begin;
 };
 
 // How the weights of long products with one row come: through `slots` places in shared memory, in pieces of up to `groups` groups of a row of
@@ -164,7 +164,7 @@ struct Ahead {
 
 // FUSED: each block makes the input of the one row for itself; REUSED: it has it from the operation before;
 // PREPARED: it lies in scratch. `settled`: what is added to was there before the operations that the last barrier ended, or is posted.
-// `shift`: a convolution whose window takes in the one row meanwhile. `through` is of a token of each of several sequences.
+// `shift`: a convolution whose window takes in the one row meanwhile. `through` is of a token of each of several sequences. `begin` is as in `LongProduct`.
 enum { FUSED, REUSED, PREPARED };
 struct Product {
     u32 input, head, settled;
@@ -175,6 +175,7 @@ struct Product {
     Conv shift;
     Through through;
     Ahead ahead;
+    u32 begin;
 };
 
 // With `halves` rows go there, in f16, and only those of the last `HELD` tokens to `y`; those of `conv.x` are in f16 too. `shifts`: sequences
@@ -269,7 +270,7 @@ enum {
 // in shared memory that this one still reads before all have come to a barrier within it.
 enum { WAIT_BLOCK, WAIT_GRID, WAIT_NONE };
 
-#define PAYLOAD_WORDS 100
+#define PAYLOAD_WORDS 104
 // `shape` is the number of the kind's case in the kernels made for a model. `first`: units of the operations before it with
 // no barrier between; its own go to the blocks after those. `waits`: the operation before it has a barrier after it. `next`: the shape of
 // the one after it, of tokens through blocks.

@@ -37,6 +37,9 @@ __device__ INLINE void ring_close() {
     if (threadIdx.x == 0) ring_of().is_over = 1;
 }
 
+// The row of tiles that is number `n` of `count`.
+__device__ INLINE u32 tile_row_of(u32 n, u32 count, u32 begin) { return n + begin < count ? n + begin : n + begin - count; }
+
 // A place of the ring, and the round in which it is.
 struct RingPlace {
     u32 slot, round;
@@ -65,13 +68,13 @@ __device__ OUTLINED void ring_feed() {
     for (u32 entry = p.first, without = p.first; without < p.last; entry = entry + 1 < p.last ? entry + 1 : p.first) {
         const LongProduct product = ((const LongProduct*)(run.p().tables + p.table))[entry];
         const Matrix& w = product.w;
-        u32 groups = div_up(w.cols, GROUP), bytes = tile_bytes(w), tile_row = first_unit(product.passed);
+        u32 groups = div_up(w.cols, GROUP), tile_rows = div_up(w.rows, TILE_ROWS), bytes = tile_bytes(w), n = first_unit(product.passed);
         // A block that has nothing of any matrix has no more to do.
-        without = tile_row * TILE_ROWS < w.rows ? p.first : without + 1;
-        for (; tile_row * TILE_ROWS < w.rows; tile_row += blocks()) {
+        without = n < tile_rows ? p.first : without + 1;
+        for (; n < tile_rows; n += blocks()) {
             const u16* scales;
             const u8* codes;
-            tile_row_at(model, w, tile_row, scales, codes);
+            tile_row_at(model, w, tile_row_of(n, tile_rows, product.begin), scales, codes);
             for (u32 left = groups; left > 0; next.advance(p.slots), under_way++) {
                 u32 count = left < p.groups ? left : p.groups;
                 while (next.round > 0 && !Arrival(ring.gone + next.slot).has(next.round - 1))
@@ -90,8 +93,9 @@ __device__ OUTLINED void ring_feed() {
 
 // What the thread's first result is added to.
 __device__ INLINE Posted ask_before(Run run, u32 passed, const Product& p) {
-    u32 i = (first_unit(passed) + run.warp() / 4 * blocks()) * TILE_ROWS + run.warp() % 4 * 4 + run.lane();
-    return p.settled && run.lane() < 4 && i < p.w.rows ? ask(run, p.to.before, 0, i) : Posted{};
+    u32 n = first_unit(passed) + run.warp() / 4 * blocks(), tile_rows = div_up(p.w.rows, TILE_ROWS);
+    u32 i = tile_row_of(n, tile_rows, p.begin) * TILE_ROWS + run.warp() % 4 * 4 + run.lane();
+    return p.settled && run.lane() < 4 && n < tile_rows && i < p.w.rows ? ask(run, p.to.before, 0, i) : Posted{};
 }
 
 #define TERM_STRIDE 20        // of groups in shared memory, so that lanes of the sum lie in different banks
@@ -156,14 +160,15 @@ __device__ INLINE void product_pieces(Run run, u32 passed, const Product& p, con
     WarpInput<DTYPE> own(in, first, count, run.lane() / 16);
     Ring& ring = run.shared().ring;
     u32 used = ring.used, round = 0;
-    for (u32 tile_row = first_unit(passed); tile_row < tile_rows; tile_row += blocks(), round++, used += parts) {
+    for (u32 n = first_unit(passed); n < tile_rows; n += blocks(), round++, used += parts) {
+        u32 tile_row = tile_row_of(n, tile_rows, p.begin);
         float* terms = run.shared().partials + round % buffers * groups * TERM_STRIDE;
         if (count > 0) {
-            u32 n = used + part, slot = n % a.slots, place = first - part * a.groups;
-            Arrival(ring.come + slot).await(n / a.slots);
-            const u8* piece = ring_place(run, slot, a.place_bytes);
-            const u16* scales = (const u16*)(piece + a.groups * TILE_BYTES) + place * 16;
-            warp_terms<DTYPE>(run, in, own, piece + place * TILE_BYTES, scales, first, count, terms);
+            u32 piece = used + part, slot = piece % a.slots, place = first - part * a.groups;
+            Arrival(ring.come + slot).await(piece / a.slots);
+            const u8* codes = ring_place(run, slot, a.place_bytes);
+            const u16* scales = (const u16*)(codes + a.groups * TILE_BYTES) + place * 16;
+            warp_terms<DTYPE>(run, in, own, codes + place * TILE_BYTES, scales, first, count, terms);
         }
         sync_block();
         if (run.thread == RING_THREAD)
@@ -178,7 +183,7 @@ __device__ INLINE void product_pieces(Run run, u32 passed, const Product& p, con
             for (int apart = 16; apart >= 4; apart /= 2) sum += __shfl_xor_sync(FULL, sum, apart);
             if (lane == 0 && i < p.w.rows) finish_asked(run, p.to, i, sum, p.settled && round < 4, before);
         }
-        if (buffers == 1 && tile_row + blocks() < tile_rows) sync_block();
+        if (buffers == 1 && n + blocks() < tile_rows) sync_block();
     }
     if (run.thread == RING_THREAD) ring.used = used;
 }

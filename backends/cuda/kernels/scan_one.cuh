@@ -127,7 +127,7 @@ struct ScanInput {
     Posted x[SCAN_SLOTS], z[SCAN_SLOTS], dt[SCAN_SLOTS], mixed;
 };
 
-// `each(v, i, asked)` for those numbers, element `i` of `v`.
+// `each(v, i, asked)` for those numbers but z, element `i` of `v`.
 template <class Each>
 __device__ INLINE void for_input(Run run, const Scan& p, const Unit& unit, bool is_first, ScanInput& input, Each each) {
     u32 bc = p.n_groups * p.d_state;
@@ -136,7 +136,6 @@ __device__ INLINE void for_input(Run run, const Scan& p, const Unit& unit, bool 
         if (!scans(run, p, slot)) return;
         u32 channel = unit.channel(slot_channel(slot, run.half_warp()));
         each(p.conv.x, channel, input.x[slot]);
-        if (p.z.start != NONE) each(p.z, channel, input.z[slot]);
         if (!has_select) each(p.dt, channel / p.head_dim, input.dt[slot]);
     });
     if (is_first && has_select && run.thread < p.rank + 2 * bc) each(p.select, run.thread, input.mixed);
@@ -146,6 +145,9 @@ __device__ INLINE void for_input(Run run, const Scan& p, const Unit& unit, bool 
 __device__ INLINE ScanInput ask_input(Run run, const Scan& p, const Unit& unit, bool is_first) {
     ScanInput input = {};
     for_input(run, p, unit, is_first, input, [&](Vector v, u32 i, Posted& asked) { asked = ask(run, v, i); });
+    for_slots(p, [&](u32 slot) {
+        if (p.z.start != NONE && scans(run, p, slot)) input.z[slot] = ask(run, p.z, unit.channel(slot_channel(slot, run.half_warp())));
+    });
     return input;
 }
 
@@ -159,23 +161,34 @@ __device__ INLINE void ask_scan(Run run, u32 passed, const Scan& p, EarlyScan& e
 struct ScanChannel {
     u32 channel, head;
     bool is_there;
-    float x, z, dt, decay, d, u, sum, token_u, token_left, left;
+    Posted z;
+    float x, dt, decay, d, u, sum, token_u, token_left, left;
 };
 
-// silu(x), silu(z) and softplus(dt): for each channel four threads of a half-warp make the exponentials and the quotients, which all get.
+// silu(x) and softplus(dt): for each channel two threads of a half-warp make the exponentials and the quotients, which all get.
 __device__ INLINE void activate_together(Run run, const Scan& p, ScanChannel (&own)[SCAN_SLOTS]) {
-    u32 part = run.half_lane() % 4, first = run.lane() & 16;
-    auto part_of = [&](const ScanChannel& c) { return part == 0 ? c.x : part == 1 ? c.z : c.dt; };
-    float v = has_second(p) && (run.half_lane() & 4) ? part_of(own[1]) : part_of(own[0]);
-    bool is_step = part >= 2;
+    u32 first = run.lane() & 16;
+    bool is_step = run.half_lane() & 1;
+    auto part_of = [&](const ScanChannel& c) { return is_step ? c.dt : c.x; };
+    float v = has_second(p) && (run.half_lane() & 2) ? part_of(own[1]) : part_of(own[0]);
     float t = exp_core(is_step && v < 0.0f ? v : -v);
     float quotient = (is_step ? t : v) / ((is_step ? 2.0f : 1.0f) + t);
     for_slots(p, [&](u32 slot) {
         ScanChannel& c = own[slot];
-        c.x = __shfl_sync(FULL, quotient, first + 4 * slot);
-        c.z = __shfl_sync(FULL, quotient, first + 4 * slot + 1);
-        c.dt = softplus_of(c.dt, __shfl_sync(FULL, quotient, first + 4 * slot + 2));
+        c.x = __shfl_sync(FULL, quotient, first + 2 * slot);
+        c.dt = softplus_of(c.dt, __shfl_sync(FULL, quotient, first + 2 * slot + 1));
     });
+}
+
+// z of a thread's channels, which may come last, becomes silu(z): for each a thread of a half-warp makes that, and all get it. Nobody waits for
+// a channel that is another's: when that one has its result z may be written anew.
+__device__ INLINE void come_gates(Run run, const Scan& p, ScanChannel (&own)[SCAN_SLOTS]) {
+    for_slots(p, [&](u32 slot) {
+        ScanChannel& c = own[slot];
+        if (c.is_there) c.z.value = come(run, p.z, c.channel, 0, c.z);
+    });
+    float gate = silu(has_second(p) && (run.half_lane() & 1) ? own[1].z.value : own[0].z.value);
+    for_slots(p, [&](u32 slot) { own[slot].z.value = __shfl_sync(FULL, gate, (run.lane() & 16) + slot); });
 }
 
 // What is read between two barriers is asked for first. With a decay per head half-warps make `C · h` of channels or `C · B` of a token, and
@@ -186,6 +199,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
     bool has_select = p.dt_proj.data != NONE, few_taps = p.conv.width <= TAPS, by_head = !p.time.per_element, has_z = p.z.start != NONE;
     bool is_token = has_token(p, run.half_warp());
     Tokens& tokens = tokens_of(run);
+    auto of_token = [&](float x, u32 j) { return __shfl_sync(FULL, x, (run.lane() & 16) + j); };
     // With the last of `HELD` tokens a unit's rows are needed to its end; else the next unit's are asked for before.
     bool takes_in = by_head && place == HELD - 1;
     for (u32 round = 0; round < div_up(units, blocks()); round++) {
@@ -207,14 +221,14 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
             c.channel = unit.channel(i), c.head = c.channel / p.head_dim, c.d = early.channels[slot].d;
             if (!scans(run, p, slot)) return;
             c.is_there = unit.first + i < unit.end;
-            c.x = input.x[slot].value, c.z = input.z[slot].value, c.dt = input.dt[slot].value;
+            c.x = input.x[slot].value, c.z = input.z[slot], c.dt = input.dt[slot].value;
         });
         float bc_raw = input.mixed.value;
         if (is_first && has_select) scan_select(run, p, input.mixed.value);
         // Warps without a channel have nothing to do with dt and x.
         if (scans(run, p, 0) || (has_second(p) && scans(run, p, 1))) {
             if (has_select) own[0].dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, own[0].head, early.step);
-            bool together = few_taps && p.conv.silu && has_z && !p.time.sigmoid;
+            bool together = few_taps && p.conv.silu && !p.time.sigmoid;
             for_slots(p, [&](u32 slot) {
                 ScanChannel& c = own[slot];
                 const EarlyChannel& asked = early.channels[slot];
@@ -224,7 +238,6 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
                 }
                 c.x = few_taps ? apply_taps(p.conv, asked.x, c.x) : convolved(run, p.conv, 0, c.channel);
                 time_step(p.time, c.dt, asked.bias, asked.a_log2, c.dt, c.decay);
-                if (has_z) c.z = silu(c.z);
             });
             if (together) {
                 activate_together(run, p, own);
@@ -272,7 +285,6 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         }
         if (by_head) {
             if (is_token && run.half_lane() == 0) tokens.sums[token] = own[0].sum;
-            auto of_token = [&](float x, u32 j) { return __shfl_sync(FULL, x, (run.lane() & 16) + j); };
             for_slots(p, [&](u32 slot) {
                 if (!scans(run, p, slot)) return;
                 // As `read_held` has it.
@@ -289,6 +301,9 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
                 }
             });
             sync_block();
+        }
+        if (has_z) come_gates(run, p, own);
+        if (by_head) {
             for_slots(p, [&](u32 slot) {
                 if (!scans(run, p, slot)) return;
                 ScanChannel& c = own[slot];
@@ -313,7 +328,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
             const ScanChannel& c = own[slot];
             if (!c.is_there || run.half_lane() > 0) return;
             float y = c.sum + c.d * c.x;
-            put(run, p.y, 0, c.channel, has_z ? y * c.z : y);
+            put(run, p.y, 0, c.channel, has_z ? y * c.z.value : y);
             if (!by_head) return;
             HeldToken row = held_token(run, p, 0, place);
             row.u[c.channel] = c.u;

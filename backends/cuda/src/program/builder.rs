@@ -258,6 +258,8 @@ pub(super) struct Builder<'m> {
     pub(super) shift: ConvOf,
     /// What results of the next product go through, of a token of each sequence.
     pub(super) through: Through,
+    /// Results of the next product, from the first on, that are needed later than the others.
+    pub(super) late_len: usize,
     /// The residual as who reads it next has it.
     pub(super) residual: Residual,
     /// Where rows were written that products may add to: their start, and the number of barriers before.
@@ -282,6 +284,7 @@ impl<'m> Builder<'m> {
             tables: Vec::new(),
             shift: ConvOf::NONE,
             through: Through::NONE,
+            late_len: 0,
             residual: Residual::Plain,
             written: Vec::new(),
             units: 0,
@@ -641,6 +644,8 @@ impl<'m> Builder<'m> {
         let codes = codes.unwrap_or(Codes::NONE);
         let shift = std::mem::replace(&mut self.shift, ConvOf::NONE);
         let through = std::mem::replace(&mut self.through, Through::NONE);
+        let late_len = std::mem::take(&mut self.late_len);
+        let is_long = self.one && ring::is_long(&w, self.extent.shared_bytes);
         let record = Product {
             input,
             head: head.into(),
@@ -652,8 +657,9 @@ impl<'m> Builder<'m> {
             shift,
             through,
             ahead: Ahead::NONE,
+            begin: if is_long { (late_len / TILE_ROWS) as u32 } else { 0 },
         };
-        let unit_rows = if self.one && ring::is_long(&w, self.extent.shared_bytes) {
+        let unit_rows = if is_long {
             TILE_ROWS
         } else if quantized {
             TILE_ROWS / 2

@@ -66,10 +66,10 @@ records! {
         first: u32, conv: ConvOf, y: Vector, time: TimeOf, heads: u32, dt: Vector, decay: Vector, codes: Codes, codes_len: u32,
     }
     Ahead { slots: u32, groups: u32, place_bytes: u32, under_way: u32, table: u32 [place], first: u32 [place], last: u32 [place] }
-    LongProduct { w: Mat, passed: u32 }
+    LongProduct { w: Mat, passed: u32, begin: u32 }
     Embed { w: Mat, scale: f32, residual: Vector, embedded: Vector }
     Prepare { source: Source, multiple: u32, head: u32, to: Codes }
-    Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target, shift: ConvOf, through: Through, ahead: Ahead }
+    Product { input: u32, head: u32, settled: u32, source: Source, codes: Codes, w: Mat, to: Target, shift: ConvOf, through: Through, ahead: Ahead, begin: u32 }
     Widen { w: Mat, to: u32 [place] }
     Multiply { x: u32 [place], x_rows: u32 [place], w: u32 [place], w_rows: u32, len: u32, stages: u32, most_rows: u32, pairs: u32, to: Target }
     Convolve { conv: ConvOf, y: Vector, halves: Vector, shifts: u32 }
@@ -283,7 +283,7 @@ pub(crate) mod wait {
 }
 
 /// Words of a payload: those of the largest, [`Product`]. An operation is whole pieces of 16 bytes.
-pub(crate) const PAYLOAD_WORDS: usize = 100;
+pub(crate) const PAYLOAD_WORDS: usize = 104;
 
 /// An operation: its kind, and one of the records above.
 #[repr(C)]

@@ -56,7 +56,7 @@ impl Ring {
             let Some(product) = op.product() else { continue };
             if is_long(&product.w, shared_bytes) {
                 ops.push(i);
-                all.push(LongProduct { w: product.w, passed: first });
+                all.push(LongProduct { w: product.w, passed: first, begin: product.begin });
                 has_body |= product.head == 0;
             }
         }

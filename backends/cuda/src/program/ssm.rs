@@ -112,6 +112,10 @@ impl<'m> Builder<'m> {
         };
         let through = self.through(p, conv);
         self.through = through;
+        // z, with which the result of the scan is multiplied.
+        if self.one && p.in_proj.adapter.is_none() {
+            self.late_len = d_inner;
+        }
         self.products(input, &[to])?;
         self.posts_if(posting.within);
         let projected = self.ops.len() - 1;
