@@ -91,6 +91,19 @@ __device__ INLINE u32 thread_in(u32 turn) {
     return thread;
 }
 
+// `THREADS + FEEDERS` threads have 96 registers each: the latter keep 64, and the others, who could use some more, get 104.
+__device__ INLINE void give_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 64;");
+#endif
+}
+
+__device__ INLINE void take_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 104;");
+#endif
+}
+
 // Brings a line of memory to the L2 cache.
 __device__ INLINE void come_nearer(const float* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 

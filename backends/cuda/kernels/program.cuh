@@ -28,6 +28,7 @@ typedef long long i64;
 
 #define NONE 0xffffffffu
 #define THREADS 512    // of a block that work
+#define FEEDERS 128    // beside them where weights come early, of which one does something: as many as can give registers away
 #define WARPS 16
 #define HALVES 32      // half-warps: 16 lanes, as the sums over elements have
 #define GROUP 32       // columns that share a scale
@@ -208,9 +209,10 @@ struct Times {
 };
 
 // `reads`, of many rows: a `HeadRead` for each head; of a scan in chunks x, B and C in f16; z and y are in rows in f16 there too. `parts`: what it keeps of the parts of a
-// sequence. Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`.
+// sequence. Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`. `z_last`: z comes later than what
+// else operations before make.
 struct Scan {
-    u32 heads, head_dim, d_state, n_groups, d, state, held;
+    u32 heads, head_dim, d_state, n_groups, d, state, held, z_last;
     Vector x, b, c, dt, decay, reads, parts, z, y;
     TimeStep time;
     Conv conv;

@@ -51,6 +51,7 @@ struct RingPlace {
 
 // Until that: the pieces of the block's rows of tiles of all matrices of the launch, over and over.
 __device__ OUTLINED void ring_feed() {
+    give_registers();
     if (threadIdx.x > THREADS) return;
     Run run = {0, 0};
     Ring& ring = ring_of();

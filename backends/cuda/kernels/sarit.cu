@@ -11,7 +11,10 @@ __device__ INLINE void run_program(const Params& p) {
 #ifdef SARIT_FEEDS
     if (!MANY) ring_open(p);
     __syncthreads();
-    if (!MANY && threadIdx.x >= THREADS) return ring_feed();
+    if (!MANY) {
+        if (threadIdx.x >= THREADS) return ring_feed();
+        take_registers();
+    }
 #else
     __syncthreads();
 #endif
@@ -39,7 +42,7 @@ __device__ INLINE void run_program(const Params& p) {
 }
 
 #ifdef SARIT_FEEDS
-#define ONE_THREADS (THREADS + 32)
+#define ONE_THREADS (THREADS + FEEDERS)
 #else
 #define ONE_THREADS THREADS
 #endif

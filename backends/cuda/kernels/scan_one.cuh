@@ -7,12 +7,12 @@
 #define SLOT_ELEMENTS (ELEMENTS_MOST / SCAN_SLOTS)
 #define EARLY_DECAYS 4    // of a thread's elements
 
-// Channels of a unit: not fewer than half the half-warps have, so that fewer blocks ask for the same numbers. With a decay per head
+// Channels of a unit: not fewer than half the half-warps have, so that fewer blocks ask for the same numbers, and by eights. With a decay per head
 // the other half-warps have a held token each, and all of them another channel where two rows are short enough for registers.
 __device__ INLINE u32 scan_channels(const Scan& p) {
     u32 second = p.d_state <= 16 * SLOT_ELEMENTS ? HALVES : 0;
     u32 few = channels_at_once(p, 1, p.time.per_element ? HALVES : SCAN_CHANNELS + second);
-    return few < SCAN_CHANNELS ? SCAN_CHANNELS : few;
+    return few < SCAN_CHANNELS ? SCAN_CHANNELS : div_up(few, 8) * 8;
 }
 
 // Whether half-warps have a second row.
@@ -127,7 +127,7 @@ struct ScanInput {
     Posted x[SCAN_SLOTS], z[SCAN_SLOTS], dt[SCAN_SLOTS], mixed;
 };
 
-// `each(v, i, asked)` for those numbers but z, element `i` of `v`.
+// `each(v, i, asked)` for those numbers, element `i` of `v`; but for z if that comes last.
 template <class Each>
 __device__ INLINE void for_input(Run run, const Scan& p, const Unit& unit, bool is_first, ScanInput& input, Each each) {
     u32 bc = p.n_groups * p.d_state;
@@ -136,6 +136,7 @@ __device__ INLINE void for_input(Run run, const Scan& p, const Unit& unit, bool 
         if (!scans(run, p, slot)) return;
         u32 channel = unit.channel(slot_channel(slot, run.half_warp()));
         each(p.conv.x, channel, input.x[slot]);
+        if (p.z.start != NONE && !p.z_last) each(p.z, channel, input.z[slot]);
         if (!has_select) each(p.dt, channel / p.head_dim, input.dt[slot]);
     });
     if (is_first && has_select && run.thread < p.rank + 2 * bc) each(p.select, run.thread, input.mixed);
@@ -146,7 +147,7 @@ __device__ INLINE ScanInput ask_input(Run run, const Scan& p, const Unit& unit, 
     ScanInput input = {};
     for_input(run, p, unit, is_first, input, [&](Vector v, u32 i, Posted& asked) { asked = ask(run, v, i); });
     for_slots(p, [&](u32 slot) {
-        if (p.z.start != NONE && scans(run, p, slot)) input.z[slot] = ask(run, p.z, unit.channel(slot_channel(slot, run.half_warp())));
+        if (p.z_last && scans(run, p, slot)) input.z[slot] = ask(run, p.z, unit.channel(slot_channel(slot, run.half_warp())));
     });
     return input;
 }
@@ -165,22 +166,24 @@ struct ScanChannel {
     float x, dt, decay, d, u, sum, token_u, token_left, left;
 };
 
-// silu(x) and softplus(dt): for each channel two threads of a half-warp make the exponentials and the quotients, which all get.
+// silu(x), silu(z) unless z comes last, and softplus(dt): for each channel four threads of a half-warp make the exponentials and the quotients,
+// which all get.
 __device__ INLINE void activate_together(Run run, const Scan& p, ScanChannel (&own)[SCAN_SLOTS]) {
-    u32 first = run.lane() & 16;
-    bool is_step = run.half_lane() & 1;
-    auto part_of = [&](const ScanChannel& c) { return is_step ? c.dt : c.x; };
-    float v = has_second(p) && (run.half_lane() & 2) ? part_of(own[1]) : part_of(own[0]);
+    u32 part = run.half_lane() % 4, first = run.lane() & 16;
+    auto part_of = [&](const ScanChannel& c) { return part == 0 ? c.x : part == 1 ? c.z.value : c.dt; };
+    float v = has_second(p) && (run.half_lane() & 4) ? part_of(own[1]) : part_of(own[0]);
+    bool is_step = part >= 2;
     float t = exp_core(is_step && v < 0.0f ? v : -v);
     float quotient = (is_step ? t : v) / ((is_step ? 2.0f : 1.0f) + t);
     for_slots(p, [&](u32 slot) {
         ScanChannel& c = own[slot];
-        c.x = __shfl_sync(FULL, quotient, first + 2 * slot);
-        c.dt = softplus_of(c.dt, __shfl_sync(FULL, quotient, first + 2 * slot + 1));
+        c.x = __shfl_sync(FULL, quotient, first + 4 * slot);
+        if (!p.z_last) c.z.value = __shfl_sync(FULL, quotient, first + 4 * slot + 1);
+        c.dt = softplus_of(c.dt, __shfl_sync(FULL, quotient, first + 4 * slot + 2));
     });
 }
 
-// z of a thread's channels, which may come last, becomes silu(z): for each a thread of a half-warp makes that, and all get it. Nobody waits for
+// z of a thread's channels, which comes last, becomes silu(z): for each a thread of a half-warp makes that, and all get it. Nobody waits for
 // a channel that is another's: when that one has its result z may be written anew.
 __device__ INLINE void come_gates(Run run, const Scan& p, ScanChannel (&own)[SCAN_SLOTS]) {
     for_slots(p, [&](u32 slot) {
@@ -228,7 +231,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         // Warps without a channel have nothing to do with dt and x.
         if (scans(run, p, 0) || (has_second(p) && scans(run, p, 1))) {
             if (has_select) own[0].dt = row_product(run, p.dt_proj, {shared_codes(run), run.shared().row}, own[0].head, early.step);
-            bool together = few_taps && p.conv.silu && !p.time.sigmoid;
+            bool together = few_taps && p.conv.silu && has_z && !p.time.sigmoid;
             for_slots(p, [&](u32 slot) {
                 ScanChannel& c = own[slot];
                 const EarlyChannel& asked = early.channels[slot];
@@ -238,6 +241,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
                 }
                 c.x = few_taps ? apply_taps(p.conv, asked.x, c.x) : convolved(run, p.conv, 0, c.channel);
                 time_step(p.time, c.dt, asked.bias, asked.a_log2, c.dt, c.decay);
+                if (has_z && !p.z_last) c.z.value = silu(c.z.value);
             });
             if (together) {
                 activate_together(run, p, own);
@@ -302,7 +306,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
             });
             sync_block();
         }
-        if (has_z) come_gates(run, p, own);
+        if (p.z_last) come_gates(run, p, own);
         if (by_head) {
             for_slots(p, [&](u32 slot) {
                 if (!scans(run, p, slot)) return;

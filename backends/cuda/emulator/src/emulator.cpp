@@ -25,7 +25,7 @@ struct Warp {
 
 struct Block {
     Barrier barrier, all;
-    Warp warps[WARPS + 1];
+    Warp warps[WARPS + FEEDERS / 32];
     std::vector<u64> memory;
 };
 

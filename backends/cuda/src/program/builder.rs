@@ -43,10 +43,10 @@ pub(super) const ROW_MOST: usize = 10 * THREADS;
 /// Bytes of a group in shared memory: codes, scale, sum of codes.
 const SHARED_GROUP_BYTES: usize = GROUP + 8;
 
-/// Threads of a block, and its warps and half-warps: as the kernels have them.
+/// Threads of a block that work, its warps and half-warps, and threads beside them where weights come early: as the kernels have them.
 pub(super) const THREADS: usize = 512;
 pub(super) const WARPS: usize = 16;
-pub(super) const WARP: usize = 32;
+pub(super) const FEEDERS: usize = 128;
 const HALF_WARPS: usize = 32;
 
 /// Buffers in scratch; all hold one row for each row of a launch.
@@ -265,7 +265,7 @@ pub(super) struct Builder<'m> {
     /// Where rows were written that products may add to: their start, and the number of barriers before.
     written: Vec<(u32, usize)>,
     /// Units since the last barrier.
-    units: usize,
+    pub(super) units: usize,
     /// Of the last operation; and whether that is a quantized product.
     last_units: usize,
     last_folds: bool,
@@ -430,15 +430,12 @@ impl<'m> Builder<'m> {
     /// A posted number is written anew when all have read it: each block that writes has first read, directly or by way of
     /// others, something from all blocks that read it. After a quantized product not even the threads of a block wait: a product or a scan
     /// follows, which first writes to other parts of shared memory than what the last warps of that one still fold.
+    ///
+    /// The next operation's units go to the blocks after its, for some of those have more of it.
     pub(super) fn posts(&mut self) {
-        self.ops.last_mut().expect("there is one").wait =
-            if self.last_folds { wait::NONE } else { wait::BLOCK };
-        self.units = 0;
-    }
-
-    /// The next operation's units go to the blocks after those that the last one keeps longer.
-    pub(super) fn passes(&mut self) {
-        self.units = self.last_units;
+        let last = self.ops.last_mut().expect("there is one");
+        last.wait = if self.last_folds { wait::NONE } else { wait::BLOCK };
+        self.units = last.first as usize + self.last_units;
     }
 
     /// Room in shared memory for a row of floats and one of codes.
@@ -645,7 +642,6 @@ impl<'m> Builder<'m> {
         let shift = std::mem::replace(&mut self.shift, ConvOf::NONE);
         let through = std::mem::replace(&mut self.through, Through::NONE);
         let late_len = std::mem::take(&mut self.late_len);
-        let is_long = self.one && ring::is_long(&w, self.extent.shared_bytes);
         let record = Product {
             input,
             head: head.into(),
@@ -657,18 +653,28 @@ impl<'m> Builder<'m> {
             shift,
             through,
             ahead: Ahead::NONE,
-            begin: if is_long { (late_len / TILE_ROWS) as u32 } else { 0 },
+            begin: if self.is_long(matrix) { (late_len / TILE_ROWS) as u32 } else { 0 },
         };
-        let unit_rows = if is_long {
+        self.op(Kind::Product, self.product_units(matrix), &record);
+        self.last_folds = quantized;
+        Ok(())
+    }
+
+    /// Whether a product with one row of `matrix` takes its weights as they come early.
+    fn is_long(&self, matrix: &Matrix<'m>) -> bool {
+        self.one && ring::is_long(&self.mat(matrix), self.extent.shared_bytes)
+    }
+
+    /// Units of a product with `matrix`.
+    pub(super) fn product_units(&self, matrix: &Matrix<'m>) -> usize {
+        let unit_rows = if self.is_long(matrix) {
             TILE_ROWS
-        } else if quantized {
+        } else if matrix.is_quantized() {
             TILE_ROWS / 2
         } else {
             HALF_WARPS
         };
-        self.op(Kind::Product, matrix.rows().div_ceil(unit_rows), &record);
-        self.last_folds = quantized;
-        Ok(())
+        matrix.rows().div_ceil(unit_rows)
     }
 }
 

@@ -18,7 +18,7 @@ mod ssm;
 
 use crate::device::BlockSize;
 use crate::error::CudaError;
-use builder::{Buffer, Builder, Extent, For, Layout, ROW_MOST, Residual, SharedRow, THREADS, WARP, map};
+use builder::{Buffer, Builder, Extent, FEEDERS, For, Layout, ROW_MOST, Residual, SharedRow, THREADS, map};
 use records::{Choose, Embed, Kind, Op, Source, Target, Vector, target};
 use ring::Ring;
 use sarit_core::plan::{BlockInput, Input};
@@ -135,7 +135,7 @@ impl Programs {
 
     /// Blocks of the program for one row, and of those for many.
     pub(crate) fn blocks(&self) -> [BlockSize; 2] {
-        let feeding = if self.ring.slots() > 0 { WARP } else { 0 };
+        let feeding = if self.ring.slots() > 0 { FEEDERS } else { 0 };
         let [one, many] = self.shared.map(SharedRow::bytes);
         [
             BlockSize { threads: THREADS + feeding, shared_bytes: one },

@@ -112,6 +112,10 @@ impl<'m> Builder<'m> {
         };
         let through = self.through(p, conv);
         self.through = through;
+        // The product before, which is another block's output, is taken to have begun with the first block.
+        if posting.within {
+            self.units = self.product_units(&p.out_proj.matrix);
+        }
         // z, with which the result of the scan is multiplied.
         if self.one && p.in_proj.adapter.is_none() {
             self.late_len = d_inner;
@@ -136,6 +140,7 @@ impl<'m> Builder<'m> {
             d: self.place(p.d),
             state,
             held,
+            z_last: 0,
             x: Vector::NONE,
             b: Vector::NONE,
             c: Vector::NONE,
@@ -206,6 +211,7 @@ impl<'m> Builder<'m> {
         if posting.residual {
             output.y = self.posted(Buffer::PostedResidual, self.model.d_model());
         }
+        self.units = 0;
         let to = map(self, &p.out_proj, output);
         if codes == Codes::NONE {
             self.products(&gated, &[to])?;
@@ -248,10 +254,7 @@ impl<'m> Builder<'m> {
             };
             let to = Map { matrix: &select.x_proj, adapter: None, to: Target::store(scan.select) };
             self.products(&x, &[to])?;
-            if posting.within {
-                self.posts();
-                self.passes();
-            }
+            self.posts_if(posting.within);
             scan.select = self.read(scan.select, self.ops.len() - 1);
             self.shared(scan.rank as usize + len, (scan.rank as usize).div_ceil(GROUP))?;
         } else {
@@ -260,6 +263,8 @@ impl<'m> Builder<'m> {
         for row in [&mut scan.conv.x, &mut scan.dt, &mut scan.z] {
             *row = self.read(*row, projected);
         }
+        let is_last = self.ops[projected].product().is_some_and(|product| product.begin > 0);
+        scan.z_last = (is_last && scan.z != Vector::NONE).into();
         self.op(Kind::Scan, scan_units(p), &scan);
         self.posts_if(posting.within);
         Ok(())
