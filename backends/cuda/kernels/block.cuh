@@ -26,7 +26,9 @@ struct Rest {
 // at, by turns; sums; what a scan has of held tokens; one row as floats and as codes.
 struct Shared {
     Params params;
-    u32 rows, step;  // rows of this launch; steps done
+    float* only_states;  // of the one row's sequence, and the tokens it had read before the launch
+    u64 only_position;
+    u32 rows, step;      // rows of this launch; steps done
     volatile Rest rest;
     Op ops[OPS];
     float sums[256];
@@ -35,6 +37,9 @@ struct Shared {
     alignas(16) float partials[PARTIALS], tokens[TOKENS];
     float row[1];  // [shared_floats], then int codes [groups][8], float scales [groups], int sums [groups]
 };
+
+// The sequence of the one row. What is to be known of it is in shared memory too: its record would be a load before loads.
+struct Only {};
 
 // Where things are. All of it is in shared memory, which a barrier of the grid leaves alone: registers that do not last
 // and parameters would come from a cache that it empties.
@@ -60,10 +65,12 @@ struct Run {
     __device__ float* state(u32 sequence, u32 start) const {
         return p().states + p().sequences[sequence].slot * p().state_len + start;
     }
+    __device__ float* state(Only, u32 start) const { return shared().only_states + start; }
     // Tokens that the sequence has read before this step.
     __device__ u64 position(u32 sequence) const {
         return p().sequences[sequence].position + (u64)shared().step * p().count;
     }
+    __device__ u64 position(Only) const { return shared().only_position + shared().step; }
 };
 
 // Element `i + offset` of the one row `v`: asked for, and when it has come. What comes late is asked for again.

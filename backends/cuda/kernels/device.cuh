@@ -91,16 +91,16 @@ __device__ INLINE u32 thread_in(u32 turn) {
     return thread;
 }
 
-// `THREADS + FEEDERS` threads have 96 registers each: the latter keep 64, and the others, who could use some more, get 104.
+// `THREADS + FEEDERS` threads have 96 registers each: the latter keep 32, and the others, who could use some more, get 112.
 __device__ INLINE void give_registers() {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 64;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
 #endif
 }
 
 __device__ INLINE void take_registers() {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 104;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 112;");
 #endif
 }
 

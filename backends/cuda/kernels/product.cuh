@@ -358,7 +358,7 @@ __device__ INLINE void ask_product(Run run, u32 passed, const Product& p, EarlyP
         if (!has_taps(p.source)) early.norm[k] = has ? norm_weight(run, p.source.norm, run.thread, k * THREADS) : 0.0f;
         if (!has_taps(p.source) || k >= EARLY_TAPS) continue;
         early.taps[k] = {};
-        if (has) load_taps(run, p.source.conv, 0, run.thread, k * THREADS, early.taps[k]);
+        if (has) load_taps(run, p.source.conv, Only(), run.thread, k * THREADS, early.taps[k]);
     }
 }
 
@@ -392,7 +392,7 @@ __device__ INLINE Input early_input(Run run, const Product& p, const EarlyProduc
             if (!has_taps(s)) return v;
             if (k < EARLY_TAPS) return apply_taps(s.conv, early.taps[k], v);
             Taps taps;
-            load_taps(run, s.conv, 0, run.thread, k * THREADS, taps);
+            load_taps(run, s.conv, Only(), run.thread, k * THREADS, taps);
             return apply_taps(s.conv, taps, v);
         };
         prepare_short(run, s, from, to, raw, [&](u32 k) { return early.norm[k]; });

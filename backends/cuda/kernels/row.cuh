@@ -19,7 +19,8 @@ struct Taps {
 };
 
 // Of channel `i + offset`, which no operation makes: constants apart from what depends on the thread, as in all that is loaded early.
-__device__ INLINE void load_taps(Run run, const Conv& c, u32 sequence, u32 i, u32 offset, Taps& taps) {
+template <class Of>
+__device__ INLINE void load_taps(Run run, const Conv& c, Of sequence, u32 i, u32 offset, Taps& taps) {
     const float* weight = settled(run.weights(c.weight) + i) + offset;
     const float* window = settled(run.state(sequence, c.window) + i) + offset;
 #pragma unroll
@@ -64,7 +65,7 @@ __device__ OUTLINED float convolved(Run run, const Conv& c, u32 row, u32 i) {
 // The window of a convolution takes in the one row that there is: channel `i` and those `stride` further on.
 __device__ INLINE void shift_window(Run run, const Conv& c, u64 i, u64 stride) {
     for (; i < c.channels; i += stride) {
-        float* window = run.state(0, c.window) + i;
+        float* window = run.state(Only(), c.window) + i;
         float x = conv_input(run, c, 0, 0, 0, i);
 #pragma unroll 4
         for (u32 j = 1; j < c.width; j++) window[(u64)(j - 1) * c.channels] = j + 1 < c.width ? window[(u64)j * c.channels] : x;
@@ -87,7 +88,7 @@ struct EarlyShift {
 __device__ INLINE void ask_shift(Run run, const Conv& c, u32 i, EarlyShift& early) {
     early = {};
     if (i >= c.channels) return;
-    const float* window = settled((const float*)run.state(0, c.window) + i);
+    const float* window = settled((const float*)run.state(Only(), c.window) + i);
 #pragma unroll
     for (u32 j = 1; j < TAPS; j++)
         if (j + 1 < c.width) early.window[j] = load_float(window + (u64)j * c.channels);
@@ -96,7 +97,7 @@ __device__ INLINE void ask_shift(Run run, const Conv& c, u32 i, EarlyShift& earl
 
 // Once its input has come, as `x.value`.
 __device__ INLINE void shift_channel(Run run, const Conv& c, u32 i, const EarlyShift& early) {
-    if (i < c.channels) shift_channel(c, run.state(0, c.window) + i, early.window, early.x.value);
+    if (i < c.channels) shift_channel(c, run.state(Only(), c.window) + i, early.window, early.x.value);
 }
 
 // Element `i` of a row before its norm.

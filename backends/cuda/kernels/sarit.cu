@@ -7,7 +7,10 @@ template <bool MANY>
 __device__ INLINE void run_program(const Params& p) {
     Shared& shared = *(Shared*)shared_memory();
     if (threadIdx.x < sizeof(Params) / 4) ((u32*)&shared.params)[threadIdx.x] = ((const u32*)&p)[threadIdx.x];
-    if (threadIdx.x == 0) shared.rows = p.sequence_count * p.count, shared.step = 0;
+    if (threadIdx.x == 0) {
+        shared.rows = p.sequence_count * p.count, shared.step = 0;
+        if (!MANY) shared.only_states = p.states + p.sequences->slot * p.state_len, shared.only_position = p.sequences->position;
+    }
 #ifdef SARIT_FEEDS
     if (!MANY) ring_open(p);
     __syncthreads();

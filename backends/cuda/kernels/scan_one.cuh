@@ -85,7 +85,7 @@ struct EarlyScan {
 __device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyScan& early) {
     if (!p.time.per_element)
         for_token_elements(run, p, [&](u32 k, u32 place, u32 own) {
-            HeldToken token = held_token(run, p, 0, place);
+            HeldToken token = held_token(run, p, Only(), place);
             u32 channel = unit.channel(own);
             early.u[k] = load_float(token.u + channel), early.keep[k] = load_float(token.decay + channel / p.head_dim);
         });
@@ -93,8 +93,8 @@ __device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyS
         u32 n = p.d_state, own = slot_channel(slot, run.half_warp()), channel = unit.channel(own), head = channel / p.head_dim;
         bool is_token = slot == 0 && has_token(p, run.half_warp());
         if (!is_token && unit.first + own >= unit.end) return;
-        const float* row = run.state(0, p.state) + (u64)channel * n;
-        if (is_token) row = held_token(run, p, 0, run.half_warp() - SCAN_CHANNELS).b + unit.group * n;
+        const float* row = run.state(Only(), p.state) + (u64)channel * n;
+        if (is_token) row = held_token(run, p, Only(), run.half_warp() - SCAN_CHANNELS).b + unit.group * n;
         const float* a_log2 = run.weights(p.time.a_log2) + (u64)head * n;
         row = settled(row + run.half_lane()), a_log2 = settled(a_log2 + run.half_lane());
         for_row(run, n, slot, [&](int e, u32 i) {
@@ -104,7 +104,7 @@ __device__ INLINE void ask_unit(Run run, const Scan& p, const Unit& unit, EarlyS
         if (is_token) return;
         EarlyChannel& to = early.channels[slot];
         if (p.dt_proj.data != NONE) ask_row(run, p.dt_proj, head, 0, early.step);
-        if (p.conv.width <= TAPS) load_taps(run, p.conv, 0, channel, 0, to.x);
+        if (p.conv.width <= TAPS) load_taps(run, p.conv, Only(), channel, 0, to.x);
         if (!p.time.sigmoid) {
             to.bias = load_float(run.weights(p.time.bias) + head);
             if (!p.time.per_element) to.a_log2 = load_float(run.weights(p.time.a_log2) + head);
@@ -154,7 +154,7 @@ __device__ INLINE ScanInput ask_input(Run run, const Scan& p, const Unit& unit, 
 
 __device__ INLINE void ask_scan(Run run, u32 passed, const Scan& p, EarlyScan& early) {
     ask_unit(run, p, unit_of(p, scan_channels(p), first_unit(passed)), early);
-    if (mixes(run, p)) load_taps(run, p.conv, 0, mixer(run), p.heads * p.head_dim, early.bc);
+    if (mixes(run, p)) load_taps(run, p.conv, Only(), mixer(run), p.heads * p.head_dim, early.bc);
 }
 
 // What a thread has of a channel of its half-warp. `token_left` is left of what the held token whose number is the lane's added to the state,
@@ -198,7 +198,7 @@ __device__ INLINE void come_gates(Run run, const Scan& p, ScanChannel (&own)[SCA
 // the row becomes a held token: its place is read by nobody meanwhile.
 __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& early, ScanInput input) {
     u32 channels = p.heads * p.head_dim, most = scan_channels(p), units = unit_count(p, most), n = p.d_state;
-    u32 bc = p.n_groups * n, place = run.position(0) % HELD, token = run.half_warp() - SCAN_CHANNELS;
+    u32 bc = p.n_groups * n, place = run.position(Only()) % HELD, token = run.half_warp() - SCAN_CHANNELS;
     bool has_select = p.dt_proj.data != NONE, few_taps = p.conv.width <= TAPS, by_head = !p.time.per_element, has_z = p.z.start != NONE;
     bool is_token = has_token(p, run.half_warp());
     Tokens& tokens = tokens_of(run);
@@ -267,7 +267,7 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
         const float* c_row = b + bc;
         // B of all tokens, for the states that take them in.
         float* held_b = run.shared().row + (has_select ? p.rank : 0) + 2 * bc;
-        auto state = [&](const ScanChannel& c) { return run.state(0, p.state) + (u64)c.channel * n; };
+        auto state = [&](const ScanChannel& c) { return run.state(Only(), p.state) + (u64)c.channel * n; };
         if (is_token && token == place) for_elements(run, n, [&](int e, u32 i) { early.row[e] = b[i]; });
         if (is_token && takes_in) for_elements(run, n, [&](int e, u32 i) { held_b[token * n + i] = early.row[e]; });
         for_slots(p, [&](u32 slot) {
@@ -334,11 +334,11 @@ __device__ INLINE void scan_one(Run run, u32 passed, const Scan& p, EarlyScan& e
             float y = c.sum + c.d * c.x;
             put(run, p.y, 0, c.channel, has_z ? y * c.z.value : y);
             if (!by_head) return;
-            HeldToken row = held_token(run, p, 0, place);
+            HeldToken row = held_token(run, p, Only(), place);
             row.u[c.channel] = c.u;
             if (c.channel % p.head_dim == 0) row.decay[c.head] = c.decay;
         });
         if (by_head && unit.first % group_channels(p) == 0)
-            for (u32 i = run.thread; i < n; i += THREADS) held_token(run, p, 0, place).b[unit.group * n + i] = b[i];
+            for (u32 i = run.thread; i < n; i += THREADS) held_token(run, p, Only(), place).b[unit.group * n + i] = b[i];
     }
 }

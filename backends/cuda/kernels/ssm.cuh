@@ -265,7 +265,8 @@ struct HeldToken {
     float *u, *b, *decay;
 };
 
-__device__ INLINE HeldToken held_token(Run run, const Scan& p, u32 sequence, u32 place) {
+template <class Of>
+__device__ INLINE HeldToken held_token(Run run, const Scan& p, Of sequence, u32 place) {
     u32 channels = p.heads * p.head_dim, bc = p.n_groups * p.d_state;
     float* token = run.state(sequence, p.held) + (u64)place * (channels + bc + p.heads);
     return {token, token + channels, token + channels + bc};

@@ -403,9 +403,9 @@ pub const SIZES: [usize; 20] = [
 /// Bytes of `Ring` of the kernels.
 const RING_BYTES: usize = 272;
 
-/// Bytes of shared memory before the row, `Shared` of the kernels: parameters, seven numbers, four operations, 256 sums, four words, how far weights have come, 4,096
+/// Bytes of shared memory before the row, `Shared` of the kernels: parameters, an address, a position, seven numbers, four operations, 256 sums, four words, how far weights have come, 4,096
 /// partial results, 1,584 floats of tokens.
-pub(crate) const SHARED_START_BYTES: usize = (size_of::<Params>() + 4 * 7).next_multiple_of(16)
+pub(crate) const SHARED_START_BYTES: usize = (size_of::<Params>() + 8 * 2 + 4 * 7).next_multiple_of(16)
     + 4 * size_of::<Op>()
     + 4 * 256
     + 8 * 4
