@@ -25,10 +25,9 @@ __device__ INLINE void tile_row_at(const u8* model, const Matrix& w, u32 tile_ro
     codes = data + scale_bytes + tile_row * groups * tile_bytes(w);
 }
 
-// The dot of `COUNT` words of codes of a row of weights with those of its input from `x` on; in q4 of half as many, whose bytes have two codes.
+// `dot` and the dot of `COUNT` words of codes of a row of weights with those of its input from `x` on; in q4 of half as many, whose bytes have two codes.
 template <u32 COUNT>
-__device__ INLINE int words_dot(u32 dtype, const u32 (&words)[COUNT], const u32* x) {
-    int dot = 0;
+__device__ INLINE int words_dot(u32 dtype, const u32 (&words)[COUNT], const u32* x, int dot = 0) {
 #pragma unroll
     for (u32 j = 0; j < COUNT; j++) {
         if (dtype == Q8) {

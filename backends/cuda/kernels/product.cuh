@@ -374,7 +374,7 @@ __device__ INLINE Input product_input(Run run, const Product& p, u32 row, Make m
     RowCodes codes = shared_codes(run);
     bool quantized = is_quantized(p.w);
     // What is posted is the input of one product.
-    if (p.source.a.is_posted() && p.w.dtype == Q8) codes.sums = nullptr;
+    if (p.source.a.is_posted() && (p.w.dtype == Q8 || comes_ahead(p))) codes.sums = nullptr;
     if (p.input == FUSED)
         make(p.head ? run.p().head_row + row : row, quantized ? &codes : nullptr, quantized ? nullptr : run.shared().row);
     return {codes, run.shared().row};

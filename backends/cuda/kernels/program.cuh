@@ -209,10 +209,9 @@ struct Times {
 };
 
 // `reads`, of many rows: a `HeadRead` for each head; of a scan in chunks x, B and C in f16; z and y are in rows in f16 there too. `parts`: what it keeps of the parts of a
-// sequence. Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`. `z_last`: z comes later than what
-// else operations before make.
+// sequence. Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`.
 struct Scan {
-    u32 heads, head_dim, d_state, n_groups, d, state, held, z_last;
+    u32 heads, head_dim, d_state, n_groups, d, state, held;
     Vector x, b, c, dt, decay, reads, parts, z, y;
     TimeStep time;
     Conv conv;

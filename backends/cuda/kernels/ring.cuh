@@ -102,23 +102,30 @@ __device__ INLINE Posted ask_before(Run run, u32 passed, const Product& p) {
 #define TERM_STRIDE 20        // of groups in shared memory, so that lanes of the sum lie in different banks
 #define WARP_GROUPS_MOST 13   // of a row of tiles for which there is room
 
-// The codes of a warp's groups of the row: a half-warp has every other word of tiles, so that both read other banks.
+// Word of a tile that a half-warp reads as its word `j` of `count`: those of the second half of a tile by pairs the other way around, so that
+// both half-warps read other banks.
+__device__ INLINE u32 tile_word(u32 half, u32 j, u32 count) { return half ? count + (j ^ 1) : j; }
+
+// The codes of a warp's groups of the row, in the order of the words of tiles; and in q4 what the weights' codes being 8 more than they are makes.
 template <u32 DTYPE>
 struct WarpInput {
     u32 codes[WARP_GROUPS_MOST][4];
+    int starts[WARP_GROUPS_MOST];
 
     __device__ WarpInput(const Input& in, u32 first, u32 count, u32 half) {
 #pragma unroll
         for (u32 k = 0; k < WARP_GROUPS_MOST; k++) {
             if (k >= count) break;
-            const Words* x = (const Words*)(in.codes.codes + (first + k) * 8);
-            Words low = x[0], high = x[1];
-            u32 all[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+            Words x = *(const Words*)(in.codes.codes + (first + k) * 8 + half * 4);
+            u32 all[4] = {x.x, x.y, x.z, x.w};
+            int sum = 0;
 #pragma unroll
             for (u32 j = 0; j < 4; j++) {
-                u32 even = DTYPE == Q8 ? 2 * j : 4 * (j / 2) + j % 2, odd = even + (DTYPE == Q8 ? 1 : 2);
-                codes[k][j] = half ? all[odd] : all[even];
+                // In q4 a word of a tile goes with two words of the row.
+                codes[k][j] = half ? all[DTYPE == Q8 ? j ^ 1 : j ^ 2] : all[j];
+                sum = __dp4a(0x01010101, (int)all[j], sum);
             }
+            starts[k] = DTYPE == Q4 ? -8 * sum : 0;
         }
     }
 };
@@ -134,8 +141,8 @@ __device__ INLINE void warp_terms(Run run, const Input& in, const WarpInput<DTYP
         if (k >= count) break;
         u32 words[4] = {};
 #pragma unroll
-        for (u32 j = 0; j < TILE_BYTES / 128; j++) words[j] = *(const u32*)(codes + k * TILE_BYTES + j * 128 + half * 64 + r * 4);
-        dots[k] = words_dot(DTYPE, words, own.codes[k]);
+        for (u32 j = 0; j < TILE_BYTES / 128; j++) words[j] = *(const u32*)(codes + k * TILE_BYTES + tile_word(half, j, TILE_BYTES / 128) * 64 + r * 4);
+        dots[k] = words_dot(DTYPE, words, own.codes[k], own.starts[k]);
     }
     // Of two groups the half-warps take one each.
 #pragma unroll
@@ -144,7 +151,6 @@ __device__ INLINE void warp_terms(Run run, const Input& in, const WarpInput<DTYP
         int dot = (half ? dots[k + 1] : dots[k]) + __shfl_xor_sync(FULL, half ? dots[k] : dots[k + 1], 16);
         u32 mine = k + half, g = first + mine;
         if (mine >= count) continue;
-        if (DTYPE == Q4) dot -= 8 * in.codes.sums[(u64)g * in.codes.stride];
         terms[g * TERM_STRIDE + r] = (float)dot * (half_to_float(scales[mine * 16 + r]) * in.codes.scales[(u64)g * in.codes.stride]);
     }
 }

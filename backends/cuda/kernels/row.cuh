@@ -164,13 +164,23 @@ __device__ INLINE void inverse_rms_short(Run run, u32 len, float eps, const floa
     if (run.warp() < rows) {
         const Floats* fours = (const Floats*)(squares + (run.warp() * 16 + run.half_lane()) * lane_stride(len));
         float sum = 0.0f;
-#pragma unroll 12
-        for (u32 j = 0; j < len / 64; j++) {
-            Floats four = fours[j];
-            sum += four.x;
-            sum += four.y;
-            sum += four.z;
-            sum += four.w;
+        // Each is on its way while those before it are added.
+        Floats ahead[4];
+#pragma unroll
+        for (u32 e = 0; e < 4; e++)
+            if (e < len / 64) ahead[e] = fours[e];
+#pragma unroll 5
+        for (u32 first = 0; first < len / 64; first += 4) {
+#pragma unroll
+            for (u32 e = 0; e < 4; e++) {
+                if (first + e >= len / 64) break;
+                Floats four = ahead[e];
+                if (first + e + 4 < len / 64) ahead[e] = fours[first + e + 4];
+                sum += four.x;
+                sum += four.y;
+                sum += four.z;
+                sum += four.w;
+            }
         }
         sum = rsqrt_core(fold16(sum) / (float)len + eps);
         if (run.lane() == 0) run.shared().sums[run.warp()] = sum;
@@ -219,14 +229,12 @@ __device__ INLINE float warp_largest(float v) {
     return __uint_as_float(__reduce_max_sync(FULL, __float_as_uint(larger(v < 0.0f ? -v : v, 0.0f))));
 }
 
-// The scale of a group, or its inverse; where all are near 0 that of a group without codes.
+// The scale of a group, or its inverse; where all are near 0 that of a group without codes, which both are 0.
 __device__ INLINE float code_quotient(float largest, bool is_scale) {
     return largest < 1e-36f ? 0.0f : (is_scale ? largest : 127.0f) / (is_scale ? 127.0f : largest);
 }
 
-__device__ INLINE int code_of(float v, float largest, float inverse) {
-    return largest < 1e-36f ? 0 : (int)(signed char)__float_as_uint(larger(v * inverse + ROUND, NO_CODE));
-}
+__device__ INLINE int code_of(float v, float inverse) { return (int)(signed char)__float_as_uint(larger(v * inverse + ROUND, NO_CODE)); }
 
 // Codes of a row of `len` of which a thread has elements `v`; a warp has every sixteenth group. Ties round to even,
 // NaN has code 0.
@@ -234,19 +242,19 @@ template <u32 ELEMENTS>
 __device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, const float (&v)[ELEMENTS]) {
     u32 groups = div_up(len, GROUP), k_own = run.lane() % 16, g_own = run.warp() + k_own * WARPS;
     if (run.warp() >= groups) return;
-    float largest[ELEMENTS], most = 0.0f;
+    float most = 0.0f;
     int sum = 0;
 #pragma unroll
     for (u32 k = 0; k < ELEMENTS && k * THREADS < len; k++) {
-        largest[k] = warp_largest(v[k]);
-        if (k_own == k) most = largest[k];
+        float largest = warp_largest(v[k]);
+        if (k_own == k) most = largest;
     }
     // Lane k divides 127 by the largest of group k, and lane 16 + k that by 127.
     bool is_scale = run.lane() >= 16, has = k_own * THREADS < len && g_own < groups;
     float quotient = code_quotient(most, is_scale);
 #pragma unroll
     for (u32 k = 0; k < ELEMENTS && k * THREADS < len; k++) {
-        int code = code_of(v[k], largest[k], __shfl_sync(FULL, quotient, k));
+        int code = code_of(v[k], __shfl_sync(FULL, quotient, k));
         if (to.sums) {
             int all = __reduce_add_sync(FULL, code);
             if (k_own == k) sum = all;
@@ -259,8 +267,8 @@ __device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, cons
 
 // Codes of group `group` of a row, of which each lane of the warp has a number.
 __device__ INLINE void quantize_group(Run run, const RowCodes& to, u32 group, float v) {
-    float largest = warp_largest(v), quotient = code_quotient(largest, run.lane() >= 16);
-    int code = code_of(v, largest, __shfl_sync(FULL, quotient, 0)), sum = __reduce_add_sync(FULL, code);
+    float quotient = code_quotient(warp_largest(v), run.lane() >= 16);
+    int code = code_of(v, __shfl_sync(FULL, quotient, 0)), sum = __reduce_add_sync(FULL, code);
     ((signed char*)(to.codes + group * 8))[run.lane()] = (signed char)code;
     if (run.lane() == 16) to.scales[(u64)group * to.stride] = quotient;
     if (to.sums && run.lane() == 0) to.sums[(u64)group * to.stride] = sum;

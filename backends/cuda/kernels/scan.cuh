@@ -429,14 +429,8 @@ __device__ INLINE void scan_blocks(Run run, u32 passed, const Scan& p) {
 template <bool MANY, class Wait>
 __device__ INLINE void op_scan(Run run, u32 passed, const Scan& p, Wait wait) {
     if constexpr (!MANY) {
-        EarlyScan early = {};
-        ScanInput input = {};
-        u32 most = scan_channels(p);
-        bool has_unit = first_unit(passed) < unit_count(p, most);
-        if (has_unit) ask_scan(run, passed, p, early);
-        wait();
-        if (has_unit) input = ask_input(run, p, unit_of(p, most, first_unit(passed)), true);
-        scan_one(run, passed, p, early, input);
+        if (p.time.per_element) scan_elements(run, passed, p, wait);
+        else scan_heads(run, passed, p, wait);
     } else {
         wait();
         for_states(p.d_state, [&](auto e) { scan_blocks<decltype(e)::COUNT>(run, passed, p); });

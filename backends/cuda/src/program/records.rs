@@ -75,7 +75,7 @@ records! {
     Convolve { conv: ConvOf, y: Vector, halves: Vector, shifts: u32 }
     Times { time: TimeOf, heads: u32, halves: u32, raw: Vector, dt: Vector, decay: Vector }
     ScanOf {
-        heads: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32 [place], state: u32 [place], held: u32 [place], z_last: u32,
+        heads: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32 [place], state: u32 [place], held: u32 [place],
         x: Vector, b: Vector, c: Vector, dt: Vector, decay: Vector, reads: Vector, parts: Vector, z: Vector, y: Vector,
         time: TimeOf, conv: ConvOf, select: Vector, rank: u32,
         dt_norm: NormOf, b_norm: NormOf, c_norm: NormOf, dt_proj: Mat,

@@ -140,7 +140,6 @@ impl<'m> Builder<'m> {
             d: self.place(p.d),
             state,
             held,
-            z_last: 0,
             x: Vector::NONE,
             b: Vector::NONE,
             c: Vector::NONE,
@@ -263,8 +262,6 @@ impl<'m> Builder<'m> {
         for row in [&mut scan.conv.x, &mut scan.dt, &mut scan.z] {
             *row = self.read(*row, projected);
         }
-        let is_last = self.ops[projected].product().is_some_and(|product| product.begin > 0);
-        scan.z_last = (is_last && scan.z != Vector::NONE).into();
         self.op(Kind::Scan, scan_units(p), &scan);
         self.posts_if(posting.within);
         Ok(())
