@@ -63,12 +63,13 @@ struct ScanInput {
     Posted x, z, dt, mixed;
 };
 
-// `each(v, i, asked)` for those numbers but z, element `i` of `v`, of a thread that has a channel or none. Nobody waits for what is another's: when
-// that one has its result it may be written anew.
+// `each(v, i, asked)` for those numbers, element `i` of `v`, of a thread that has a channel or none. Nobody waits for what is another's: when
+// that one has its result it may be written anew. With a decay per head z is waited for later: where its rows of the product come last it does.
 template <class Each>
 __device__ INLINE void for_input(Run run, const Scan& p, u32 channel, bool has_channel, bool is_first, ScanInput& input, Each each) {
     bool has_select = p.dt_proj.data != NONE;
     if (has_channel) each(p.conv.x, channel, input.x);
+    if (has_channel && p.time.per_element && p.z.start != NONE) each(p.z, channel, input.z);
     if (has_channel && !has_select) each(p.dt, channel / p.head_dim, input.dt);
     if (is_first && has_select && run.thread < p.rank + 2 * p.n_groups * p.d_state) each(p.select, run.thread, input.mixed);
     if (is_first && mixes(run, p)) each(p.conv.x, p.heads * p.head_dim + mixer(run), input.mixed);
@@ -77,7 +78,7 @@ __device__ INLINE void for_input(Run run, const Scan& p, u32 channel, bool has_c
 __device__ INLINE ScanInput ask_input(Run run, const Scan& p, u32 channel, bool has_channel, bool is_first) {
     ScanInput input = {};
     for_input(run, p, channel, has_channel, is_first, input, [&](Vector v, u32 i, Posted& asked) { asked = ask(run, v, i); });
-    if (has_channel && p.z.start != NONE) input.z = ask(run, p.z, channel);
+    if (has_channel && !p.time.per_element && p.z.start != NONE) input.z = ask(run, p.z, channel);
     return input;
 }
 
@@ -127,7 +128,7 @@ __device__ INLINE void scan_elements(Run run, u32 passed, const Scan& p, Wait wa
     auto unit_at = [&](u32 round) { return unit_of(p, most, first + round * blocks()); };
     EarlyElements early = {};
     ScanInput input = {};
-    auto has_row = [&](const Unit& unit) { return scans && unit.first + run.half_warp() < unit.end; };
+    auto has_row = [&](const Unit& unit) { return scans && (group_channels(p) % most == 0 || unit.first + run.half_warp() < unit.end); };
     auto ask_made = [&](const Unit& unit, bool is_first) { input = ask_input(run, p, unit.channel(run.half_warp()), has_row(unit), is_first); };
     if (first < units) ask_elements(run, p, unit_at(0), early), ask_mixed(run, p, early.bc);
     wait();
@@ -138,7 +139,7 @@ __device__ INLINE void scan_elements(Run run, u32 passed, const Scan& p, Wait wa
         u32 channel = unit.channel(run.half_warp()), head = channel / p.head_dim;
         bool is_first = round == 0, is_there = has_row(unit);
         come_input(run, p, channel, is_there, is_first, input);
-        float x = input.x.value, z = is_there && has_z ? come(run, p.z, channel, 0, input.z) : 0.0f, dt = input.dt.value, decay;
+        float x = input.x.value, z = input.z.value, dt = input.dt.value, decay;
         if (is_first && has_select) scan_select(run, p, input.mixed.value);
         // Warps without a channel have nothing to do with dt and x.
         if (scans) {
@@ -321,7 +322,6 @@ __device__ INLINE void scan_heads(Run run, u32 passed, const Scan& p, Wait wait)
                 lefts[j] = left;
                 if (j <= (int)place) left *= tokens.keep[j][own];
             }
-            // z may come last, where its rows of the product do.
             if (has_z) gate = silu(come(run, p.z, channel, 0, input.z));
         }
         if (!takes_in && round + 1 < div_up(units, blocks()) && first + (round + 1) * blocks() < units)

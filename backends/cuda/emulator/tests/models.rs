@@ -157,19 +157,42 @@ fn seal(file: &mut [u8]) {
     file[8..16].copy_from_slice(&print.to_le_bytes());
 }
 
-/// A decay per element beside B and C that come from the input directly: no family has it, but a plan may.
+/// The file with D in the place of the decays, of which there are then as many.
+fn with_decays_like_d(mut file: AlignedBytes) -> AlignedBytes {
+    let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+    // Bounds of dt, then a_log2 and D.
+    let is_bounds = |at: usize| [word(at), word(at + 4)] == [0, f32::INFINITY.to_bits()];
+    let found = (0..file.len() - 16).step_by(4).filter(|&at| is_bounds(at));
+    let places: Vec<_> = found.map(|at| (at + 8, word(at + 12))).collect();
+    for (at, d) in places {
+        file[at..at + 4].copy_from_slice(&d.to_le_bytes());
+    }
+    seal(&mut file);
+    file
+}
+
+/// A decay per head beside B and C that are projected: no family has it, but a plan may.
+#[test]
+fn decays_per_head_go_with_projections() {
+    // D has as many numbers as Mamba-1 has heads.
+    let file = converted_with_window(&golden("mamba-tiny"), DType::Q8, None);
+    let before = Model::from_bytes(&file).unwrap().state_bytes();
+    let file = with_decays_like_d(file);
+    let model = Model::from_bytes(&file).unwrap();
+    // Tokens are held.
+    assert!(model.state_bytes() > before);
+    let ids = tokens(40, model.vocab_len());
+    let want = run(model, Scalar, &ids, 1);
+    for device in DEVICES {
+        assert_as(&want, "decays per head", device, &model, &ids, 7);
+    }
+}
+
+/// A decay per element beside B and C that come from the input directly: likewise.
 #[test]
 fn decays_per_element_need_no_projections() {
     // D has as many numbers as there are elements of decays.
-    let mut file = mamba2(36, 144, DType::Q8);
-    let words =
-        |at: usize| [0, 4, 8, 12].map(|i| u32::from_le_bytes(file[at + i..at + i + 4].try_into().unwrap()));
-    // Bounds of dt, then a_log2 and D.
-    let at =
-        (0..file.len() - 16).step_by(4).find(|&at| words(at)[..2] == [0, f32::INFINITY.to_bits()]).unwrap();
-    let [.., d] = words(at);
-    file[at + 8..at + 12].copy_from_slice(&d.to_le_bytes());
-    seal(&mut file);
+    let file = with_decays_like_d(mamba2(36, 144, DType::Q8));
     let model = Model::from_bytes(&file).unwrap();
     let ids = tokens(20, model.vocab_len());
     let want = run(model, Scalar, &ids, 1);
