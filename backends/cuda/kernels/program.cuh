@@ -20,7 +20,7 @@ typedef long long i64;
 #define OUTLINED __noinline__
 #endif
 
-// Of kernels for a model with long products, whose weights come by a warp of its own of each block for one row; and of those for any model on the
+// Of kernels for a model with long products, whose weights come by a warp group of its own of each block for one row; and of those for any model on the
 // emulator. On a device all functions of both kernels would have as few registers as so many threads leave.
 #if defined(SARIT_EMULATOR) && !defined(SARIT_SPECIAL)
 #define SARIT_FEEDS

@@ -9,7 +9,7 @@
 
 __device__ INLINE Ring& ring_of() { return ((Shared*)shared_memory())->ring; }
 
-// Whether the weights of a product come so. Kernels without a feeding warp load them into registers.
+// Whether the weights of a product come so. Kernels without feeding threads load them into registers.
 __device__ INLINE bool comes_ahead(const Product& p) {
 #ifdef SARIT_FEEDS
     return p.ahead.slots > 0;

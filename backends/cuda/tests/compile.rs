@@ -43,7 +43,7 @@ fn bundled(prompts: Prompts) -> String {
     dispatch(&Model::from_bytes(&bytes).unwrap(), 2, 99 << 10, prompts).unwrap()
 }
 
-/// That of a model with long products, for a device that has room for their weights: a warp of its own has them come.
+/// That of a model with long products, for a device that has room for their weights: a warp group of its own has them come.
 fn long_products() -> String {
     let file = mamba2_of(1840, 31, 16, 4608, DType::Q8);
     let dispatch = dispatch(&Model::from_bytes(&file).unwrap(), 1, 227 << 10, Prompts::Exact).unwrap();
