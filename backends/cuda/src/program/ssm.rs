@@ -210,7 +210,9 @@ impl<'m> Builder<'m> {
         if posting.residual {
             output.y = self.posted(Buffer::PostedResidual, self.model.d_model());
         }
-        self.units = 0;
+        if posting.within {
+            self.units = 0;
+        }
         let to = map(self, &p.out_proj, output);
         if codes == Codes::NONE {
             self.products(&gated, &[to])?;
