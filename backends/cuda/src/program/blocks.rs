@@ -1,6 +1,7 @@
 //! The operations of each kind of block, state spaces apart (`ssm`); `sarit-core`'s `engine` has the same steps.
 
-use super::builder::{Buffer, Builder, Map, ROW_MOST, THREADS, map};
+use super::builder::{Builder, Map, ROW_MOST, THREADS, map};
+use super::layout::Buffer;
 use super::records::{
     AttendOf, Combine, ConvOf, Convolve, Experts, Kind, Mat, NONE, Route, Source, Target, Vector, source,
     target,

@@ -1,15 +1,15 @@
-//! Puts a program together: buffers in scratch, places in the model, inputs of products, barriers.
+//! Puts a program together: places in the model, inputs of products, barriers.
 
+use super::layout::{Buffer, Extent, INPUTS, Layout, MADE, UNIT_ROWS, shared_bytes};
 use super::records::{
-    Ahead, Codes, ConvOf, Kind, Mat, Multiply, NONE, NormOf, Op, Prepare, Product, SHARED_START_BYTES,
-    Source, Target, Through, Vector, Widen, input, target, wait,
+    Ahead, Codes, ConvOf, Kind, Mat, Multiply, NONE, NormOf, Op, Prepare, Product, Source, Target, Through,
+    Vector, Widen, input, target, wait,
 };
 use super::ring;
 use crate::error::CudaError;
 use bytemuck::Pod;
 use sarit_core::plan::{Adapter, Linear, Norm, NormKind};
 use sarit_core::{ALIGN, GROUP, Matrix, Model, TILE_ROWS};
-use std::ops::Range;
 
 /// Bytes of shared memory of a block up to which blocks make inputs for themselves; and those that every device since
 /// compute capability 8.0 has.
@@ -22,13 +22,9 @@ const NORM_PAD: usize = 64;
 /// Floats that the lanes of a product with many rows take in shared memory beyond the place of partial sums.
 const MMA_FLOATS: usize = 13312;
 
-/// Tokens of a scan in chunks: as the kernels have it.
-pub(super) const CHUNK: usize = 64;
-
-/// Columns of a stage of a product in f16, and rows of weights and most rows of a unit: whole ones are read.
+/// Columns of a stage of a product in f16, and rows of weights of a unit: whole ones are read.
 const STAGE_COLUMNS: usize = 64;
 const UNIT_WEIGHTS: usize = 192;
-const UNIT_ROWS: usize = 192;
 const STAGES_MOST: usize = 4;
 /// Floats to which the stages are aligned.
 const STAGE_ALIGN: usize = 1024 / 4;
@@ -40,181 +36,14 @@ const PREPARE_MOST: usize = 4 * THREADS;
 /// Elements of a row that the threads of a block keep in registers.
 pub(super) const ROW_MOST: usize = 10 * THREADS;
 
-/// Bytes of a group in shared memory: codes, scale, sum of codes.
-const SHARED_GROUP_BYTES: usize = GROUP + 8;
-
 /// Threads of a block that work, its warps and half-warps, and threads beside them where weights come early: as the kernels have them.
 pub(super) const THREADS: usize = 512;
 pub(super) const WARPS: usize = 16;
 pub(super) const FEEDERS: usize = 128;
 const HALF_WARPS: usize = 32;
 
-/// Buffers in scratch; all hold one row for each row of a launch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(usize)]
-pub(super) enum Buffer {
-    Residual,
-    Embedded,
-    Branch,
-    /// Normed input of blocks that share it.
-    Hidden,
-    /// Input projected.
-    Proj,
-    /// That convolved.
-    Conv,
-    /// What goes into the output projection.
-    Inner,
-    /// Output of `x_proj`; input of experts.
-    Select,
-    /// The same normed; the sum of experts.
-    Normed,
-    Dt,
-    Decay,
-    /// What tokens read of their blocks.
-    Reads,
-    /// Low-rank part of a linear map.
-    Adapter,
-    /// The same at full rank.
-    Adapted,
-    Router,
-    ExpertIds,
-    ExpertWeights,
-    /// Outputs of the chosen experts.
-    Parts,
-    /// A prepared row as floats; of a low-rank part.
-    Floats,
-    LowFloats,
-    /// Inputs of products in f16; of a scan in chunks the input, projected and convolved, and the output.
-    Halves,
-    HalfProj,
-    HalfConv,
-    HalfInner,
-    /// Matrices in f16.
-    Widened,
-    Logits,
-    /// Attention scores, and states that parts of a scan in chunks keep: one row for each block of the grid.
-    Scores,
-    ScanParts,
-    /// One row of each as posted numbers.
-    PostedResidual,
-    PostedProj,
-    PostedInner,
-    PostedSelect,
-}
-
-const BUFFERS: usize = Buffer::PostedSelect as usize + 1;
-
 /// Floats that a posted number takes.
 const POSTED_FLOATS: usize = 2;
-
-/// Sets of codes: of inputs, which are prepared; of the low-rank parts of adapters, or of what a product or a scan makes for the next
-/// product; of dt.
-const CODE_SETS: usize = 3;
-pub(super) const INPUTS: usize = 0;
-pub(super) const MADE: usize = 1;
-pub(super) const STEPS: usize = 2;
-
-/// Where buffers lie, in floats, and what a row of each needs. Measured by building a program once.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Layout {
-    /// Floats of a row.
-    lens: [usize; BUFFERS],
-    starts: [usize; BUFFERS],
-    /// Groups of a row's codes.
-    groups: [usize; CODE_SETS],
-    /// Codes, scales, sums.
-    code_starts: [[usize; 3]; CODE_SETS],
-    floats: usize,
-    /// Room in shared memory that programs for one row need, and those for many.
-    pub(super) one: SharedRow,
-    pub(super) many: SharedRow,
-}
-
-/// Room in shared memory for a row as floats, and as groups of codes; and for weights that come early.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct SharedRow {
-    pub(crate) floats: usize,
-    pub(crate) groups: usize,
-    pub(crate) ring_bytes: usize,
-}
-
-impl SharedRow {
-    /// Bytes of shared memory of a block with such room.
-    pub(crate) fn bytes(self) -> usize {
-        shared_bytes(self.floats, self.groups) + self.ring_bytes
-    }
-}
-
-/// How many rows the buffers hold.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Extent {
-    /// Of a launch.
-    pub(super) rows: usize,
-    /// Whose logits are made at once.
-    pub(super) logit_rows: usize,
-    /// Blocks of a grid.
-    pub(super) grid: usize,
-    /// Shared memory that a block can have.
-    pub(super) shared_bytes: usize,
-}
-
-impl Extent {
-    /// Rows with those that tensor cores read beyond the last.
-    fn padded_rows(self) -> usize {
-        self.rows.next_multiple_of(8)
-    }
-}
-
-impl Layout {
-    /// Gives each buffer its place, for rows as long as measured.
-    pub(super) fn place(&mut self, extent: Extent) -> Result<(), CudaError> {
-        let mut floats = 0usize;
-        let mut take = |len: usize, rows: usize| {
-            let start = floats;
-            let end = len.checked_mul(rows).and_then(|n| n.checked_add(start));
-            floats = end.map_or(usize::MAX / 2, |end| end.next_multiple_of(ALIGN / 4));
-            start
-        };
-        for (i, (start, len)) in self.starts.iter_mut().zip(self.lens).enumerate() {
-            *start = take(
-                len,
-                match i {
-                    _ if i == Buffer::Scores as usize || i == Buffer::ScanParts as usize => extent.grid,
-                    _ if i == Buffer::Logits as usize => extent.logit_rows,
-                    _ if i == Buffer::Widened as usize => 1,
-                    _ if i == Buffer::Halves as usize => extent.rows.next_multiple_of(UNIT_ROWS),
-                    // A chunk more is read.
-                    _ if i == Buffer::HalfConv as usize => extent.rows + CHUNK,
-                    _ if i >= Buffer::PostedResidual as usize => 1,
-                    _ => extent.rows,
-                },
-            );
-        }
-        let rows = extent.padded_rows();
-        for (starts, groups) in self.code_starts.iter_mut().zip(self.groups) {
-            *starts = [take(groups * (GROUP / 4), rows), take(groups, rows), take(groups, rows)];
-        }
-        self.floats = floats;
-        // Places are 4-byte numbers.
-        if u32::try_from(floats).is_err() { Err(CudaError::TooLarge) } else { Ok(()) }
-    }
-
-    /// Where a buffer starts, in floats.
-    pub(super) fn start(&self, buffer: Buffer) -> usize {
-        self.starts[buffer as usize]
-    }
-
-    /// Where posted numbers lie, in bytes.
-    pub(super) fn posted_bytes(&self) -> Range<usize> {
-        let last = Buffer::PostedSelect as usize;
-        4 * self.start(Buffer::PostedResidual)..4 * (self.starts[last] + self.lens[last])
-    }
-
-    /// Bytes of all buffers.
-    pub(super) fn bytes(&self) -> usize {
-        4 * self.floats
-    }
-}
 
 /// A linear map to make, and where its output goes.
 #[derive(Clone, Copy)]
@@ -295,10 +124,8 @@ impl<'m> Builder<'m> {
 
     /// A buffer whose rows are `len` floats long.
     pub(super) fn buffer(&mut self, buffer: Buffer, len: usize) -> Vector {
-        let i = buffer as usize;
-        self.layout.lens[i] = self.layout.lens[i].max(len);
         // Rows are as far apart as this use needs.
-        Vector { start: self.layout.starts[i] as u32, stride: len as u32 }
+        Vector { start: self.layout.row(buffer, len) as u32, stride: len as u32 }
     }
 
     /// A row of `len` posted numbers, for who writes it.
@@ -338,9 +165,8 @@ impl<'m> Builder<'m> {
     ) -> Codes {
         let mut codes = Codes::NONE;
         if quantized {
-            let groups = len.div_ceil(GROUP);
-            self.layout.groups[set] = self.layout.groups[set].max(groups * multiple);
-            let [c, scales, sums] = self.layout.code_starts[set].map(|start| start as u32);
+            let starts = self.layout.codes(set, len.div_ceil(GROUP) * multiple);
+            let [c, scales, sums] = starts.map(|start| start as u32);
             let stride = (self.extent.padded_rows() * multiple) as u32;
             codes = Codes { codes: c, scales, sums, stride, ..codes };
         }
@@ -696,11 +522,6 @@ fn row_floats(source: &Source, floats: bool) -> usize {
     } else {
         0
     }
-}
-
-/// Bytes of shared memory with room for a row of floats and one of codes.
-fn shared_bytes(floats: usize, groups: usize) -> usize {
-    SHARED_START_BYTES + 4 * floats + SHARED_GROUP_BYTES * groups
 }
 
 /// The map of a linear record.

@@ -11,6 +11,7 @@
 
 mod blocks;
 mod builder;
+mod layout;
 mod records;
 mod ring;
 mod shapes;
@@ -18,7 +19,8 @@ mod ssm;
 
 use crate::device::BlockSize;
 use crate::error::CudaError;
-use builder::{Buffer, Builder, Extent, FEEDERS, For, Layout, ROW_MOST, Residual, SharedRow, THREADS, map};
+use builder::{Builder, FEEDERS, For, ROW_MOST, Residual, THREADS, map};
+use layout::{Buffer, Extent, Layout, SharedRow};
 use records::{Choose, Embed, Kind, Op, Source, Target, Vector, target};
 use ring::Ring;
 use sarit_core::plan::{BlockInput, Input};

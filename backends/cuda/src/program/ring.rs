@@ -1,7 +1,8 @@
 //! How the weights of long products with one row come to shared memory before they are needed: `kernels/ring.cuh`.
 
 use super::Program;
-use super::builder::{SharedRow, WARPS};
+use super::builder::WARPS;
+use super::layout::SharedRow;
 use super::records::{Ahead, LongProduct, Mat};
 use sarit_core::{GROUP, TILE_ROWS};
 use std::ops::Range;

@@ -1,7 +1,8 @@
 //! The operations of a block with a state space: of one row, of many, and of a token of each of several sequences.
 
 use super::blocks::CONV_TAPS;
-use super::builder::{Buffer, Builder, CHUNK, MADE, Map, Residual, STEPS, THREADS, map};
+use super::builder::{Builder, Map, Residual, THREADS, map};
+use super::layout::{Buffer, CHUNK, MADE, STEPS};
 use super::records::{
     Codes, ConvOf, Elements, Kind, Mat, NONE, NormOf, ScanOf, Source, Target, Through, TimeOf, Times, Vector,
     source, target,
