@@ -15,24 +15,44 @@ __device__ INLINE const float* choose_logits(Run run, const Choose& p, u32 seque
     return run.at(p.logits, sequence);
 }
 
-// The largest logit and the first index that has it, as one number per sequence, by as many blocks as there are for each.
+#define LOGITS_AHEAD 4  // fours of logits that a thread asks for together
+
+// The largest logit and the first index that has it, as one number per sequence, by as many blocks as there are for each. What is never chosen, NaN and
+// -infinity, ranks 0, and where there is nothing else the first index wins.
 __device__ OUTLINED void op_argmax(Run run, u32 passed, const Choose& p) {
     u32 sequences = run.p().sequence_count, parts = blocks() > sequences ? blocks() / sequences : 1;
+    bool has_fours = (p.vocab | p.logits.stride) % 4 == 0;
+    u32 of_load = has_fours ? 4 : 1, apart = parts * THREADS * of_load;
     for (u32 unit = first_unit(passed); unit < sequences * parts; unit += blocks()) {
         const float* logits = run.at(p.logits, unit / parts);
-        u64 best = 0;
-#pragma unroll 4
-        for (u32 i = unit % parts * THREADS + run.thread; i < p.vocab; i += parts * THREADS) {
-            // Adding +0 makes zeros equal. What is never chosen ranks 0, and then the first index wins.
-            float x = logits[i] + 0.0f;
-            u64 key = (u64)(x > MINUS_INFINITY ? rank_of(x) : 0) << 32 | (0xffffffffu - i);
-            best = key > best ? key : best;
+        u32 first = (unit % parts * THREADS + run.thread) * of_load, index = first;
+        float best = MINUS_INFINITY;
+        auto take = [&](float x, u32 i) {
+            if (x > best) best = x, index = i;
+        };
+        for (u32 i = first; i < p.vocab; i += LOGITS_AHEAD * apart) {
+            Floats x[LOGITS_AHEAD];
+#pragma unroll
+            for (u32 k = 0; k < LOGITS_AHEAD; k++) {
+                u32 at = i + k * apart;
+                x[k] = {MINUS_INFINITY, MINUS_INFINITY, MINUS_INFINITY, MINUS_INFINITY};
+                if (at >= p.vocab) continue;
+                if (has_fours) x[k] = load_floats(logits + at);
+                else x[k].x = load_float(logits + at);
+            }
+#pragma unroll
+            for (u32 k = 0; k < LOGITS_AHEAD; k++) {
+                u32 at = i + k * apart;
+                take(x[k].x, at), take(x[k].y, at + 1), take(x[k].z, at + 2), take(x[k].w, at + 3);
+            }
         }
+        // Adding +0 makes zeros equal.
+        u64 key = (u64)(best > MINUS_INFINITY ? rank_of(best + 0.0f) : 0) << 32 | (0xffffffffu - index);
         for (int half = 16; half > 0; half /= 2) {
-            u64 other = (u64)__shfl_xor_sync(FULL, (u32)(best >> 32), half) << 32 | __shfl_xor_sync(FULL, (u32)best, half);
-            best = other > best ? other : best;
+            u64 other = (u64)__shfl_xor_sync(FULL, (u32)(key >> 32), half) << 32 | __shfl_xor_sync(FULL, (u32)key, half);
+            key = other > key ? other : key;
         }
-        if (run.lane() == 0) atomicMax(run.p().best + unit / parts, best);
+        if (run.lane() == 0) atomicMax(run.p().best + unit / parts, key);
     }
 }
 

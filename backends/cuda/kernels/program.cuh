@@ -317,7 +317,6 @@ struct Params {
     u32 head_row, head_count;  // rows whose logits are made
     u32 shared_floats, shared_groups;  // room for one row in shared memory: floats, and groups of codes
     Ahead ahead;
-    u32 reserved;
-    u32 sampled;  // 1: not all sequences are greedy
+    u32 over_first, over_end;  // operations that are passed over: those that serve sequences that are not greedy, if there is none
     u32 turn;     // of the first operation: no launch of one row has one that another had
 };

@@ -26,12 +26,12 @@ __device__ INLINE void run_program(const Params& p) {
     while (true) {
         walk.fetch();
         if (MANY) walk.rest();
-        if (walk.runs()) run_ops<MANY>(walk);
+        run_ops<MANY>(walk);
         if (MANY) walk.rise();
         bool ends_step = walk.ends_step();
         // Nobody arrives at a barrier for which nobody waits: the last block to leave might set the counter back before that is seen.
         if (ends_step && walk.step + 1 == p.steps) break;
-        walk.end(walk.runs() ? walk.op().wait : (u32)WAIT_BLOCK);
+        walk.end(walk.op().wait);
         walk.advance();
         if (!ends_step) continue;
         // All have read the number of the step, and the word that says whether to stop has been written.

@@ -41,7 +41,7 @@ struct Walk {
         volatile Rest& r = shared().rest;
         if (threadIdx.x == 0) r.n = n, r.step = step, r.slot = slot, r.turn = turn, r.reached = grid.reached;
         // Else the block meets when it waits, and asks before that for what is there; who has arrived does not go on until its writes are seen.
-        if (!op().waits || !runs()) sync_block();
+        if (!op().waits) sync_block();
     }
     __device__ void rise() {
         const volatile Rest& r = shared().rest;
@@ -52,8 +52,6 @@ struct Walk {
         if (whom == WAIT_GRID) grid.arrive();
         else if (whom != WAIT_NONE) sync_block();
     }
-    // Whether the operation runs: not if it serves sequences that are not greedy and there is none.
-    __device__ bool runs() const { return op().kind < OP_HISTOGRAM || params().sampled; }
     __device__ void advance() {
         step += ends_step();
         n = after(n), slot = next_slot(), turn++;
@@ -76,6 +74,9 @@ private:
         u32 byte = (threadIdx.x - FETCHES) * 16;
         copy_async((u8*)(shared().ops + slot) + byte, (const u8*)(params().ops + n) + byte);
     }
-    __device__ static u32 after(u32 n) { return n + 1 < params().last ? n + 1 : params().first; }
+    __device__ static u32 after(u32 n) {
+        u32 next = n + 1 < params().last ? n + 1 : params().first;
+        return next == params().over_first ? params().over_end : next;
+    }
     __device__ u32 next_slot() const { return (slot + 1) % OPS; }
 };

@@ -544,6 +544,7 @@ impl<'m, D: Device> Streams<'m, D> {
         let shared = self.programs.shared[usize::from(many)];
         let at = self.mail_layout;
         self.device.write(&mut self.mail, 0, part(&mut self.letter, 0, at.chosen))?;
+        let over = if l.sampled { 0..0 } else { self.program(l.kind).sampling_ops() };
         let [ops, tables] = self.code_starts[l.kind as usize].map(|start| start as u64);
         let code = self.device.address(&self.code);
         let mail = |start: usize| self.device.address(&self.mail) + start as u64;
@@ -573,8 +574,8 @@ impl<'m, D: Device> Streams<'m, D> {
             shared_floats: shared.floats as u32,
             shared_groups: shared.groups as u32,
             ahead: if many { Ahead::NONE } else { self.programs.ring.of(&l.ops) },
-            reserved: 0,
-            sampled: l.sampled.into(),
+            over_first: over.start as u32,
+            over_end: over.end as u32,
             turn: self.turn,
         };
         if !many {

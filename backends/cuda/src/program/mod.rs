@@ -34,6 +34,9 @@ pub use records::{Params, SIZES};
 /// The most tokens among which the device can choose.
 pub(crate) const TOP_K_MOST: usize = 256;
 
+/// Bytes of a logit's rank, of which each is counted by itself.
+const RANK_BYTES: usize = 4;
+
 /// Operations, and the ends of their parts: tokens through all blocks, logits, choice of the next tokens.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
@@ -41,6 +44,13 @@ pub(crate) struct Program {
     pub(crate) tables: Vec<u32>,
     pub(crate) body: usize,
     pub(crate) head: usize,
+}
+
+impl Program {
+    /// Operations that serve sequences that are not greedy alone.
+    pub(crate) fn sampling_ops(&self) -> Range<usize> {
+        self.head..self.head + RANK_BYTES
+    }
 }
 
 /// How prompts are read.
@@ -213,7 +223,7 @@ fn program(
 
     let choose = Choose { logits, vocab: vocab as u32 };
     b.shared(2 * TOP_K_MOST, 0)?;
-    for byte in 0..4 {
+    for byte in 0..RANK_BYTES as u16 {
         b.op_number(Kind::Histogram as u16 + byte, 1, &choose);
     }
     b.op(Kind::Argmax, 1, &choose);

@@ -369,8 +369,8 @@ pub struct Params {
     pub shared_floats: u32,
     pub shared_groups: u32,
     pub(crate) ahead: Ahead,
-    pub reserved: u32,
-    pub sampled: u32,
+    pub over_first: u32,
+    pub over_end: u32,
     pub turn: u32,
 }
 
