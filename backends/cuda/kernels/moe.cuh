@@ -102,7 +102,7 @@ __device__ OUTLINED void op_experts(Run run, u32 passed, const Experts& p) {
         Matrix w = matrices[id];
         if (unit >= div_up(p.rows, unit_rows(w))) continue;
         u64 from = p.shared ? row / p.chosen : row;
-        Input in = {scratch_codes(run, p.codes, w.cols, from), run.at(p.codes.floats, from)};
+        Input in = {scratch_codes(run, p.codes, from), run.at(p.codes.floats, from)};
         unit_product(run, w, in, unit, flip++, [&](u32 i, float v) { run.at(p.y, row)[i] = v; });
     }
 }

@@ -54,7 +54,7 @@ __device__ INLINE void unit_product(Run run, const Matrix& w, const Input& in, u
         for (u32 k = 0; k < LOADS; k++) {
             u32 g = first + k * GROUP_LANES;
             if (g >= groups) break;
-            const u32* x = in.codes.codes + g * 8;
+            const u32* x = in.codes.of_group(g);
             int dot;
             if (w.dtype == Q8) {
                 dot = __dp4a((int)low[k], (int)x[j], __dp4a((int)high[k], (int)x[j + 4], 0));
@@ -216,7 +216,7 @@ struct Cursor {
 // The dot of one group and row, from the words of 4 rows in each of the threads that share the group.
 template <u32 DTYPE>
 __device__ INLINE int group_dot(const Words& w, const RowCodes& x, u32 group, u32 word) {
-    const u32* codes = x.codes + group * 8;
+    const u32* codes = x.of_group(group);
     int d[4];
     if (DTYPE == Q8) {
         int c = (int)codes[word];
@@ -368,7 +368,7 @@ __device__ INLINE Input product_input(Run run, const Product& p, u32 row, Make m
     Codes c = p.codes;
     if (p.input == PREPARED) {
         RowCodes codes = {nullptr, nullptr, nullptr, 0};
-        if (is_quantized(p.w)) codes = scratch_codes(run, c, p.w.cols, row);
+        if (is_quantized(p.w)) codes = scratch_codes(run, c, row);
         return {codes, run.at(c.floats, row)};
     }
     RowCodes codes = shared_codes(run);
@@ -485,13 +485,13 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
     auto rows_at = [&](u32 unit, u32 g) {
         u32 first = unit / columns * Unit::ROWS + tiles;
         bool has_rows = unit < units && (Unit::PARTS == 1 || first < rows);
-        return Rows{settled(codes + ((first + r) * groups + g) * 8 + 2 * j),
+        return Rows{settled(codes + (g * p.codes.stride + first + r) * 8 + 2 * j),
                     settled(row_scales + (g * p.codes.stride + first + 2 * j)), has_rows ? rows - first : 0};
     };
     auto load_rows = [&](const Rows& from, u32 k, MmaRows& to) {
         // Of the last tile there is room for whole 8 rows.
         if (8 * k >= from.count) return;
-        to.codes = *(const u64*)(from.codes + k * 64 * groups);
+        to.codes = *(const u64*)(from.codes + k * 64);
         to.scales = *(const u64*)(from.scales + k * 8);
     };
     auto number = [](u64 two, u32 which) { return __uint_as_float((u32)(two >> 32 * which)); };
@@ -587,7 +587,7 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
             // A warp has a group of one row.
             u32 place = i - p.through.first, len = p.through.codes_len;
             if (p.through.codes.codes != NONE && row < rows && i >= p.through.first && place / GROUP < div_up(len, GROUP))
-                quantize_group(run, scratch_codes(run, p.through.codes, len, row), place / GROUP, place < len ? v : 0.0f);
+                quantize_group(run, scratch_codes(run, p.through.codes, row), place / GROUP, place < len ? v : 0.0f);
         }
     }
 }

@@ -99,7 +99,7 @@ struct Source {
     Conv conv;
 };
 
-// Rows as codes `[row][groups][32]`, scales and sums of codes `[groups][stride]`; as floats; and in f16, as `half_place` has them, with `half_rows` rows. Each
+// Rows as codes `[groups][stride][32]`, scales and sums of codes `[groups][stride]`; as floats; and in f16, as `half_place` has them, with `half_rows` rows. Each
 // may be NONE.
 struct Codes {
     u32 codes, scales, sums, stride;

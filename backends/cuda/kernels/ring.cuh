@@ -116,7 +116,7 @@ struct WarpInput {
 #pragma unroll
         for (u32 k = 0; k < WARP_GROUPS_MOST; k++) {
             if (k >= count) break;
-            Words x = *(const Words*)(in.codes.codes + (first + k) * 8 + half * 4);
+            Words x = *(const Words*)(in.codes.of_group(first + k) + half * 4);
             u32 all[4] = {x.x, x.y, x.z, x.w};
             int sum = 0;
 #pragma unroll

@@ -206,10 +206,12 @@ __device__ INLINE void norm_sums(Run run, const Norm& n, float* x, u32 len) {
 
 // Where the codes of one row go.
 struct RowCodes {
-    u32* codes;        // [groups][8], 4 codes each
+    u32* codes;        // eight words of 4 codes for each group, `stride` times that apart
     float* scales;     // one per group, `stride` apart, as the next
     int* sums;         // or none
     u32 stride;
+
+    __device__ u32* of_group(u32 group) const { return codes + (u64)group * stride * 8; }
 };
 
 __device__ INLINE RowCodes shared_codes(Run run) {
@@ -218,9 +220,10 @@ __device__ INLINE RowCodes shared_codes(Run run) {
     return {(u32*)start, start + 8 * groups, (int*)(start + 9 * groups), 1};
 }
 
-__device__ INLINE RowCodes scratch_codes(Run run, const Codes& c, u32 len, u64 row) {
-    u32* codes = (u32*)(run.p().scratch + c.codes) + row * 8 * div_up(len, GROUP);
-    return {codes, run.p().scratch + c.scales + row, (int*)(run.p().scratch + c.sums) + row, c.stride};
+// Groups of all rows lie together, so that who multiplies several rows with a group of weights finds them side by side.
+__device__ INLINE RowCodes scratch_codes(Run run, const Codes& c, u64 row) {
+    float* scratch = run.p().scratch;
+    return {(u32*)(scratch + c.codes) + row * 8, scratch + c.scales + row, (int*)(scratch + c.sums) + row, c.stride};
 }
 
 // The largest magnitude among a number of each lane of a warp: bits of numbers that are not negative are in the order of the numbers.
@@ -259,7 +262,7 @@ __device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, cons
             int all = __reduce_add_sync(FULL, code);
             if (k_own == k) sum = all;
         }
-        if (run.warp() + k * WARPS < groups) ((signed char*)(to.codes + (run.warp() + k * WARPS) * 8))[run.lane()] = (signed char)code;
+        if (run.warp() + k * WARPS < groups) ((signed char*)to.of_group(run.warp() + k * WARPS))[run.lane()] = (signed char)code;
     }
     if (has && is_scale) to.scales[(u64)g_own * to.stride] = quotient;
     if (to.sums && has && !is_scale) to.sums[(u64)g_own * to.stride] = sum;
@@ -269,7 +272,7 @@ __device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, cons
 __device__ INLINE void quantize_group(Run run, const RowCodes& to, u32 group, float v) {
     float quotient = code_quotient(warp_largest(v), run.lane() >= 16);
     int code = code_of(v, __shfl_sync(FULL, quotient, 0)), sum = __reduce_add_sync(FULL, code);
-    ((signed char*)(to.codes + group * 8))[run.lane()] = (signed char)code;
+    ((signed char*)to.of_group(group))[run.lane()] = (signed char)code;
     if (run.lane() == 16) to.scales[(u64)group * to.stride] = quotient;
     if (to.sums && run.lane() == 0) to.sums[(u64)group * to.stride] = sum;
 }
@@ -285,7 +288,7 @@ __device__ INLINE void quantize(Run run, u32 len, const RowCodes& to, Value valu
             v[k] = i < len ? value(i) : 0.0f;
         }
         u32 first = start / GROUP;
-        RowCodes part = {to.codes + first * 8, to.scales + (u64)first * to.stride, to.sums ? to.sums + (u64)first * to.stride : nullptr, to.stride};
+        RowCodes part = {to.of_group(first), to.scales + (u64)first * to.stride, to.sums ? to.sums + (u64)first * to.stride : nullptr, to.stride};
         quantize_short(run, len - start < ROW_MOST ? len - start : ROW_MOST, part, v);
     }
 }
@@ -454,7 +457,7 @@ __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
     auto halves_of = [&](u32 row) { return HalfRow{p.to.halves == NONE ? nullptr : run.halves(p.to.halves), p.to.half_rows, row}; };
     if (rows == 1 || !is_one_sum(s) || s.len > PREPARE_ELEMENTS * THREADS) {
         for (u32 row = first_unit(passed); row < rows; row += blocks()) {
-            RowCodes codes = scratch_codes(run, p.to, s.len, row);
+            RowCodes codes = scratch_codes(run, p.to, row);
             prepare_row(run, s, row_start + row, {p.to.codes == NONE ? nullptr : &codes, floats_of(row), halves_of(row)});
         }
         return;
@@ -487,7 +490,7 @@ __device__ OUTLINED void op_prepare(Run run, u32 passed, const Prepare& p) {
                 if (halves) *halves.at(i) = to_half(own[r][k]);
             }
             pad_halves(run, s.len, halves);
-            if (p.to.codes != NONE) quantize_short(run, s.len, scratch_codes(run, p.to, s.len, first + r), own[r]);
+            if (p.to.codes != NONE) quantize_short(run, s.len, scratch_codes(run, p.to, first + r), own[r]);
         }
     }
 }

@@ -198,7 +198,7 @@ __device__ INLINE float row_product(Run run, const Matrix& w, const Input& in, u
     for (u32 base = 0; base < groups; base += GROUP_LANES) {
         bool has = base + k < groups;
         u32 g = has ? base + k : 0;
-        int dot = words_dot(w.dtype, early.words, in.codes.codes + g * 8 + part * 4);
+        int dot = words_dot(w.dtype, early.words, in.codes.of_group(g) + part * 4);
         dot += __shfl_xor_sync(FULL, dot, 1);
         if (w.dtype == Q4) dot -= 8 * in.codes.sums[(u64)g * in.codes.stride];
         float scale = half_to_float((u16)early.scale) * in.codes.scales[(u64)g * in.codes.stride];

@@ -233,8 +233,8 @@ struct StepGroup {
         scale = load_half(scales + g * 16 + row % 16);
     }
     __device__ void load_input(Run run, const Elements& p, u32 sequence, u32 g) {
-        RowCodes input = scratch_codes(run, p.dt_codes, p.dt_proj.cols, sequence);
-        low = load_bits((const u16*)(input.codes + g * 8)), high = load_bits((const u16*)(input.codes + g * 8 + 4));
+        RowCodes input = scratch_codes(run, p.dt_codes, sequence);
+        low = load_bits((const u16*)input.of_group(g)), high = load_bits((const u16*)(input.of_group(g) + 4));
         input_scale = load_float((const float*)input.scales + (u64)g * input.stride);
         sum = p.dt_proj.dtype == Q4 ? input.sums[(u64)g * input.stride] : 0;
     }
@@ -385,7 +385,7 @@ __device__ INLINE void element_steps(Run run, u32 passed, const Elements& p, Wai
         bool has_channel = p.channels % GROUP == 0 || first + run.lane() < p.channels;
         float y = has_channel ? Outcome(p.z.start != NONE, own.d, own.x, own.z).of(sum) : 0.0f;
         ask(i + WARPS * blocks());
-        if (p.codes.codes != NONE) quantize_group(run, scratch_codes(run, p.codes, p.channels, sequence), first / GROUP, y);
+        if (p.codes.codes != NONE) quantize_group(run, scratch_codes(run, p.codes, sequence), first / GROUP, y);
         else if (has_channel) run.at(p.y, sequence)[channel] = y;
     }
 }
