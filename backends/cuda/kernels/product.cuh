@@ -367,7 +367,7 @@ template <class Make>
 __device__ INLINE Input product_input(Run run, const Product& p, u32 row, Make make) {
     Codes c = p.codes;
     if (p.input == PREPARED) {
-        RowCodes codes = {nullptr, nullptr, nullptr, 0};
+        RowCodes codes = {nullptr, nullptr, nullptr, 0, false};
         if (is_quantized(p.w)) codes = scratch_codes(run, c, row);
         return {codes, run.at(c.floats, row)};
     }
@@ -471,9 +471,10 @@ __device__ INLINE void product_mma(Run run, u32 passed, const Product& p, u32 ro
         const u16* s;
         const u8* c;
         tile_row_at(run.p().model, p.w, tile < tile_rows ? tile : tile_rows - 1, s, c);
-        c = settled(c + (u64)g * tile_bytes(p.w) + own_row % 16 * 4 + (p.w.dtype == Q8 ? 2 * j : j) * 64);
+        // A warp's load of words j is of whole lines, which one of words 2j is not.
+        c = settled(c + (u64)g * tile_bytes(p.w) + own_row % 16 * 4 + (p.w.dtype == Q8 && !p.codes.paired ? 2 * j : j) * 64);
         to.low = load_words(c);
-        if (p.w.dtype == Q8) to.high = load_words(c + 64);
+        if (p.w.dtype == Q8) to.high = load_words(c + (p.codes.paired ? 256 : 64));
         to.scales = __ldg((const u64*)(s + g * 16 + own_row % 16));
     };
     // Where a thread's of a group and a unit's first tile are, and how many rows there are from there on.

@@ -99,12 +99,12 @@ struct Source {
     Conv conv;
 };
 
-// Rows as codes `[groups][stride][32]`, scales and sums of codes `[groups][stride]`; as floats; and in f16, as `half_place` has them, with `half_rows` rows. Each
-// may be NONE.
+// Rows as codes `[groups][stride][32]`, scales and sums of codes `[groups][stride]`; as floats; and in f16, as `half_place` has them, with
+// `half_rows` rows. Each may be NONE. Where codes are `paired`, words of 4 of them that are 4 words apart lie side by side.
 struct Codes {
     u32 codes, scales, sums, stride;
     Vector floats;
-    u32 halves, half_rows;
+    u32 halves, half_rows, paired;
 };
 
 // Where a result v goes: v += addend; v += bias; then y = v, y = before + scale · v, or y = scale · v. Or y = v in rows in f16, of which

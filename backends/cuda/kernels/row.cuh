@@ -210,20 +210,26 @@ struct RowCodes {
     float* scales;     // one per group, `stride` apart, as the next
     int* sums;         // or none
     u32 stride;
+    bool paired;       // see `Codes`
 
     __device__ u32* of_group(u32 group) const { return codes + (u64)group * stride * 8; }
+    // Code `i` of a group.
+    __device__ signed char& code(u32 group, u32 i) const {
+        u32 word = i / 4, place = paired ? word % 4 * 2 + word / 4 : word;
+        return ((signed char*)of_group(group))[place * 4 + i % 4];
+    }
 };
 
 __device__ INLINE RowCodes shared_codes(Run run) {
     float* start = run.row_codes_start();
     u32 groups = run.p().shared_groups;
-    return {(u32*)start, start + 8 * groups, (int*)(start + 9 * groups), 1};
+    return {(u32*)start, start + 8 * groups, (int*)(start + 9 * groups), 1, false};
 }
 
 // Groups of all rows lie together, so that who multiplies several rows with a group of weights finds them side by side.
 __device__ INLINE RowCodes scratch_codes(Run run, const Codes& c, u64 row) {
     float* scratch = run.p().scratch;
-    return {(u32*)(scratch + c.codes) + row * 8, scratch + c.scales + row, (int*)(scratch + c.sums) + row, c.stride};
+    return {(u32*)(scratch + c.codes) + row * 8, scratch + c.scales + row, (int*)(scratch + c.sums) + row, c.stride, c.paired != 0};
 }
 
 // The largest magnitude among a number of each lane of a warp: bits of numbers that are not negative are in the order of the numbers.
@@ -262,7 +268,7 @@ __device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, cons
             int all = __reduce_add_sync(FULL, code);
             if (k_own == k) sum = all;
         }
-        if (run.warp() + k * WARPS < groups) ((signed char*)to.of_group(run.warp() + k * WARPS))[run.lane()] = (signed char)code;
+        if (run.warp() + k * WARPS < groups) to.code(run.warp() + k * WARPS, run.lane()) = (signed char)code;
     }
     if (has && is_scale) to.scales[(u64)g_own * to.stride] = quotient;
     if (to.sums && has && !is_scale) to.sums[(u64)g_own * to.stride] = sum;
@@ -272,7 +278,7 @@ __device__ INLINE void quantize_short(Run run, u32 len, const RowCodes& to, cons
 __device__ INLINE void quantize_group(Run run, const RowCodes& to, u32 group, float v) {
     float quotient = code_quotient(warp_largest(v), run.lane() >= 16);
     int code = code_of(v, __shfl_sync(FULL, quotient, 0)), sum = __reduce_add_sync(FULL, code);
-    ((signed char*)to.of_group(group))[run.lane()] = (signed char)code;
+    to.code(group, run.lane()) = (signed char)code;
     if (run.lane() == 16) to.scales[(u64)group * to.stride] = quotient;
     if (to.sums && run.lane() == 0) to.sums[(u64)group * to.stride] = sum;
 }
@@ -288,7 +294,7 @@ __device__ INLINE void quantize(Run run, u32 len, const RowCodes& to, Value valu
             v[k] = i < len ? value(i) : 0.0f;
         }
         u32 first = start / GROUP;
-        RowCodes part = {to.of_group(first), to.scales + (u64)first * to.stride, to.sums ? to.sums + (u64)first * to.stride : nullptr, to.stride};
+        RowCodes part = {to.of_group(first), to.scales + (u64)first * to.stride, to.sums ? to.sums + (u64)first * to.stride : nullptr, to.stride, to.paired};
         quantize_short(run, len - start < ROW_MOST ? len - start : ROW_MOST, part, v);
     }
 }

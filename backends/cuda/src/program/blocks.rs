@@ -1,6 +1,6 @@
 //! The operations of each kind of block, state spaces apart (`ssm`); `sarit-core`'s `engine` has the same steps.
 
-use super::builder::{Builder, Map, ROW_MOST, THREADS, map};
+use super::builder::{Builder, Forms, Map, Order, ROW_MOST, THREADS, map};
 use super::layout::Buffer;
 use super::records::{
     AttendOf, Combine, ConvOf, Convolve, Experts, Kind, Mat, NONE, Route, Source, Target, Vector, source,
@@ -305,13 +305,15 @@ impl<'m> Builder<'m> {
         self.no_barrier();
 
         let experts: Vec<_> = (0..p.experts).map(|e| self.model.expert(p, e)).collect();
-        let any = |quantized: bool, down: bool| {
+        let forms = |down: bool| {
             let of = |e: &sarit_core::plan::Expert<'m>| {
                 if down { vec![e.down] } else { e.gate.into_iter().chain([e.up]).collect() }
             };
-            experts.iter().flat_map(of).any(|matrix| matrix.is_quantized() == quantized)
+            let any =
+                |quantized| experts.iter().flat_map(of).any(|matrix| matrix.is_quantized() == quantized);
+            Forms { codes: any(true).then_some(Order::Natural), floats: any(false) }
         };
-        let codes = self.expert_input(&v, 1, (any(true, false), any(false, false)))?;
+        let codes = self.expert_input(&v, 1, forms(false))?;
         let inner = Vector { stride: d_ff as u32, ..self.buffer(Buffer::Inner, chosen * d_ff) };
         let up: Vec<_> = experts.iter().map(|e| e.up).collect();
         let first =
@@ -328,7 +330,7 @@ impl<'m> Builder<'m> {
             self.no_barrier();
             self.experts(&gates, Experts { y: hidden.b, ..first });
         }
-        let codes = self.expert_input(&hidden, chosen, (any(true, true), any(false, true)))?;
+        let codes = self.expert_input(&hidden, chosen, forms(true))?;
         let parts = Vector { stride: width as u32, ..self.buffer(Buffer::Parts, chosen * width) };
         let down: Vec<_> = experts.iter().map(|e| e.down).collect();
         self.experts(&down, Experts { shared: 0, rows: width as u32, y: parts, codes, ..first });

@@ -53,6 +53,21 @@ pub(super) struct Map<'a, 'm> {
     pub(super) to: Target,
 }
 
+/// What rows are prepared as, for those who read them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forms {
+    pub(super) codes: Option<Order>,
+    pub(super) floats: bool,
+}
+
+/// Order of the words of 4 in a group of codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Natural,
+    /// As products of many rows take them whose weights are in q8: words that are 4 apart lie side by side.
+    Paired,
+}
+
 /// How the residual lies in scratch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Residual {
@@ -151,26 +166,21 @@ impl<'m> Builder<'m> {
     }
 
     /// A set of codes for a row of `len` elements for each row.
-    pub(super) fn codes(&mut self, set: usize, len: usize) -> Codes {
-        self.codes_and_floats(set, len, 1, (true, false))
+    pub(super) fn codes(&mut self, set: usize, len: usize, order: Order) -> Codes {
+        self.codes_and_floats(set, len, 1, Forms { codes: Some(order), floats: false })
     }
 
     /// The same, or floats, or both, for `multiple` rows for each.
-    fn codes_and_floats(
-        &mut self,
-        set: usize,
-        len: usize,
-        multiple: usize,
-        (quantized, floats): (bool, bool),
-    ) -> Codes {
+    fn codes_and_floats(&mut self, set: usize, len: usize, multiple: usize, forms: Forms) -> Codes {
         let mut codes = Codes::NONE;
-        if quantized {
+        if let Some(order) = forms.codes {
             let starts = self.layout.codes(set, len.div_ceil(GROUP) * multiple);
             let [c, scales, sums] = starts.map(|start| start as u32);
             let stride = (self.extent.padded_rows() * multiple) as u32;
-            codes = Codes { codes: c, scales, sums, stride, ..codes };
+            let paired = (order == Order::Paired).into();
+            codes = Codes { codes: c, scales, sums, stride, paired, ..codes };
         }
-        if floats {
+        if forms.floats {
             let buffer = if set == INPUTS { Buffer::Floats } else { Buffer::LowFloats };
             let floats = self.buffer(buffer, len * multiple);
             codes.floats = Vector { stride: len as u32, ..floats };
@@ -273,12 +283,33 @@ impl<'m> Builder<'m> {
         if row.bytes() > self.extent.shared_bytes { Err(CudaError::RowTooLong) } else { Ok(()) }
     }
 
+    /// What the maps take.
+    fn forms(&self, maps: &[Map<'_, 'm>]) -> Forms {
+        let all = || {
+            maps.iter()
+                .flat_map(|map| map.adapter.as_ref().map(|(down, _)| down).into_iter().chain([map.matrix]))
+        };
+        Forms {
+            codes: all().any(Matrix::is_quantized).then(|| self.order(all())),
+            floats: all().any(|matrix| !matrix.is_quantized()),
+        }
+    }
+
+    /// The order of codes that products with all of these matrices read.
+    pub(super) fn order<'a>(&self, matrices: impl IntoIterator<Item = &'a Matrix<'m>>) -> Order
+    where
+        'm: 'a,
+    {
+        let is_paired = !self.one && matrices.into_iter().all(|matrix| !matches!(matrix, Matrix::Q4(_)));
+        if is_paired { Order::Paired } else { Order::Natural }
+    }
+
     /// Whether a block can make the input of the one row for itself: it fits, and no product changes what others read.
     fn can_fuse(&self, source: &Source, maps: &[Map<'_, 'm>]) -> bool {
         let len = source.len as usize;
-        let (quantized, floats) = kinds(maps);
-        let floats = row_floats(source, floats);
-        let groups = if quantized { len.div_ceil(GROUP) } else { 0 };
+        let forms = self.forms(maps);
+        let floats = row_floats(source, forms.floats);
+        let groups = if forms.codes.is_some() { len.div_ceil(GROUP) } else { 0 };
         let fits = shared_bytes(floats, groups) <= FUSED_BYTES;
         let read = [source.a, source.b, source.after].map(|v| v.start);
         let is_changed = |map: &Map<'_, 'm>| read.contains(&map.to.y.start);
@@ -298,11 +329,11 @@ impl<'m> Builder<'m> {
         source: &Source,
         multiple: usize,
         head: bool,
-        kinds: (bool, bool),
+        forms: Forms,
     ) -> Result<Codes, CudaError> {
         let len = source.len as usize;
         self.shared(self.prepared_floats(source), 0)?;
-        let to = self.codes_and_floats(set, len, multiple, kinds);
+        let to = self.codes_and_floats(set, len, multiple, forms);
         let record = Prepare { source: *source, multiple: multiple as u32, head: head.into(), to };
         self.op(Kind::Prepare, self.extent.rows * multiple, &record);
         Ok(to)
@@ -322,14 +353,14 @@ impl<'m> Builder<'m> {
         &mut self,
         source: &Source,
         multiple: usize,
-        kinds: (bool, bool),
+        forms: Forms,
     ) -> Result<Codes, CudaError> {
-        self.prepare(INPUTS, source, multiple, false, kinds)
+        self.prepare(INPUTS, source, multiple, false, forms)
     }
 
-    /// `source` as codes.
+    /// `source` as codes in their natural order.
     pub(super) fn quantize(&mut self, set: usize, source: &Source) -> Result<Codes, CudaError> {
-        self.prepare(set, source, 1, false, (true, false))
+        self.prepare(set, source, 1, false, Forms { codes: Some(Order::Natural), floats: false })
     }
 
     /// A linear map without adapter of rows that lie in codes.
@@ -358,11 +389,11 @@ impl<'m> Builder<'m> {
         if self.halves && !head && maps.iter().all(|map| map.adapter.is_none()) {
             return self.multiply(source, maps);
         }
-        let all_kinds = kinds(maps);
         let codes = if self.can_fuse(source, maps) {
             None
         } else {
-            Some(self.prepare(set, source, 1, head, all_kinds)?)
+            let forms = self.forms(maps);
+            Some(self.prepare(set, source, 1, head, forms)?)
         };
         // What shared memory holds: whether the last product's input was in codes.
         let mut held = None;
@@ -502,14 +533,6 @@ impl<'m> Builder<'m> {
         };
         matrix.rows().div_ceil(unit_rows)
     }
-}
-
-/// Whether any of the maps takes codes, and whether any takes floats.
-fn kinds(maps: &[Map<'_, '_>]) -> (bool, bool) {
-    let all = || {
-        maps.iter().flat_map(|map| map.adapter.as_ref().map(|(down, _)| down).into_iter().chain([map.matrix]))
-    };
-    (all().any(Matrix::is_quantized), all().any(|matrix| !matrix.is_quantized()))
 }
 
 /// Room in shared memory for the floats of a row, which a norm needs, or a product that takes `floats`.

@@ -59,7 +59,7 @@ records! {
         kind: u32, len: u32, split: u32, activation: u32, a: Vector, b: Vector, norm: NormOf, after: Vector,
         conv: ConvOf,
     }
-    Codes { codes: u32 [place], scales: u32 [place], sums: u32 [place], stride: u32 [place], floats: Vector, halves: u32 [place], half_rows: u32 [place] }
+    Codes { codes: u32 [place], scales: u32 [place], sums: u32 [place], stride: u32 [place], floats: Vector, halves: u32 [place], half_rows: u32 [place], paired: u32 }
     Target { kind: u32, scale: f32, y: Vector, before: Vector, bias: u32 [place], addend: Vector }
     TimeOf { sigmoid: u32, bias: u32 [place], min: f32, max: f32, a_log2: u32 [place], per_element: u32 }
     Through {
@@ -137,6 +137,7 @@ impl Codes {
         floats: Vector::NONE,
         halves: NONE,
         half_rows: 0,
+        paired: 0,
     };
 }
 

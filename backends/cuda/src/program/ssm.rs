@@ -1,7 +1,7 @@
 //! The operations of a block with a state space: of one row, of many, and of a token of each of several sequences.
 
 use super::blocks::CONV_TAPS;
-use super::builder::{Builder, Map, Residual, THREADS, map};
+use super::builder::{Builder, Map, Order, Residual, THREADS, map};
 use super::layout::{Buffer, CHUNK, MADE, STEPS};
 use super::records::{
     Codes, ConvOf, Elements, Kind, Mat, NONE, NormOf, ScanOf, Source, Target, Through, TimeOf, Times, Vector,
@@ -176,7 +176,8 @@ impl<'m> Builder<'m> {
         } else if self.steps && !p.decays_by_head() {
             let is_coded = !has_norm && p.out_proj.matrix.is_quantized() && p.out_proj.adapter.is_none();
             if is_coded {
-                codes = self.codes(MADE, d_inner);
+                let order = self.order([&p.out_proj.matrix]);
+                codes = self.codes(MADE, d_inner, order);
             }
             self.elements(p, scan, through, codes)?
         } else {
@@ -287,7 +288,8 @@ impl<'m> Builder<'m> {
                 Through { time: self.time(p), heads: p.heads as u32, dt, decay, ..through }
             }
             Some(select) if select.x_proj.is_quantized() => {
-                Through { codes: self.codes(MADE, p.d_inner()), codes_len: first, ..through }
+                let order = self.order([&select.x_proj]);
+                Through { codes: self.codes(MADE, p.d_inner(), order), codes_len: first, ..through }
             }
             Some(_) => through,
         }
@@ -406,7 +408,7 @@ impl<'m> Builder<'m> {
         let has_norms = scan.dt_norm.kind + scan.b_norm.kind + scan.c_norm.kind > 0;
         let codes_at_once = projects && !has_norms && select.x_proj.is_quantized();
         if codes_at_once {
-            record.dt_codes = self.codes(STEPS, rank);
+            record.dt_codes = self.codes(STEPS, rank, Order::Natural);
             self.through =
                 Through { first: 0, codes: record.dt_codes, codes_len: rank as u32, ..Through::NONE };
         }
