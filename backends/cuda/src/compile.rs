@@ -38,9 +38,16 @@ const SOURCES: [(&CStr, &str); 23] = [
     (c"walk.cuh", include_str!("../kernels/walk.cuh")),
 ];
 
-/// What the numeric contract asks for: no contraction, subnormals, IEEE division.
-const OPTIONS: [&CStr; 5] =
-    [c"--std=c++17", c"--fmad=false", c"--ftz=false", c"--prec-div=true", c"--prec-sqrt=true"];
+/// What the numeric contract asks for: no contraction, subnormals, IEEE division. To the compilers of CUDA 12.6 and 13.0 functions without a
+/// name are the host's unless all are the device's.
+const OPTIONS: [&CStr; 6] = [
+    c"--std=c++17",
+    c"--device-as-default-execution-space",
+    c"--fmad=false",
+    c"--ftz=false",
+    c"--prec-div=true",
+    c"--prec-sqrt=true",
+];
 
 /// What kernels are made for; without it they run any model on any grid, with more instructions.
 #[derive(Debug, Clone, Copy)]
