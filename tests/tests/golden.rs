@@ -24,7 +24,8 @@ fn every_back_end_and_chunk_size_gives_the_same_bits() {
     let backends = backends();
     let cases = DType::ALL.map(|weights| (weights, StateDType::F32));
     let cases = cases.into_iter().chain([StateDType::F16, StateDType::I8].map(|state| (DType::Q8, state)));
-    for name in &families() {
+    let families = families();
+    let same_bits = |name: &str| {
         for (weights, dtype) in cases.clone() {
             let file = converted(&golden(name), weights);
             let model = Model::from_bytes(&file).unwrap().with_state(dtype);
@@ -41,7 +42,13 @@ fn every_back_end_and_chunk_size_gives_the_same_bits() {
                 }
             }
         }
-    }
+    };
+    // Beside each other: on an emulated CPU each family takes a minute.
+    std::thread::scope(|scope| {
+        for name in &families {
+            scope.spawn(|| same_bits(name));
+        }
+    });
 }
 
 /// The same streams one by one and at once, on every back end.
