@@ -92,7 +92,19 @@ pub fn mamba2_of(
     d_inner: usize,
     weights: DType,
 ) -> AlignedBytes {
-    let (heads, bc) = (4, 2 * 2 * d_state);
+    mamba2_with_heads(4, d_model, vocab, d_state, d_inner, weights)
+}
+
+/// The same with so many heads.
+pub fn mamba2_with_heads(
+    heads: usize,
+    d_model: usize,
+    vocab: usize,
+    d_state: usize,
+    d_inner: usize,
+    weights: DType,
+) -> AlignedBytes {
+    let bc = 2 * 2 * d_state;
     let (head_dim, expand) = (d_inner / heads, d_inner as f64 / d_model as f64);
     let config = format!(
         r#"{{"model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"], "hidden_size": {d_model},

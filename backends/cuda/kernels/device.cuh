@@ -120,6 +120,11 @@ __device__ INLINE void copy_async(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
 }
 
+// The same of 4 bytes.
+__device__ INLINE void copy_word_async(void* to, const void* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+
 __device__ INLINE void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // Makes a set of a thread's copies since the last one; `await_sets` waits for all sets but the last `LATER`.

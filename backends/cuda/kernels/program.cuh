@@ -209,7 +209,8 @@ struct Times {
 };
 
 // `reads`, of many rows: a `HeadRead` for each head; of a scan in chunks x, B and C in f16; z and y are in rows in f16 there too. `parts`: what it keeps of the parts of a
-// sequence. Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`.
+// sequence. Of one row x, B, C are convolved and dt is made on the way; with `dt_proj` B and C come from `select`. `places`: of pieces
+// of states in shared memory, of a token of each sequence.
 struct Scan {
     u32 heads, head_dim, d_state, n_groups, d, state, held;
     Vector x, b, c, dt, decay, reads, parts, z, y;
@@ -219,6 +220,7 @@ struct Scan {
     u32 rank;
     Norm dt_norm, b_norm, c_norm;
     Matrix dt_proj;
+    u32 places;
 };
 
 // A token of each sequence, with a decay per element. dt is there, or projected from `dt_codes`; the result goes to y, or as codes to `codes`.

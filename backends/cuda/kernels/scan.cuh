@@ -25,50 +25,68 @@ struct InBlock {
 
 #define WEIGH_ROWS 4  // that a block weighs at once, if there are so many
 
-// `HeadRead` of all rows and heads.
+// Heads `first` to `end`.
+struct HeadSpan {
+    u32 first, end;
+
+    __device__ bool has(u32 head) const { return first <= head && head < end; }
+};
+
+// `HeadRead` of `count` rows from `first` on, by all threads: of heads `heads(k)` of the `k`-th of them, `most` at most, to `to(k, head)`. `room`:
+// [count][n_groups][HELD] and [count][most][HELD] floats.
+template <class Heads, class To>
+__device__ INLINE void weigh_rows(Run run, const Scan& p, float* room, u32 first, u32 count, u32 most, Heads heads, To to) {
+    float *dots = room, *keeps = dots + count * p.n_groups * HELD;
+    u32 n = p.d_state, j = run.half_warp() % HELD, of_group = p.heads / p.n_groups;
+    for (u32 k = run.half_warp() / HELD; k < count * p.n_groups; k += HALVES / HELD) {
+        InBlock own(run, first + k / p.n_groups);
+        u32 g = k % p.n_groups;
+        HeadSpan span = heads(k / p.n_groups);
+        if (g < span.first / of_group || g > (span.end - 1) / of_group) continue;
+        const float* b = own.held(j) ? held_token(run, p, own.sequence, j).b : run.at(p.b, own.row_of(j));
+        const float* c = run.at(p.c, own.row) + g * n;
+        float sum = 0.0f;
+#pragma unroll 8
+        for (u32 i = run.half_lane(); j <= own.place && i < n; i += 16) sum += c[i] * b[g * n + i];
+        sum = fold16(sum);
+        if (run.half_lane() == 0) dots[k * HELD + j] = sum;
+    }
+    for (u32 i = run.thread; i < count * HELD * most; i += THREADS) {
+        u32 token = i / most % HELD, k = i / most / HELD, head = heads(k).first + i % most;
+        InBlock own(run, first + k);
+        if (token > own.place || !heads(k).has(head)) continue;
+        keeps[(k * most + i % most) * HELD + token] = own.held(token) ? held_token(run, p, own.sequence, token).decay[head]
+                                                                      : run.at(p.decay, own.row_of(token))[head];
+    }
+    sync_block();
+    for (u32 i = run.thread; i < count * most * (HELD + 1); i += THREADS) {
+        // Number 0 is the state, the others are tokens.
+        u32 number = i % (HELD + 1), place = i / (HELD + 1) % most, k = i / (HELD + 1) / most, head = heads(k).first + place;
+        if (!heads(k).has(head)) continue;
+        u32 tokens = InBlock(run, first + k).place + 1;
+        float w = 1.0f;
+#pragma unroll
+        for (u32 t = HELD; t > 0; t--)
+            if (t <= tokens && t > number) w *= keeps[(k * most + place) * HELD + t - 1];
+        HeadRead& read = to(k, head);
+        if (number == 0) {
+            read.left = w;
+        } else if (number <= tokens) {
+            read.w[number - 1] = w;
+            read.part[number - 1] = w * dots[(k * p.n_groups + head / of_group) * HELD + number - 1];
+        }
+    }
+    // What is in `room` has been read.
+    sync_block();
+}
+
+// The same of all rows and heads.
 __device__ OUTLINED void op_weigh(Run run, u32 passed, const Scan& p) {
-    float *dots = run.shared().row, *keeps = dots + WEIGH_ROWS * p.n_groups * HELD;    // [rows][n_groups][HELD], [rows][heads][HELD]
-    u32 n = p.d_state, j = run.half_warp() % HELD, rows = run.shared().rows, few = div_up(rows, blocks());
-    u32 at_once = few < WEIGH_ROWS ? few : WEIGH_ROWS;
+    u32 rows = run.shared().rows, few = div_up(rows, blocks()), at_once = few < WEIGH_ROWS ? few : WEIGH_ROWS;
     for (u32 first = first_unit(passed) * at_once; first < rows; first += blocks() * at_once) {
         u32 count = rows - first < at_once ? rows - first : at_once;
-        for (u32 k = run.half_warp() / HELD; k < count * p.n_groups; k += HALVES / HELD) {
-            InBlock own(run, first + k / p.n_groups);
-            u32 g = k % p.n_groups;
-            const float* b = own.held(j) ? held_token(run, p, own.sequence, j).b : run.at(p.b, own.row_of(j));
-            const float* c = run.at(p.c, own.row) + g * n;
-            float sum = 0.0f;
-#pragma unroll 8
-            for (u32 i = run.half_lane(); j <= own.place && i < n; i += 16) sum += c[i] * b[g * n + i];
-            sum = fold16(sum);
-            if (run.half_lane() == 0) dots[k * HELD + j] = sum;
-        }
-        for (u32 i = run.thread; i < count * HELD * p.heads; i += THREADS) {
-            u32 head = i % p.heads, token = i / p.heads % HELD, k = i / p.heads / HELD;
-            InBlock own(run, first + k);
-            if (token > own.place) continue;
-            keeps[(k * p.heads + head) * HELD + token] = own.held(token) ? held_token(run, p, own.sequence, token).decay[head]
-                                                                         : run.at(p.decay, own.row_of(token))[head];
-        }
-        sync_block();
-        for (u32 i = run.thread; i < count * p.heads * (HELD + 1); i += THREADS) {
-            // Number 0 is the state, the others are tokens.
-            u32 number = i % (HELD + 1), head = i / (HELD + 1) % p.heads, k = i / (HELD + 1) / p.heads;
-            u32 tokens = InBlock(run, first + k).place + 1;
-            float w = 1.0f;
-#pragma unroll
-            for (u32 t = HELD; t > 0; t--)
-                if (t <= tokens && t > number) w *= keeps[(k * p.heads + head) * HELD + t - 1];
-            HeadRead& read = ((HeadRead*)run.at(p.reads, first + k))[head];
-            if (number == 0) {
-                read.left = w;
-            } else if (number <= tokens) {
-                read.w[number - 1] = w;
-                read.part[number - 1] = w * dots[(k * p.n_groups + head / (p.heads / p.n_groups)) * HELD + number - 1];
-            }
-        }
-        // What is in shared memory has been read.
-        sync_block();
+        auto to = [&](u32 k, u32 head) -> HeadRead& { return ((HeadRead*)run.at(p.reads, first + k))[head]; };
+        weigh_rows(run, p, run.shared().row, first, count, p.heads, [&](u32) { return HeadSpan{0, p.heads}; }, to);
     }
 }
 

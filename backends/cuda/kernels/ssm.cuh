@@ -246,7 +246,7 @@ struct Unit {
     u32 group, first, end;
 
     // Channel `i` of the unit; the last one where it has no more.
-    __device__ u32 channel(u32 i) const { return first + i < end ? first + i : end - 1; }
+    __device__ u32 channel(u32 i) const { return i < end - first ? first + i : end - 1; }
 };
 
 __device__ INLINE u32 group_channels(const Scan& p) { return p.heads * p.head_dim / p.n_groups; }
@@ -257,7 +257,8 @@ __device__ INLINE u32 unit_count(const Scan& p, u32 most) { return div_up(group_
 __device__ INLINE Unit unit_of(const Scan& p, u32 most, u32 index) {
     u32 channels = group_channels(p), units = div_up(channels, most), group = index / units;
     u32 first = group * channels + index % units * most, end = (group + 1) * channels;
-    return {group, first, first + most < end ? first + most : end};
+    // Without a comparison where all units have as many.
+    return {group, first, channels % most == 0 || first + most < end ? first + most : end};
 }
 
 // The held token in row `place` of the state: `[dt · x | B | decay]`.

@@ -2,30 +2,20 @@
 #pragma once
 #include "scan.cuh"
 
-// A unit of a sequence, if there is one, and the sequence's states.
-struct StepUnit {
-    bool is_there;
-    u32 sequence;
-    float* states;
-    Unit unit;
-};
-
 // The elements from `i` on of a row of `n` one by one, and zeros.
 __device__ INLINE Floats load_four(const float* row, u32 n, u32 i) {
     auto one = [&](u32 i) { return i < n ? load_float(row + i) : 0.0f; };
     return {one(i), one(i + 1), one(i + 2), one(i + 3)};
 }
 
-// The elements of a thread of four, of a row of `n`, and zeros.
-__device__ INLINE Floats load_fours(Run run, const float* row, u32 n, int e, bool has_fours) {
-    u32 i = 16 * e + run.thread % 4 * 4;
+// The same; with `has_fours` they are aligned.
+__device__ INLINE Floats load_fours(const float* row, u32 n, u32 i, bool has_fours) {
     if (has_fours) return i < n ? load_floats(row + i) : Floats{0.0f, 0.0f, 0.0f, 0.0f};
     return load_four(row, n, i);
 }
 
 // And back, without those beyond.
-__device__ INLINE void store_fours(Run run, float* row, u32 n, int e, const Floats& v) {
-    u32 i = 16 * e + run.thread % 4 * 4;
+__device__ INLINE void store_fours(float* row, u32 n, u32 i, const Floats& v) {
     float fours[4] = {v.x, v.y, v.z, v.w};
     if (n % 4 == 0) {
         if (i < n) store_floats(row + i, v);
@@ -36,184 +26,338 @@ __device__ INLINE void store_fours(Run run, float* row, u32 n, int e, const Floa
         if (i + k < n) row[i + k] = fours[k];
 }
 
-// With a decay per head: four threads have a channel, each four elements of every sixteen, and four tokens of its block. The states come
-// to shared memory in pieces: the place of one that has been read is for another one, of the same unit or the next. It holds what a thread
-// loads for a channel; `read` makes of it what is left to `finish`, and asks for another one in its place.
-template <int ELEMENTS>
+// Where the elements of a thread of four begin, the `e`-th four of them: each has four of every sixteen.
+__device__ INLINE u32 quarter_of(Run run, int e) { return 16 * e + run.lane() % 4 * 4; }
+
+#define STEP_ROWS 2   // sequences whose tokens a block weighs at once
+#define STEP_HEADS 32  // heads of each of them, or a unit's
+#define STEP_CHANNELS (THREADS / 4)
+#define WARP_CHANNELS 8  // of a unit
+
+// Most heads of a sequence that are weighed at once, and most units that have no more of them.
+__device__ INLINE u32 step_heads(const Scan& p) {
+    u32 of_unit = (STEP_CHANNELS - 1) / p.head_dim + 2, most = of_unit > STEP_HEADS ? of_unit : STEP_HEADS;
+    return p.heads < most ? p.heads : most;
+}
+
+__device__ INLINE u32 step_units(const Scan& p) {
+    u32 most = step_heads(p), of_heads = most < p.heads ? (most - 2) * p.head_dim / STEP_CHANNELS : STEP_ROWS * unit_count(p, STEP_CHANNELS);
+    return of_heads > 0 ? of_heads : 1;
+}
+
+// Where a sequence's state is, the place of its token among the held ones, and the first of its heads that are weighed.
+struct alignas(16) StepSequence {
+    float* state;
+    u32 place, head;
+
+    __device__ StepSequence(Run run, u32 sequence, u32 head)
+        : state(run.state(sequence, 0)), place(run.position(sequence) % HELD), head(head) {}
+    __device__ bool ends_block() const { return place == HELD - 1; }
+    __device__ float* row(const Scan& p, u32 channel) const { return state + p.state + (u64)channel * p.d_state; }
+    __device__ static u32 held_len(const Scan& p) { return p.heads * p.head_dim + p.n_groups * p.d_state + p.heads; }
+    __device__ float* held(const Scan& p, u32 token) const { return state + p.held + (u64)token * held_len(p); }
+};
+
+// Unit `index` of those of all sequences, if there is one.
+struct StepUnit {
+    u32 index;
+
+    __device__ static u32 count(const Scan& p) { return unit_count(p, STEP_CHANNELS); }
+    __device__ bool is_there() const { return index != NONE; }
+    __device__ u32 sequence(const Scan& p) const { return index / count(p); }
+    __device__ Unit unit(const Scan& p) const { return unit_of(p, STEP_CHANNELS, index % count(p)); }
+    // Number of its group among those of all sequences.
+    __device__ u32 group(const Scan& p) const { return sequence(p) * p.n_groups + unit(p).group; }
+};
+
+// What comes of a unit for a warp besides its states: u of the held tokens, what the token has, and the decay of its heads.
+struct StepRest {
+    float u[HELD][WARP_CHANNELS], x[WARP_CHANNELS], z[WARP_CHANNELS], d[WARP_CHANNELS], dt[WARP_CHANNELS], decay[WARP_CHANNELS];
+};
+
+// Shared memory of the scan: pieces of states, what else comes of a unit and of the next one, sequences from the first of those that are
+// weighed on, what is weighed of them, and room to weigh.
+template <int ELEMENTS, int MOST>
+struct StepMemory {
+    // Fours that a thread has of a piece; pieces of a unit, and places for them, `MOST` at most.
+    static constexpr int FOURS = ELEMENTS > 4 ? 2 : 1, PIECES = ELEMENTS / FOURS, PLACES = PIECES < MOST ? PIECES : MOST;
+
+    Floats pieces[PLACES][WARPS][WARP_CHANNELS][4 * FOURS];
+    StepRest rests[2][WARPS];
+    StepSequence sequences[STEP_ROWS + 1];
+    HeadRead reads[1];  // [STEP_ROWS][step_heads]
+
+    __device__ float* room(const Scan& p) { return (float*)(reads + STEP_ROWS * step_heads(p)); }
+    // Of head `head` of sequence `k`.
+    __device__ HeadRead& read(const Scan& p, u32 k, u32 head) { return reads[k * step_heads(p) + head - sequences[k].head]; }
+};
+
+// With a decay per head: four threads have a channel, each four elements of every sixteen, and every fourth token of its block. A warp has its
+// channels through all units. What it needs of the next one comes meanwhile, by copies: a loop that waits for its own loads would wait for
+// all that are under way.
+template <int ELEMENTS, int MOST>
 struct HeadStep {
-    // Fours that a thread has of a piece; pieces of a unit, and those on their way.
-    static constexpr int FOURS = ELEMENTS > 4 ? 2 : 1, PIECES = ELEMENTS / FOURS, PLACES = PIECES < 4 ? PIECES : 4;
-    static constexpr u32 CHANNELS = THREADS / 4;
+    using Memory = StepMemory<ELEMENTS, MOST>;
+    static constexpr int FOURS = Memory::FOURS, PIECES = Memory::PIECES, PLACES = Memory::PLACES;
+    // From one place of pieces to the next.
+    static constexpr u32 PLACE = WARPS * WARP_CHANNELS * 4 * FOURS;
 
-    struct Rest {
-        Floats part;
-        float u[4], x, dt, left, z, d, sum;
+    // Where a thread puts the first of what it copies of a piece, and has its fours, in the first place.
+    Floats *to, *from[FOURS];
+    Floats c[ELEMENTS];
 
-        __device__ void load(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-            u32 channel = unit.channel(run.thread / 4), head = channel / p.head_dim, own = run.thread % 4 * 4;
-            const HeadRead& read = head_read(run, p, sequence, head);
-            part = load_floats(read.part + own);
-            left = load_float(&read.left);
+    // Four elements of a piece, `4 · i` on, of one of the warp's channels. Those that two channels beside each other read at once lie in
+    // different banks.
+    __device__ static Floats* four_at(Run run, Memory& memory, u32 channel, u32 i) {
+        u32 side = FOURS > 1 ? channel % 2 * 4 : 0;
+        return &memory.pieces[0][run.warp()][channel][i ^ side];
+    }
+    __device__ HeadStep(Run run, Memory& memory) : c{} {
+        to = four_at(run, memory, run.lane() / (4 * FOURS), run.lane() % (4 * FOURS));
 #pragma unroll
-            for (u32 k = 0; k < 4; k++) u[k] = load_float(held_token(run, p, sequence, own + k).u + channel);
-            x = load_float(run.at(p.x, sequence) + channel);
-            dt = load_float(run.at(p.dt, sequence) + head);
-            z = p.z.start != NONE ? load_float(run.at(p.z, sequence) + channel) : 0.0f;
-            d = load_float(run.weights(p.d) + channel);
-        }
-        __device__ void finish(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-            u32 place = run.position(sequence) % HELD, channel = unit.channel(run.thread / 4), first = run.lane() & ~3u;
-            bool has_channel = unit.first + run.thread / 4 < unit.end;
-            float products[4] = {part.x, part.y, part.z, part.w};
+        for (int e = 0; e < FOURS; e++) from[e] = four_at(run, memory, run.lane() / 4, 4 * e + run.lane() % 4);
+    }
+
+    // Where a thread's parts of the rows of a unit's states begin.
+    struct Rows {
+        bool are_there;
+        const float* at[FOURS];
+
+        __device__ Rows(Run run, const Scan& p, StepUnit of, const StepSequence& sequence) : are_there(of.is_there()) {
+            Unit unit = of.unit(p);
 #pragma unroll
-            for (u32 k = 0; k < 4; k++) {
-                if (run.lane() % 4 * 4 + k == place) u[k] = dt * x;
-                products[k] *= u[k];
+            for (u32 k = 0; k < FOURS; k++) {
+                u32 channel = unit.channel(run.warp() * WARP_CHANNELS + (32 * k + run.lane()) / (4 * FOURS));
+                at[k] = settled(sequence.row(p, channel) + run.lane() % (4 * FOURS) * 4);
             }
-#pragma unroll
-            for (u32 j = 0; j < HELD; j++) {
-                float other = __shfl_sync(FULL, products[j % 4], first + j / 4);
-                if (j <= place) sum += other;
-            }
-            // The token becomes a held one: what is read of its place meanwhile is not used.
-            HeldToken token = held_token(run, p, sequence, place);
-            if (has_channel && run.lane() % 4 == 0) {
-                Outcome(p, d, x, z).store(run, p, sequence, channel, sum);
-                u32 head = channel / p.head_dim;
-                token.u[channel] = dt * x;
-                if (channel % p.head_dim == 0) token.decay[head] = run.at(p.decay, sequence)[head];
-            }
-            if (unit.first % group_channels(p) == 0)
-                for (u32 i = run.thread; i < p.d_state; i += THREADS)
-                    token.b[unit.group * p.d_state + i] = run.at(p.b, sequence)[unit.group * p.d_state + i];
         }
     };
 
-    Floats c[PLACES * FOURS];
-    Rest rest;
-
-    // Four elements of a piece, `4 · i` on, of one of the warp's channels, in shared memory. Those that two channels beside each other
-    // read at once lie in different banks.
-    __device__ static Floats& four_at(Run run, int piece, u32 channel, u32 i) {
-        u32 row = 4 * FOURS, side = FOURS > 1 ? channel % 2 * 4 : 0;
-        return ((Floats*)run.shared().row)[((piece % PLACES * WARPS + run.warp()) * 8 + channel) * row + (i ^ side)];
-    }
-    // A warp brings a piece of its channels, line by line of memory, and its threads have theirs of C.
-    __device__ void bring(Run run, const Scan& p, const StepUnit& at, int piece) {
-        u32 n = p.d_state;
+    // A warp brings a piece of its channels, line by line of memory.
+    __device__ void bring(Run run, const Scan& p, const Rows& rows, int piece) const {
+        u32 n = p.d_state, i = run.lane() % (4 * FOURS) * 4, x = 16 * FOURS * piece;
         // All have read what was there.
         __syncwarp();
-        if (at.is_there) {
+        if (rows.are_there) {
 #pragma unroll
             for (u32 k = 0; k < FOURS; k++) {
-                u32 channel = (32 * k + run.lane()) / (4 * FOURS), i = (32 * k + run.lane()) % (4 * FOURS), x = 16 * FOURS * piece + 4 * i;
-                const float* row = at.states + (u64)at.unit.channel(run.warp() * 8 + channel) * n;
-                if (n % 4 == 0 && x < n) copy_async(&four_at(run, piece, channel, i), row + x);
-                else four_at(run, piece, channel, i) = load_four(row, n, x);
+                // The channels of both k are on the same side.
+                Floats* four = to + piece % PLACES * PLACE + 32 * k;
+                if (n % 4 == 0 && x + i < n) copy_async(four, rows.at[k] + x);
+                else *four = load_four(rows.at[k] - i, n, x + i);
             }
-            const float* row = run.at(p.c, at.sequence) + at.unit.group * n;
-#pragma unroll
-            for (int e = 0; e < FOURS; e++)
-                c[piece % PLACES * FOURS + e] = load_fours(run, row, n, piece * FOURS + e, has_fours(n, p.c.stride));
         }
-        // Where there is nothing to copy too: sets are counted.
-        end_copies();
     }
-    // The first pieces; `load_rest` is for when the operations before have ended.
-    __device__ void ask(Run run, const Scan& p, const StepUnit& at) {
+    __device__ void ask(Run run, const Scan& p, StepUnit of, const StepSequence& sequence) const {
+        Rows rows(run, p, of, sequence);
 #pragma unroll
-        for (int piece = 0; piece < PLACES; piece++) bring(run, p, at, piece);
+        for (int piece = 0; piece < PLACES; piece++) {
+            bring(run, p, rows, piece);
+            end_copies();
+        }
     }
-    __device__ void load_rest(Run run, const Scan& p, const StepUnit& at) {
-        if (at.is_there) rest.load(run, p, at.sequence, at.unit);
+    // The rest, of a unit that is there.
+    __device__ static void bring_rest(Run run, const Scan& p, StepUnit of, const StepSequence& sequence, StepRest& to) {
+        Unit unit = of.unit(p);
+        u32 row = of.sequence(p), first = run.warp() * WARP_CHANNELS, lane = run.lane(), channel = unit.first + first;
+        const float *x = run.at(p.x, row), *z = p.z.start != NONE ? run.at(p.z, row) : x, *d = run.weights(p.d);
+        const float *dt = run.at(p.dt, row), *decay = run.at(p.decay, row);
+        bool has_fours = (p.heads * p.head_dim | StepSequence::held_len(p) | p.x.stride | (p.z.start != NONE ? p.z.stride : 0)) % 4 == 0;
+        static_assert(HELD * WARP_CHANNELS == 4 * 32 && WARP_CHANNELS == 8, "a lane has four of u");
+        if (has_fours && first + WARP_CHANNELS <= unit.end - unit.first) {
+            copy_async(&to.u[lane / 2][lane % 2 * 4], sequence.held(p, lane / 2) + channel + lane % 2 * 4);
+            const float* four = lane < 2 ? x : lane < 4 ? z : d;
+            if (lane < 6) copy_async(to.x + 4 * lane, four + channel + lane % 2 * 4);
+        } else {
+            for (u32 i = lane; i < HELD * WARP_CHANNELS; i += 32)
+                to.u[i / WARP_CHANNELS][i % WARP_CHANNELS] = sequence.held(p, i / WARP_CHANNELS)[unit.channel(first + i % WARP_CHANNELS)];
+            if (lane < WARP_CHANNELS) {
+                u32 own = unit.channel(first + lane);
+                to.x[lane] = x[own], to.z[lane] = z[own], to.d[lane] = d[own];
+            }
+        }
+        if (lane < 2 * WARP_CHANNELS)
+            copy_word_async(to.dt + lane, (lane < WARP_CHANNELS ? dt : decay) + unit.channel(first + lane % WARP_CHANNELS) / p.head_dim);
     }
-    __device__ Rest read(Run run, const Scan& p, const StepUnit& own, const StepUnit& next) {
+    __device__ void load_c(Run run, const Scan& p, StepUnit of) {
+        u32 n = p.d_state;
+        const float* row = run.at(p.c, of.sequence(p)) + of.unit(p).group * n;
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e++) c[e] = load_fours(row, n, quarter_of(run, e), has_fours(n, p.c.stride));
+    }
+
+    // `C · h` of the thread's channel. The next unit, if there is one, takes this one's places.
+    __device__ float read(Run run, const Scan& p, StepUnit own, const StepSequence& sequence, StepUnit next, const StepSequence& next_sequence,
+                          StepRest& next_rest) const {
         float sums[4] = {};
+        Rows own_rows(run, p, own, sequence), next_rows(run, p, next, next_sequence);
 #pragma unroll
         for (int piece = 0; piece < PIECES; piece++) {
             await_sets<PLACES - 1>();
             __syncwarp();
 #pragma unroll
-            for (int e = 0; e < FOURS; e++)
-                add_products(sums, c[piece % PLACES * FOURS + e], four_at(run, piece, run.lane() / 4, 4 * e + run.lane() % 4));
-            if (piece + PLACES < PIECES) bring(run, p, own, piece + PLACES);
-            else bring(run, p, next, piece + PLACES - PIECES);
+            for (int e = 0; e < FOURS; e++) add_products(sums, c[piece * FOURS + e], from[e][piece % PLACES * PLACE]);
+            if (piece + PLACES < PIECES) bring(run, p, own_rows, piece + PLACES);
+            else bring(run, p, next_rows, piece + PLACES - PIECES);
+            if (piece + PLACES == PIECES && next.is_there()) bring_rest(run, p, next, next_sequence, next_rest);
+            // Where there is nothing to copy too: sets are counted.
+            end_copies();
         }
-        Rest done = rest;
-        done.sum = done.left * fold_fours(sums);
-        load_rest(run, p, next);
-        return done;
+        return fold_fours(sums);
+    }
+    // The result of the thread's channel, of what its state gives.
+    __device__ static void finish(Run run, const Scan& p, StepUnit of, const StepSequence& sequence, const HeadRead& read, const StepRest& rest, float sum) {
+        Unit unit = of.unit(p);
+        u32 row = of.sequence(p), own = run.lane() / 4, channel = unit.channel(run.thread / 4), head = channel / p.head_dim, quarter = run.lane() % 4;
+        float products[HELD / 4], u = rest.dt[own] * rest.x[own];
+#pragma unroll
+        for (u32 k = 0; k < HELD / 4; k++) {
+            u32 token = 4 * k + quarter;
+            products[k] = read.part[token] * (token == sequence.place ? u : rest.u[token][own]);
+        }
+        sum *= read.left;
+#pragma unroll
+        for (u32 j = 0; j < HELD; j++) {
+            float other = __shfl_sync(FULL, products[j / 4], 4 * own + j % 4);
+            if (j <= sequence.place) sum += other;
+        }
+        // The token becomes a held one: what is read of its place meanwhile is not used.
+        float* token = sequence.held(p, sequence.place);
+        u32 channels = p.heads * p.head_dim, group = unit.group * p.d_state;
+        if (run.thread / 4 < unit.end - unit.first && quarter == 0) {
+            Outcome(p, rest.d[own], rest.x[own], rest.z[own]).store(run, p, row, channel, sum);
+            token[channel] = u;
+            if (channel % p.head_dim == 0) token[channels + p.n_groups * p.d_state + head] = rest.decay[own];
+        }
+        // By the group's first unit.
+        if (unit.first % group_channels(p) == 0)
+            for (u32 i = run.thread; i < p.d_state; i += THREADS) token[channels + group + i] = run.at(p.b, row)[group + i];
     }
 };
 
-// The states of a unit take in the block that a token ends; by the threads of `HeadStep`.
+// The states of a unit take in the block that its token ends: a half-warp has four of the warp's channels, a lane four elements of every 64.
 template <int ELEMENTS>
-__device__ INLINE void take_in_block(Run run, const Scan& p, u32 sequence, const Unit& unit) {
-    constexpr u32 ROW = 16 * ELEMENTS;
-    u32 n = p.d_state, channel = unit.channel(run.thread / 4), head = channel / p.head_dim, own = run.thread % 4 * 4;
-    float *b = run.shared().row, *state = run.state(sequence, p.state) + (u64)channel * n;  // b: [HELD][ROW]
-    const HeadRead& read = head_read(run, p, sequence, head);
-    float u[4], left = load_float(&read.left);
-    Floats h[ELEMENTS];
-#pragma unroll
-    for (int e = 0; e < ELEMENTS; e++) h[e] = load_fours(run, state, n, e, n % 4 == 0);
-#pragma unroll
-    for (u32 k = 0; k < 4; k++) {
-        u[k] = own + k < HELD - 1 ? held_token(run, p, sequence, own + k).u[channel] : run.at(p.dt, sequence)[head] * run.at(p.x, sequence)[channel];
-        u[k] *= read.w[own + k];
+struct TakeIn {
+    static constexpr u32 ROW = 16 * ELEMENTS;
+    static constexpr int FOURS = ELEMENTS > 4 ? 2 : 1;  // of a channel that a lane has at once
+
+    // B of the tokens of a group's block, by all threads.
+    __device__ static float* b(Run run) {
+        static_assert(HELD * ROW <= PARTIALS, "no room for B");
+        return run.shared().partials;  // [HELD][ROW]
     }
-    // What was there has been read.
-    sync_block();
-    for (u32 i = run.thread; i < HELD * ROW; i += THREADS) {
-        u32 t = i / ROW, x = i % ROW;
-        const float* row = (t < HELD - 1 ? held_token(run, p, sequence, t).b : run.at(p.b, sequence)) + unit.group * n;
-        b[i] = x < n ? row[x] : 0.0f;
+    __device__ static void load_b(Run run, const Scan& p, StepUnit of, const StepSequence& sequence) {
+        u32 n = p.d_state, channels = p.heads * p.head_dim;
+        // What was there has been read.
+        sync_block();
+        for (u32 i = 4 * run.thread; i < HELD * ROW; i += 4 * THREADS) {
+            u32 t = i / ROW;
+            const float* row = t < HELD - 1 ? sequence.held(p, t) + channels : run.at(p.b, of.sequence(p));
+            *(Floats*)(b(run) + i) = load_fours(row + of.unit(p).group * n, n, i % ROW, has_fours(n | channels, StepSequence::held_len(p) | p.b.stride));
+        }
+        sync_block();
     }
-    sync_block();
+    __device__ static void take(Run run, const Scan& p, StepUnit of, const StepSequence& sequence, const HeadRead* reads, StepRest& rest) {
+        Unit unit = of.unit(p);
+        u32 n = p.d_state, first = run.warp() * WARP_CHANNELS, half = run.lane() / 16 * 4, own = run.lane() % WARP_CHANNELS;
+        __syncwarp();
+        // What is left of the tokens in the place of u.
 #pragma unroll
-    for (int e = 0; e < ELEMENTS; e++) h[e].x *= left, h[e].y *= left, h[e].z *= left, h[e].w *= left;
+        for (u32 k = 0; k < HELD * WARP_CHANNELS / 32; k++) {
+            u32 token = run.lane() / WARP_CHANNELS + 32 / WARP_CHANNELS * k;
+            float u = token < HELD - 1 ? rest.u[token][own] : rest.dt[own] * rest.x[own];
+            rest.u[token][own] = u * reads[unit.channel(first + own) / p.head_dim - sequence.head].w[token];
+        }
+        __syncwarp();
+#pragma unroll 1
+        for (u32 start = run.lane() % 16 * 4; start < n; start += 64 * FOURS) {
+            Floats h[4][FOURS];
+#pragma unroll
+            for (u32 k = 0; k < 4; k++)
+#pragma unroll
+                for (int e = 0; e < FOURS; e++)
+                    h[k][e] = load_fours(sequence.row(p, unit.channel(first + half + k)), n, start + 64 * e, n % 4 == 0);
+#pragma unroll
+            for (u32 k = 0; k < 4; k++) {
+                float left = reads[unit.channel(first + half + k) / p.head_dim - sequence.head].left;
+#pragma unroll
+                for (int e = 0; e < FOURS; e++) h[k][e] = {h[k][e].x * left, h[k][e].y * left, h[k][e].z * left, h[k][e].w * left};
+            }
 #pragma unroll 4
-    for (u32 j = 0; j < HELD; j++) {
-        float own_u = __shfl_sync(FULL, j % 4 == 0 ? u[0] : j % 4 == 1 ? u[1] : j % 4 == 2 ? u[2] : u[3], (run.lane() & ~3u) + j / 4);
+            for (u32 j = 0; j < HELD; j++) {
+                const float* u = rest.u[j] + half;
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) {
-            Floats four = *(const Floats*)(b + j * ROW + 16 * e + own);
-            h[e].x += own_u * four.x, h[e].y += own_u * four.y, h[e].z += own_u * four.z, h[e].w += own_u * four.w;
+                for (int e = 0; e < FOURS; e++) {
+                    Floats row = *(const Floats*)(b(run) + j * ROW + start + 64 * e);
+#pragma unroll
+                    for (u32 k = 0; k < 4; k++)
+                        h[k][e].x += u[k] * row.x, h[k][e].y += u[k] * row.y, h[k][e].z += u[k] * row.z, h[k][e].w += u[k] * row.w;
+                }
+            }
+#pragma unroll
+            for (u32 k = 0; k < 4; k++) {
+                if (first + half + k >= unit.end - unit.first) break;
+#pragma unroll
+                for (int e = 0; e < FOURS; e++) store_fours(sequence.row(p, unit.first + first + half + k), n, start + 64 * e, h[k][e]);
+            }
         }
     }
-    if (unit.first + run.thread / 4 >= unit.end) return;
-#pragma unroll
-    for (int e = 0; e < ELEMENTS; e++) store_fours(run, state, n, e, h[e]);
-}
+};
 
-// What the operation before has made are a row's `reads` alone.
-template <int ELEMENTS, class Wait>
+// What the operation before has made are a token's numbers alone.
+template <int ELEMENTS, int MOST, class Wait>
 __device__ INLINE void head_steps(Run run, u32 passed, const Scan& p, Wait wait) {
-    using Step = HeadStep<ELEMENTS>;
-    u32 units = unit_count(p, Step::CHANNELS), all = units * run.p().sequence_count;
-    auto unit_at = [&](u32 index) {
-        u32 sequence = index / units;
-        float* states = index < all ? run.state(sequence, p.state) : nullptr;
-        return StepUnit{index < all, sequence, states, unit_of(p, Step::CHANNELS, index % units)};
-    };
-    // Zeros as in `EarlyProduct`.
-    Step step = {};
-    StepUnit first = unit_at(first_unit(passed));
-    step.ask(run, p, first);
+    auto& memory = *(StepMemory<ELEMENTS, MOST>*)run.shared().row;
+    u32 units = StepUnit::count(p), most = step_heads(p), all = units * run.p().sequence_count;
+    // A block's units follow each other: they are of few sequences.
+    u32 i = (u64)all * first_unit(passed) / blocks(), end = (u64)all * (first_unit(passed) + 1) / blocks();
+    auto rest_of = [&](u32 i) -> StepRest& { return memory.rests[i % 2][run.warp()]; };
+    HeadStep<ELEMENTS, MOST> step(run, memory);
+    if (i < end) step.ask(run, p, {i}, StepSequence(run, i / units, 0));
     wait();
-    step.load_rest(run, p, first);
-    for (u32 i = first_unit(passed); i < all; i += blocks()) {
-        StepUnit own = unit_at(i);
-        step.read(run, p, own, unit_at(i + blocks())).finish(run, p, own.sequence, own.unit);
+    if (i < end) step.bring_rest(run, p, {i}, StepSequence(run, i / units, 0), rest_of(i));
+    end_copies();
+    while (i < end) {
+        // Units of few sequences, and with few heads of each.
+        u32 start = i, first = i / units, last = (first + STEP_ROWS) * units;
+        last = last < end ? last : end;
+        last = last < start + step_units(p) ? last : start + step_units(p);
+        auto span = [&](u32 k) {
+            u32 begin = (first + k) * units, from = begin > start ? begin : start, to = begin + units < last ? begin + units : last;
+            if (from >= to) return HeadSpan{0, 0};
+            return HeadSpan{StepUnit{from}.unit(p).first / p.head_dim, (StepUnit{to - 1}.unit(p).end - 1) / p.head_dim + 1};
+        };
+        // Those before have been used.
+        sync_block();
+        if (run.thread <= STEP_ROWS && first + run.thread < run.p().sequence_count)
+            memory.sequences[run.thread] = StepSequence(run, first + run.thread, span(run.thread).first);
+        step.load_c(run, p, {i});
+        weigh_rows(run, p, memory.room(p), first, (last - 1) / units - first + 1, most, span,
+                   [&](u32 k, u32 head) -> HeadRead& { return memory.read(p, k, head); });
+        u32 group = StepUnit{i}.group(p);  // whose C, and B, if a token ends its block, are there
+        if (memory.sequences[0].ends_block()) TakeIn<ELEMENTS>::load_b(run, p, {i}, memory.sequences[0]);
+        for (; i < last; i++) {
+            StepUnit own = {i}, next = {i + 1 < end ? i + 1 : NONE};
+            u32 k = own.sequence(p) - first;
+            const StepSequence &sequence = memory.sequences[k], &next_sequence = memory.sequences[next.is_there() ? next.sequence(p) - first : k];
+            if (own.group(p) != group) {
+                group = own.group(p);
+                step.load_c(run, p, own);
+                if (sequence.ends_block()) TakeIn<ELEMENTS>::load_b(run, p, own, sequence);
+            }
+            float sum = step.read(run, p, own, sequence, next, next_sequence, rest_of(i + 1));
+            step.finish(run, p, own, sequence, memory.read(p, k, own.unit(p).channel(run.thread / 4) / p.head_dim), rest_of(i), sum);
+            if (sequence.ends_block()) TakeIn<ELEMENTS>::take(run, p, own, sequence, memory.reads + k * most, rest_of(i));
+        }
     }
-    for (u32 i = first_unit(passed); i < all; i += blocks())
-        if (run.position(i / units) % HELD == HELD - 1)
-            take_in_block<ELEMENTS>(run, p, i / units, unit_of(p, Step::CHANNELS, i % units));
 }
 
 template <class Wait>
 __device__ INLINE void op_step(Run run, u32 passed, const Scan& p, Wait wait) {
-    for_states(p.d_state, [&](auto e) { head_steps<decltype(e)::COUNT>(run, passed, p, wait); });
+    for_states(p.d_state, [&](auto e) {
+        if (p.places == 2) head_steps<decltype(e)::COUNT, 2>(run, passed, p, wait);
+        else head_steps<decltype(e)::COUNT, 4>(run, passed, p, wait);
+    });
 }
 
 // What a thread has of one group of a row of `dt_proj` and of its input: the words of codes of both, their scales, the sum of the input's.
@@ -311,8 +455,8 @@ struct ElementStep {
         for (int k = 0; k < 4; k++) {
             int of = e + k / QUARTERS;
             u32 i = channel(p, first + place(run, quarter + k / FOURS));
-            h[k] = load_fours(run, states + (i - first) * n, n, of, n % 4 == 0);
-            a[k] = load_fours(run, run.weights(p.time.a_log2) + (u64)(i / p.head_dim) * n, n, of, n % 4 == 0);
+            h[k] = load_fours(states + (i - first) * n, n, quarter_of(run, of), n % 4 == 0);
+            a[k] = load_fours(run.weights(p.time.a_log2) + (u64)(i / p.head_dim) * n, n, quarter_of(run, of), n % 4 == 0);
         }
     }
     __device__ void ask_inputs(Run run, const Elements& p, u32 sequence, u32 first, int quarter, int e) {
@@ -326,8 +470,8 @@ struct ElementStep {
             }
             int of = e + k / QUARTERS;
             u32 group = channel(p, first + place(run, quarter + k / FOURS)) / (p.channels / p.n_groups);
-            b[k] = load_fours(run, run.at(p.b, sequence) + group * n, n, of, has_fours(n, p.b.stride));
-            c[k] = load_fours(run, run.at(p.c, sequence) + group * n, n, of, has_fours(n, p.c.stride));
+            b[k] = load_fours(run.at(p.b, sequence) + group * n, n, quarter_of(run, of), has_fours(n, p.b.stride));
+            c[k] = load_fours(run.at(p.c, sequence) + group * n, n, quarter_of(run, of), has_fours(n, p.c.stride));
         }
     }
     // Takes a token in and adds what it reads to `sums`, four lanes of the sum over elements for each quarter.
@@ -339,7 +483,7 @@ struct ElementStep {
             auto after = [&](float a, float h, float b) { return exp2_core(dt * a) * h + u * b; };
             h[k] = {after(a[k].x, h[k].x, b[k].x), after(a[k].y, h[k].y, b[k].y), after(a[k].z, h[k].z, b[k].z), after(a[k].w, h[k].w, b[k].w)};
             add_products(sums + 4 * (quarter + k / FOURS), c[k], h[k]);
-            if (p.channels % GROUP == 0 || first + i < p.channels) store_fours(run, states + i * p.d_state, p.d_state, e + k / QUARTERS, h[k]);
+            if (p.channels % GROUP == 0 || first + i < p.channels) store_fours(states + i * p.d_state, p.d_state, quarter_of(run, e + k / QUARTERS), h[k]);
         }
     }
 };

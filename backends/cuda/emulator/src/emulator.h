@@ -115,6 +115,7 @@ inline void store_posted(Posted* p, Posted v) {
 }
 
 inline void copy_async(void* to, const void* from) { memcpy(to, from, 16); }
+inline void copy_word_async(void* to, const void* from) { memcpy(to, from, 4); }
 inline void await_copies() {}
 inline void end_copies() {}
 template <u32 LATER>

@@ -6,8 +6,8 @@ use sarit_cpu::AlignedBytes;
 use sarit_cuda::{Device, DeviceMemory, Prompts, Request, Streams};
 use sarit_cuda_emulator::Emulator;
 use sarit_tests::{
-    Lent, assert_same_bits, converted, converted_with_window, families, golden, mamba2, mamba2_of, run,
-    tokens, write_checkpoint,
+    Lent, assert_same_bits, converted, converted_with_window, families, golden, mamba2, mamba2_of,
+    mamba2_with_heads, run, tokens, write_checkpoint,
 };
 use std::collections::BTreeMap;
 
@@ -341,6 +341,19 @@ fn states_of_any_size_step_beside_each_other() {
             let file = model(d_state, 144, DType::Q8);
             let model = Model::from_bytes(&file).unwrap();
             step_beside(Emulator::new(1, 5), &format!("{name}, {d_state}"), &model, 5);
+        }
+    }
+}
+
+/// Several units of a group, and more heads of a sequence than a block weighs at once; with room for all pieces of a unit's states, and without.
+#[test]
+fn many_heads_step_beside_each_other() {
+    for (heads, d_state) in [(4, 72), (144, 72), (144, 128)] {
+        let file = mamba2_with_heads(heads, 24, 31, d_state, 576, DType::Q8);
+        let model = Model::from_bytes(&file).unwrap();
+        for shared_bytes in [163 << 10, 99 << 10] {
+            let device = Emulator::new(2, 7).with_shared_bytes(shared_bytes);
+            step_beside(device, &format!("{heads} heads, {d_state}, {shared_bytes} bytes"), &model, 5);
         }
     }
 }

@@ -78,7 +78,7 @@ records! {
         heads: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32 [place], state: u32 [place], held: u32 [place],
         x: Vector, b: Vector, c: Vector, dt: Vector, decay: Vector, reads: Vector, parts: Vector, z: Vector, y: Vector,
         time: TimeOf, conv: ConvOf, select: Vector, rank: u32,
-        dt_norm: NormOf, b_norm: NormOf, c_norm: NormOf, dt_proj: Mat,
+        dt_norm: NormOf, b_norm: NormOf, c_norm: NormOf, dt_proj: Mat, places: u32,
     }
     Elements {
         channels: u32, head_dim: u32, d_state: u32, n_groups: u32, d: u32 [place], state: u32 [place],

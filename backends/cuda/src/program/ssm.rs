@@ -2,7 +2,7 @@
 
 use super::blocks::CONV_TAPS;
 use super::builder::{Builder, Map, Order, Residual, THREADS, map};
-use super::layout::{Buffer, CHUNK, MADE, STEPS};
+use super::layout::{Buffer, CHUNK, MADE, STEPS, shared_bytes};
 use super::records::{
     Codes, ConvOf, Elements, Kind, Mat, NONE, NormOf, ScanOf, Source, Target, Through, TimeOf, Times, Vector,
     source, target,
@@ -40,9 +40,21 @@ fn scan_floats(p: &Ssm<'_>) -> usize {
     (stages * 2 * HELD + SCAN_CHANNELS) * row
 }
 
-/// The same of the scan of a token of each sequence, with a decay per head: the pieces of `HeadStep`, and fewer for what else it has there.
-fn step_floats(p: &Ssm<'_>) -> usize {
-    4 * scan_elements(p).min(8) * THREADS
+/// Sequences that a block weighs at once where each has a token, heads of each of them, and channels of a unit and of a warp: as the kernels have them.
+const STEP_ROWS: usize = 2;
+const STEP_HEADS: usize = 32;
+const STEP_CHANNELS: usize = THREADS / 4;
+
+/// Places of pieces of states there: as many as there is room for.
+const STEP_PLACES: [usize; 2] = [4, 2];
+
+/// The same of the scan of a token of each sequence, with a decay per head: `StepMemory` of the kernels.
+fn step_floats(p: &Ssm<'_>, places: usize) -> usize {
+    let pieces = scan_elements(p).min(2 * places) * 4 * THREADS;
+    let rests = 2 * STEP_CHANNELS * (HELD + 5);
+    let sequences = (STEP_ROWS + 1) * 4;
+    let heads = p.heads.min(STEP_HEADS.max((STEP_CHANNELS - 1) / p.head_dim + 2));
+    pieces + rests + sequences + STEP_ROWS * (heads * (HEAD_READ + HELD) + p.n_groups * HELD)
 }
 
 /// Most channels of a unit and most elements of a state of a scan in chunks: as the kernels have them.
@@ -159,6 +171,7 @@ impl<'m> Builder<'m> {
             b_norm: NormOf::IDENTITY,
             c_norm: NormOf::IDENTITY,
             dt_proj: Mat::NONE,
+            places: 0,
         };
         if let Some(select) = &p.select {
             let norms = [&select.dt_norm, &select.b_norm, &select.c_norm];
@@ -350,15 +363,20 @@ impl<'m> Builder<'m> {
             self.hold(p, &scan);
             return Ok(());
         }
+        if self.steps {
+            let fits = |places: &usize| {
+                shared_bytes(step_floats(p, *places), self.layout.many.groups) <= self.extent.shared_bytes
+            };
+            let places = STEP_PLACES.into_iter().find(fits).unwrap_or(STEP_PLACES[1]);
+            self.shared(step_floats(p, places), 0)?;
+            scan.places = places as u32;
+            self.op(Kind::Step, scan_units(p), &scan);
+            return Ok(());
+        }
         if p.decays_by_head() {
             scan.reads = self.buffer(Buffer::Reads, heads * HEAD_READ);
             self.shared(WEIGH_ROWS * HELD * (heads + p.n_groups), 0)?;
             self.op(Kind::Weigh, self.extent.rows.div_ceil(WEIGH_ROWS), &scan);
-        }
-        if self.steps {
-            self.shared(step_floats(p), 0)?;
-            self.op(Kind::Step, scan_units(p), &scan);
-            return Ok(());
         }
         self.shared(scan_floats(p), 0)?;
         self.op(Kind::Scan, scan_units(p), &scan);
