@@ -16,6 +16,9 @@ namespace emulator {
 
 constexpr size_t STACK_BYTES = 64 << 10;
 constexpr u32 EXCHANGE_WORDS = 6;
+// Beyond a block's shared memory lie so many words that nothing may change.
+constexpr size_t GUARD_WORDS = 4096;
+constexpr u64 GUARD = 0x5a17d0075a17d007;
 
 struct Warp {
     Barrier barrier;
@@ -135,6 +138,7 @@ static void run(u32 grid_size, u32 threads, u64 shared_bytes, u64 seed) {
         // Shared memory comes with whatever was there before.
         b.memory.resize((shared_bytes + 7) / 8);
         for (u64& word : b.memory) word = random() | 0x7fc000007fc00000ull;
+        b.memory.resize(b.memory.size() + GUARD_WORDS, GUARD);
     }
     for (u32 i = 0; i < fibers.size(); i++) fibers[i].thread = i % threads, fibers[i].block = i / threads;
     std::vector<u32> order(fibers.size());
@@ -152,12 +156,17 @@ static void run(u32 grid_size, u32 threads, u64 shared_bytes, u64 seed) {
                 resume(fiber);
             }
         }
-        if (all_done) return;
+        if (all_done) break;
         if (!progressed) {
             fprintf(stderr, "emulator: the grid hangs; operation %u\n", ((Shared*)blocks[0].memory.data())->ops[0].kind);
             abort();
         }
     }
+    for (const Block& b : blocks)
+        if (std::any_of(b.memory.end() - GUARD_WORDS, b.memory.end(), [](u64 word) { return word != GUARD; })) {
+            fprintf(stderr, "emulator: a block wrote beyond its %llu bytes of shared memory\n", (unsigned long long)shared_bytes);
+            abort();
+        }
 }
 
 }  // namespace emulator
