@@ -27,7 +27,7 @@ pub enum CudaError {
     },
     /// The compiler's library is not there.
     #[error(
-        "NVRTC, which compiles the kernels for this device, is not installed (libnvrtc.so): install the CUDA toolkit"
+        "NVRTC, which compiles the kernels for this device, is not installed (libnvrtc.so): install the CUDA toolkit, 12.6 or later"
     )]
     NoCompiler,
     /// The compiler refused the kernels.
