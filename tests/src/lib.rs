@@ -81,22 +81,11 @@ pub fn write_checkpoint(
 
 /// Mamba-2 with states of `d_state` elements, two groups, four heads and, with 48 channels, units that are not full.
 pub fn mamba2(d_state: usize, d_inner: usize, weights: DType) -> AlignedBytes {
-    mamba2_of(24, 31, d_state, d_inner, weights)
+    mamba2_of(4, 24, 31, d_state, d_inner, weights)
 }
 
-/// The same with rows of `d_model` elements and so many tokens.
+/// The same with so many heads and tokens, and rows of `d_model` elements.
 pub fn mamba2_of(
-    d_model: usize,
-    vocab: usize,
-    d_state: usize,
-    d_inner: usize,
-    weights: DType,
-) -> AlignedBytes {
-    mamba2_with_heads(4, d_model, vocab, d_state, d_inner, weights)
-}
-
-/// The same with so many heads.
-pub fn mamba2_with_heads(
     heads: usize,
     d_model: usize,
     vocab: usize,

@@ -45,7 +45,7 @@ fn bundled(prompts: Prompts) -> String {
 
 /// That of a model with long products, for a device that has room for their weights: a warp group of its own has them come.
 fn long_products() -> String {
-    let file = mamba2_of(1840, 31, 16, 4608, DType::Q8);
+    let file = mamba2_of(4, 1840, 31, 16, 4608, DType::Q8);
     let dispatch = dispatch(&Model::from_bytes(&file).unwrap(), 1, 227 << 10, Prompts::Exact).unwrap();
     assert!(dispatch.contains("SARIT_FEEDS"));
     dispatch

@@ -6,8 +6,8 @@ use sarit_cpu::AlignedBytes;
 use sarit_cuda::{Device, DeviceMemory, Prompts, Request, Streams};
 use sarit_cuda_emulator::Emulator;
 use sarit_tests::{
-    Lent, assert_same_bits, converted, converted_with_window, families, golden, mamba2, mamba2_of,
-    mamba2_with_heads, run, tokens, write_checkpoint,
+    Lent, assert_same_bits, converted, converted_with_window, families, golden, mamba2, mamba2_of, run,
+    tokens, write_checkpoint,
 };
 use std::collections::BTreeMap;
 
@@ -108,7 +108,7 @@ fn blocks_without_units_leave_the_bits_alone() {
 #[test]
 fn weights_that_come_early_leave_the_bits_alone() {
     for (vocab, weights) in [(31, DType::Q8), (4600, DType::Q4)] {
-        let file = mamba2_of(1840, vocab, 16, 4608, weights);
+        let file = mamba2_of(4, 1840, vocab, 16, 4608, weights);
         let model = Model::from_bytes(&file).unwrap();
         let ids = tokens(3, model.vocab_len());
         let want = run(model, Scalar, &ids, 1);
@@ -349,7 +349,7 @@ fn states_of_any_size_step_beside_each_other() {
 #[test]
 fn many_heads_step_beside_each_other() {
     for (heads, d_state) in [(4, 72), (144, 72), (144, 128)] {
-        let file = mamba2_with_heads(heads, 24, 31, d_state, 576, DType::Q8);
+        let file = mamba2_of(heads, 24, 31, d_state, 576, DType::Q8);
         let model = Model::from_bytes(&file).unwrap();
         for shared_bytes in [163 << 10, 99 << 10] {
             let device = Emulator::new(2, 7).with_shared_bytes(shared_bytes);

@@ -40,7 +40,7 @@ fn scan_floats(p: &Ssm<'_>) -> usize {
     (stages * 2 * HELD + SCAN_CHANNELS) * row
 }
 
-/// Sequences that a block weighs at once where each has a token, heads of each of them, and channels of a unit and of a warp: as the kernels have them.
+/// Sequences that a block weighs at once where each has a token, heads of each of them, and channels of a unit: as the kernels have them.
 const STEP_ROWS: usize = 2;
 const STEP_HEADS: usize = 32;
 const STEP_CHANNELS: usize = THREADS / 4;
